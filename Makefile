@@ -1,0 +1,98 @@
+# nami_jax: one virtual environment, one target per task. `make` lists the targets.
+
+CONFIG ?= configs/emoji_tiny.py
+WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
+CHECKPOINT ?= $(WORKDIR)
+PROMPT ?= a red apple
+OUT ?= out
+ARGS ?=
+PYTHON ?= python3
+VENV ?= .venv
+ACCELERATOR ?= $(shell \
+	if nvidia-smi -L 2>/dev/null | grep -q GPU; then echo cuda; \
+	elif ls /dev/accel[0-9]* /dev/vfio/[0-9]* 2>/dev/null | grep -q . && \
+	     grep -qs 0x1ae0 /sys/bus/pci/devices/*/vendor; then echo tpu; \
+	else echo cpu; fi)
+ACCELERATOR := $(ACCELERATOR)
+
+# A prompt reaches the program as it was typed: make expands no $ in it, and the shell reads it from its environment.
+override PROMPT := $(value PROMPT)
+export PROMPT
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+READY := $(VENV)/.ready-$(ACCELERATOR)
+READY_DEV := $(VENV)/.ready-dev
+LOCKS := requirements.txt $(if $(filter cpu,$(ACCELERATOR)),,requirements-$(ACCELERATOR).txt)
+
+ifeq ($(filter cpu cuda tpu,$(ACCELERATOR)),)
+$(error ACCELERATOR = '$(ACCELERATOR)': is not an accelerator. Set cpu, cuda or tpu)
+endif
+
+# Huge pages for the C heap: 15 to 20 % fewer seconds per training step on CPU.
+ifeq ($(ACCELERATOR),cpu)
+train bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help train sample test lint format bench lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@printf '\nVariables: CONFIG, WORKDIR, CHECKPOINT, PROMPT, OUT, ARGS, PYTHON, VENV, ACCELERATOR=cpu|cuda|tpu (here: %s)\n' '$(ACCELERATOR)'
+
+train: $(READY)  ## train CONFIG in WORKDIR, or continue there; ARGS="--config.train.steps=2000" overrides a field
+	$(BIN)/python -m nami_jax.train --config "$(CONFIG)" --workdir "$(WORKDIR)" $(ARGS)
+
+sample: $(READY)  ## draw PROMPT with CHECKPOINT (default: the WORKDIR of CONFIG) into the folder OUT
+	$(BIN)/python -m nami_jax.sample --checkpoint "$(CHECKPOINT)" --prompt "$$PROMPT" --out "$(OUT)" $(ARGS)
+
+test: $(READY_DEV)  ## run the test suite; ARGS="-k jump" picks tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY_DEV)  ## check style (ruff) and types (pyright)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(READY_DEV)  ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY)  ## time sampling against the single-stage baseline, and the training step
+	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.train_step
+
+lock: $(READY_DEV)  ## resolve pyproject.toml anew into requirements*.txt
+	$(call resolve,requirements.txt,--group weights pyproject.toml)
+	$(call resolve,requirements-cuda.txt,--group cuda -c requirements.txt)
+	$(call resolve,requirements-tpu.txt,--group tpu -c requirements.txt)
+	$(call resolve,requirements-dev.txt,--group dev -c requirements.txt)
+
+clean:  ## delete the virtual environment and caches, never runs/ or data/
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A universal resolution: one file serves every supported Python version.
+resolve = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --custom-compile-command "make lock" \
+	--output-file $(1) $(2)
+
+# Made from nothing each time, so that it never holds what an earlier lock or another accelerator asked for.
+# --no-deps: the locks name every package, and MiniLM's weights would pull torch.
+$(READY): requirements-build.txt $(LOCKS)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "PYTHON = '$(PYTHON)': nami_jax needs Python 3.11 to 3.13. Set e.g. make PYTHON=python3.11." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "PYTHON = '$(PYTHON)': it cannot make virtual environments. Install its venv module (Debian: apt install python3-venv)." >&2; exit 1; }
+	@test ! -e $(VENV) || test -e $(VENV)/pyvenv.cfg || { \
+	  echo "VENV = '$(VENV)': is something else than a virtual environment. Set a folder that does not exist." >&2; exit 1; }
+	@echo "Installing into $(VENV) for $(ACCELERATOR) (about a minute) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(INSTALL) -r requirements-build.txt
+	@$(INSTALL) --no-deps --no-build-isolation --use-pep517 $(addprefix -r ,$(LOCKS))
+	@touch $@
+
+$(READY_DEV): $(READY) requirements-dev.txt
+	@$(INSTALL) --no-deps -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,132 @@
+"""Checkpoints of a run through Orbax: everything that resuming needs, and what sampling needs as an item of its own.
+
+A checkpoint holds `ema` (the weights to sample with), `train` (parameters, optimizer, step, random key), `data` (the
+loader's position) and `config`. Saving is asynchronous; a save that was cut short leaves no checkpoint behind.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+
+from nami_jax.config import Config, require
+from nami_jax.train_step import State
+
+ITEMS = ("ema", "train", "data", "config")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, unfinished or of another shape."""
+
+
+class Checkpoints:
+    """The checkpoints in `workdir/checkpoints`. Use as a context manager: leaving it waits for the save in flight."""
+
+    def __init__(self, workdir: Path, cfg: Config | None = None):
+        """Opens the folder; creates it if `cfg` is given, which is then saved with every checkpoint.
+
+        Raises:
+            CheckpointError: without `cfg`, the folder holds no finished checkpoint.
+        """
+        folder = Path(workdir).absolute() / "checkpoints"
+        if cfg is None and not folder.is_dir():
+            raise CheckpointError(f"{workdir} holds no checkpoints. Give the workdir of a training run, e.g. runs/emoji_tiny.")
+        self.folder = folder
+        self._cfg = cfg
+        keep = cfg.train.keep_checkpoints if cfg else None
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=cfg is not None, read_only=cfg is None)
+        self._manager = ocp.CheckpointManager(folder, options=options, item_names=ITEMS)
+        if cfg is None and self._manager.latest_step() is None:
+            unfinished = sorted(p.name for p in folder.iterdir())
+            raise CheckpointError(f"{folder} holds no finished checkpoint, only {unfinished}. Train on to the next save.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._manager.close()
+
+    def save(self, step: int, state: State, data_state: dict) -> None:
+        """Starts saving `state` and the loader's position after `step` steps; the state may be donated at once."""
+        assert self._cfg is not None
+        if step in self._manager.all_steps():
+            return
+        train = {name: value for name, value in state.items() if name != "ema"}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                ema=ocp.args.StandardSave(state["ema"]),
+                train=ocp.args.StandardSave(train),
+                data=ocp.args.JsonSave(data_state),
+                config=ocp.args.JsonSave(self._cfg.to_dict()),
+            ),
+        )
+
+    def restore_latest(self, state: State, shardings: Any) -> tuple[State, dict] | None:
+        """Restores the newest checkpoint, if there is one.
+
+        Args:
+            state: the freshly initialised state, or its shapes.
+            shardings: where its arrays go; they need not be those that it was saved with.
+
+        Returns:
+            The state and the loader's position, or None where no checkpoint exists.
+
+        Raises:
+            ConfigError: the checkpoint was made with another model, flow, data set or text encoder.
+            CheckpointError: it cannot be read.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        assert self._cfg is not None
+        require_same_run(self.config(step), self._cfg, self.folder)
+        abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+        ema = abstract.pop("ema")
+        restored = self._restore(
+            step,
+            ema=ocp.args.StandardRestore(ema),
+            train=ocp.args.StandardRestore(abstract),
+            data=ocp.args.JsonRestore(),
+        )
+        return {**restored["train"], "ema": restored["ema"]}, restored["data"]
+
+    def latest_step(self) -> int:
+        """Returns the newest finished checkpoint's step."""
+        step = self._manager.latest_step()
+        assert step is not None
+        return step
+
+    def config(self, step: int) -> Config:
+        """Returns the configuration saved with a checkpoint."""
+        return Config.from_dict(self._restore(step, config=ocp.args.JsonRestore())["config"])
+
+    def ema(self, step: int, abstract: Any) -> Any:
+        """Restores the EMA weights alone, as the pytree of ShapeDtypeStructs `abstract` says."""
+        return self._restore(step, ema=ocp.args.StandardRestore(abstract))["ema"]
+
+    def _restore(self, step: int, **args: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**args))
+        except (ValueError, KeyError, OSError) as error:
+            raise CheckpointError(
+                f"{self.folder / str(step)} cannot be read as {', '.join(args)}: {error}\n"
+                "It may be damaged or of another model. Remove that folder to fall back to the checkpoint before it."
+            ) from error
+
+
+def require_same_run(saved: Config, current: Config, folder: Path) -> None:
+    """Checks that a run continues with the model, flow, data and text encoder it was begun with.
+
+    Raises:
+        ConfigError: it does not; every differing field is listed.
+    """
+    saved_fields, fields = saved.to_dict(), current.to_dict()
+    for section in ("model", "flow", "data", "text"):
+        for name, value in fields[section].items():
+            require(saved_fields[section][name] == value, f"{section}.{name}", value,
+                    f"the run in {folder} was begun with {saved_fields[section][name]!r}",
+                    "Set that value, or another --workdir")  # fmt: skip
+
+

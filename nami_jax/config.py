@@ -1,0 +1,262 @@
+"""Settings of a run: frozen dataclasses made from an ml_collections file, and every check of what a user sets.
+
+First in the data flow. `configs/*.py` say what a run is, `Config.from_dict` checks it before any device is touched or
+anything is compiled, and all other modules receive the dataclasses (never a ConfigDict, never flags).
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dacite
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message names the field, its value, the rule and what to set instead."""
+
+
+def require(condition: bool, field: str, value: Any, rule: str, remedy: str) -> None:
+    """Raises `ConfigError` with one uniform message unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{field} = {value!r}: {rule}. {remedy}.")
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Returns a hint such as " Did you mean 'steps'?" for an unknown name, or the list of what exists."""
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else f" Known: {', '.join(sorted(names))}."
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the nested DiT (`nami_jax.models.nami`). NAMI, arXiv 2503.09242, sec. 3.2."""
+
+    channels: int  # C of the latents (or 3 for pixels)
+    patch_size: int  # side of the square patch that makes one token
+    num_heads: int  # N
+    rope_axes: tuple[int, ...]  # head channels rotated by (text position, row, column); their sum is the head size
+    double_blocks: int  # two-stream blocks, run by every stage
+    stage_single_blocks: tuple[int, ...]  # single-stream blocks run by stage 1..K, a prefix of the last stage's
+    mlp_ratio: int
+    text_dim: int  # width of the text encoder's token states
+    pooled_dim: int  # width of the text encoder's pooled vector
+    rope_theta: float = 10000.0
+    dtype: str = "float32"  # compute type; parameters are float32
+    scan_blocks: bool = False  # run each stack of blocks as one lax.scan: compile time stops growing with depth
+    remat: bool = False  # recompute each block in the backward pass instead of keeping its activations
+
+    @property
+    def head_dim(self) -> int:
+        return sum(self.rope_axes)
+
+    @property
+    def width(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.stage_single_blocks)
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "patch_size", "num_heads", "mlp_ratio", "text_dim", "pooled_dim"):
+            value = getattr(self, name)
+            require(value >= 1, f"model.{name}", value, "must be at least 1", "Set a positive integer")
+        require(len(self.rope_axes) == 3 and all(a >= 2 and a % 2 == 0 for a in self.rope_axes), "model.rope_axes",
+                self.rope_axes, "needs three even sizes of at least 2", "Set e.g. (8, 12, 12)")  # fmt: skip
+        singles = self.stage_single_blocks
+        require(len(singles) >= 1, "model.stage_single_blocks", singles, "needs one count per stage", "Set e.g. (1, 2, 4)")
+        require(all(b >= 0 for b in singles) and list(singles) == sorted(singles), "model.stage_single_blocks", singles,
+                "counts must not fall from stage to stage, since each stage runs a prefix of the next one's blocks",
+                f"Set e.g. {tuple(sorted(abs(b) for b in singles))}")  # fmt: skip
+        require(self.double_blocks >= 0 and self.double_blocks + singles[0] >= 1, "model.double_blocks",
+                self.double_blocks, "the first stage needs at least one block", "Set it to 1 or more")  # fmt: skip
+        require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "is not a compute type",
+                "Set 'float32' or 'bfloat16'")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowConfig:
+    """How the rectified flow is cut into stages (`nami_jax.flow`)."""
+
+    sigma_ends: tuple[float, ...] | None = None  # noise level at each stage's end; None: (K-k)/K
+    transition: str = "renoise"  # the jump between stages
+    time_mean: float = 0.0  # training times are sigmoid(time_mean + time_std * normal)
+    time_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        ends = self.sigma_ends
+        if ends is not None:
+            falling = all(a > b for a, b in zip(ends, ends[1:], strict=False))
+            require(len(ends) >= 1 and falling and ends[-1] == 0.0 and all(0.0 <= e < 1.0 for e in ends),
+                    "flow.sigma_ends", ends, "must fall strictly within [0, 1) and end in 0.0",
+                    "Set e.g. (2/3, 1/3, 0.0), or None for the paper's")  # fmt: skip
+        require(self.transition == "renoise", "flow.transition", self.transition, "is not a transition to train with",
+                "Set 'renoise'")  # fmt: skip
+        require(self.time_std > 0, "flow.time_std", self.time_std, "must be positive", "Set e.g. 1.0")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """A tensorflow-datasets data set with images and captions (`nami_jax.data`)."""
+
+    name: str  # "name/config:version" as tfds.data_source takes it
+    train_split: str
+    eval_split: str
+    image_key: str
+    caption_key: str  # a text, a sequence of texts (one is drawn each time), or a class label; "a/b" looks inside
+    side: int  # height and width of the final images, pixels
+    caption_templates: tuple[str, ...] = ("{}",)  # one is drawn each time; {} is the caption or class name
+    data_dir: str = "data"  # where the prepared data set and the text states lie
+    max_corrupt_share: float = 0.01  # more unreadable images than this share of the data set stop the run
+    cache_images: int = 0  # keep up to this many decoded images in memory
+    flip: bool = False  # mirror half of the images
+
+    def __post_init__(self) -> None:
+        require(bool(self.caption_templates) and all(t.count("{}") == 1 for t in self.caption_templates),
+                "data.caption_templates", self.caption_templates, "each template must hold {} once",
+                "Set e.g. ('{}', 'a photo of a {}')")  # fmt: skip
+        require(self.side >= 1, "data.side", self.side, "must be positive", "Set the final images' side in pixels")
+        require(0.0 <= self.max_corrupt_share < 1.0, "data.max_corrupt_share", self.max_corrupt_share,
+                "must be in [0, 1)", "Set e.g. 0.01")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The frozen text encoder (`nami_jax.text`)."""
+
+    encoder: str = "minilm"
+    max_length: int = 16  # tokens T of a prompt, the two special ones included; longer prompts are cut
+    mask_padding: bool = True  # zero the states of padding tokens
+
+    def __post_init__(self) -> None:
+        require(self.encoder == "minilm", "text.encoder", self.encoder, "is not a text encoder", "Set 'minilm'")
+        require(3 <= self.max_length <= 512, "text.max_length", self.max_length, "must be in 3..512", "Set e.g. 16")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The joint training of all stages (`nami_jax.train_step`)."""
+
+    seed: int
+    steps: int
+    stage_batches: tuple[tuple[int, ...], ...]  # per phase: the images of stage 1..K in one step
+    phase_starts: tuple[float, ...]  # share of the steps at which each phase begins; the first is 0
+    phase_learning_rates: tuple[float, ...]
+    warmup_steps: int
+    decay: str  # "constant" or "cosine": what multiplies the phase's learning rate after warm-up
+    weight_decay: float
+    adam_b1: float
+    adam_b2: float
+    grad_clip: float  # largest global gradient norm
+    ema_decay: float
+    caption_dropout: float  # share of captions replaced by the empty one, for guidance
+    log_every: int
+    eval_every: int
+    eval_batch: int  # images of one validation batch, per stage
+    checkpoint_every: int
+    keep_checkpoints: int
+    sample_every: int
+    sample_images: int  # images of a sample grid, of training captions and of held-out captions alike
+    fsdp: int = 1  # devices over which parameters, moments and EMA are sharded; the others hold copies
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "eval_every", "eval_batch", "checkpoint_every", "keep_checkpoints",
+                     "sample_every", "sample_images", "fsdp"):  # fmt: skip
+            value = getattr(self, name)
+            require(value >= 1, f"train.{name}", value, "must be at least 1", "Set a positive integer")
+        require(0 <= self.warmup_steps, "train.warmup_steps", self.warmup_steps, "must not be negative", "Set e.g. 100")
+        phases = len(self.stage_batches)
+        require(phases >= 1 and phases == len(self.phase_starts) == len(self.phase_learning_rates),
+                "train.stage_batches", self.stage_batches,
+                "stage_batches, phase_starts and phase_learning_rates need one entry per phase",
+                "Give all three the same length")  # fmt: skip
+        starts = self.phase_starts
+        rising = all(a < b for a, b in zip(starts, starts[1:], strict=False))
+        require(starts[0] == 0.0 and rising and starts[-1] < 1.0, "train.phase_starts", starts,
+                "must begin with 0.0 and rise below 1.0", "Set e.g. (0.0, 0.3, 0.6)")  # fmt: skip
+        require(all(lr > 0 for lr in self.phase_learning_rates), "train.phase_learning_rates",
+                self.phase_learning_rates, "must be positive", "Set e.g. (1e-4, 1e-4, 5e-5)")  # fmt: skip
+        require(self.decay in ("constant", "cosine"), "train.decay", self.decay, "is not a decay",
+                "Set 'constant' or 'cosine'")  # fmt: skip
+        require(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "must be positive", "Set e.g. 1.0")
+        for name in ("ema_decay", "caption_dropout", "adam_b1", "adam_b2"):
+            value = getattr(self, name)
+            require(0.0 <= value < 1.0, f"train.{name}", value, "must be in [0, 1)", "Set a share below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """Defaults of the sampler (`nami_jax.sampler`), also used for the grids made during training."""
+
+    steps: tuple[int, ...]  # solver steps per stage
+    guidance_scale: float = 3.0
+    grid: str = "linear"  # "linear" or "released"
+    solver: str = "euler"  # "euler" or "heun"
+
+    def __post_init__(self) -> None:
+        require(all(n >= 1 for n in self.steps), "sample.steps", self.steps, "each stage needs a step", "Set e.g. (10, 10, 10)")
+        require(self.guidance_scale >= 0, "sample.guidance_scale", self.guidance_scale, "must not be negative", "Set e.g. 3.0")
+        require(self.grid in ("linear", "released"), "sample.grid", self.grid, "is not a time grid",
+                "Set 'linear' or 'released'")  # fmt: skip
+        require(self.solver in ("euler", "heun"), "sample.solver", self.solver, "is not a solver", "Set 'euler' or 'heun'")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that defines a run. Made by `Config.from_dict`; saved with every checkpoint."""
+
+    model: ModelConfig
+    flow: FlowConfig
+    data: DataConfig
+    text: TextConfig
+    train: TrainConfig
+    sample: SampleConfig
+
+    def __post_init__(self) -> None:
+        stages = self.model.num_stages
+        per_stage = [("sample.steps", self.sample.steps)] + [("train.stage_batches", b) for b in self.train.stage_batches]
+        if self.flow.sigma_ends is not None:
+            per_stage.append(("flow.sigma_ends", self.flow.sigma_ends))
+        for field, value in per_stage:
+            require(len(value) == stages, field, value, f"the model has {stages} stages",
+                    f"Give {stages} values, one per stage")  # fmt: skip
+        require_side(self.data.side, self.model, "data.side")
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Config":
+        """Builds and checks the whole configuration.
+
+        Args:
+            fields: nested mapping with the sections `model`, `flow`, `data`, `text`, `train`, `sample`, as
+                `ConfigDict.to_dict()` or a checkpoint's JSON gives it (lists count as tuples).
+
+        Raises:
+            ConfigError: a field is unknown (its nearest names are given), missing, of the wrong type or out of range.
+        """
+        for section in dataclasses.fields(cls):
+            known = [f.name for f in dataclasses.fields(section.type)]  # pyright: ignore[reportArgumentType]
+            for name in fields.get(section.name, {}):
+                if name not in known:
+                    raise ConfigError(f"{section.name}.{name}: no such config field.{nearest(name, known)}")
+        try:
+            return dacite.from_dict(cls, fields, dacite.Config(strict=True, cast=[tuple]))
+        except dacite.UnexpectedDataError as error:
+            sections = [f.name for f in dataclasses.fields(cls)]
+            unknown = min(map(str, error.keys))
+            raise ConfigError(f"{unknown}: no such config section.{nearest(unknown, sections)}") from error
+        except (dacite.WrongTypeError, dacite.MissingValueError) as error:
+            raise ConfigError(f"{error}. Compare with configs/base.py, which lists every field.") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns nested plain dicts that `from_dict` takes back and JSON can hold."""
+        return dataclasses.asdict(self)
+
+
+def require_side(side: int, model: ModelConfig, field: str) -> None:
+    """Checks that `side` can be halved for every stage and still be cut into patches."""
+    unit = 2 ** (model.num_stages - 1) * model.patch_size
+    above = -(-side // unit) * unit
+    require(side >= unit and side % unit == 0, field, side,
+            f"{model.num_stages} stages of {model.patch_size}x{model.patch_size} patches need a multiple of {unit}",
+            f"Set {above}")  # fmt: skip

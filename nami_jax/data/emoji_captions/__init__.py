@@ -1,0 +1,9 @@
+"""`emoji_captions`: a tensorflow-datasets data set of emoji with captions, made from installed packages.
+
+In order: `captions` (names to English), `catalogue` (what there is), `twins` (the split), `builder` (the data set).
+Importing this package registers the builder, so that `tfds.builder("emoji_captions")` finds it.
+"""
+
+from nami_jax.data.emoji_captions.builder import EmojiCaptions, EmojiConfig
+
+__all__ = ["EmojiCaptions", "EmojiConfig"]

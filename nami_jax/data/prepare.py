@@ -1,0 +1,111 @@
+"""Finds or makes a tensorflow-datasets data set on disk, after checking everything a user can get wrong about it.
+
+First in the data flow; `source` reads what is prepared here. The data set's name and the names of its two features are
+checked before anything is built or downloaded, the split as soon as its names are known.
+"""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+import nami_jax.data.emoji_captions  # noqa: F401  (registers the builder, so that its name is known)
+from nami_jax.config import ConfigError, DataConfig, nearest
+
+FORMAT = "array_record"  # the one format of tensorflow-datasets with random access and without tensorflow
+Feature = tfds.features.FeatureConnector
+
+
+def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
+    """Returns the builder of `cfg.name` with its data in `cfg.data_dir`, prepared now if they were not there.
+
+    tensorflow-datasets prepares in a folder of its own and renames it at the end, so a preparation that was interrupted
+    is never read. Processes that share a disk must let one of them prepare first.
+
+    Raises:
+        ConfigError: `data.name`, `data.image_key`, `data.caption_key` or `split` names nothing that exists or nothing
+            that can serve.
+    """
+    builder = _find_builder(cfg)
+    image_feature(cfg, builder)
+    caption_feature(cfg, builder)
+    if not builder.is_prepared():
+        download_config = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(download_config=download_config, file_format=FORMAT)
+    elif builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ConfigError(
+            f"data.name = {cfg.name!r}: {builder.data_path} holds it as {builder.info.file_format}, which gives no "
+            f"random access. Remove that folder, or set another data.data_dir, to have it prepared as {FORMAT}."
+        )
+    _require_split(cfg, builder, split)
+    return builder
+
+
+def _find_builder(cfg: DataConfig) -> tfds.core.DatasetBuilder:
+    name, _, config = cfg.name.partition(":")[0].partition("/")
+    try:
+        configs = list(tfds.builder_cls(name).builder_configs)
+        if config and configs and config not in configs:
+            raise ConfigError(f"data.name = {cfg.name!r}: {name} has no such config.{nearest(config, configs)}")
+        return tfds.builder(cfg.name, data_dir=cfg.data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
+        hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "tfds.list_builders() lists what exists."
+        raise ConfigError(f"data.name = {cfg.name!r}: no such tensorflow-datasets data set. {hint}") from error
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"data.name = {cfg.name!r}: preparing it needs the Python package {error.name!r}. Install that, or prepare "
+            f"it elsewhere with file_format={FORMAT!r}, copy it into {cfg.data_dir} and name its version ('x:1.0.0')."
+        ) from error
+    except AssertionError as error:  # what tensorflow-datasets raises for a version that does not exist
+        raise ConfigError(f"data.name = {cfg.name!r}: {error} Name an existing version, or none.") from error
+
+
+def _require_split(cfg: DataConfig, builder: tfds.core.DatasetBuilder, split: str) -> None:
+    field = "data.train_split" if split == cfg.train_split else "data.eval_split"
+    try:
+        size = builder.info.splits[split].num_examples
+    except ValueError as error:
+        hint = nearest(split.partition("[")[0], list(builder.info.splits))
+        raise ConfigError(f"{field} = {split!r}: no such split of {cfg.name}.{hint}") from error
+    if size == 0:
+        raise ConfigError(f"{field} = {split!r}: holds no images. Set a split, or a part of one, that is not empty.")
+
+
+def image_feature(cfg: DataConfig, builder: tfds.core.DatasetBuilder) -> Feature:
+    """Returns the feature that `data.image_key` names, an image; raises `ConfigError` if there is none."""
+    return _feature(builder, "data.image_key", cfg.image_key, (tfds.features.Image,))
+
+
+def caption_feature(cfg: DataConfig, builder: tfds.core.DatasetBuilder) -> Feature:
+    """Returns the text or class label that `data.caption_key` names, alone or in a sequence; else `ConfigError`."""
+    texts = (tfds.features.Text, tfds.features.ClassLabel)
+    return _element(_feature(builder, "data.caption_key", cfg.caption_key, texts, in_sequence=True))
+
+
+def _feature(
+    builder: tfds.core.DatasetBuilder, field: str, key: str, kinds: tuple[type, ...], in_sequence: bool = False
+) -> Feature:
+    features = dict(_flatten(builder.info.features))
+    fit = [name for name, f in features.items() if isinstance(_element(f) if in_sequence else f, kinds)]
+    if key not in features:
+        raise ConfigError(f"{field} = {key!r}: {builder.name} has no such feature.{nearest(key, list(features))}")
+    if key not in fit:
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise ConfigError(f"{field} = {key!r}: is no {wanted} but a {type(features[key]).__name__}. Set one of {fit}.")
+    return features[key]
+
+
+def _flatten(features: Any, prefix: str = "") -> Iterator[tuple[str, Feature]]:
+    """Yields every feature with its key; "captions/text" is the text in each element of the sequence `captions`."""
+    inside = _element(features)
+    if isinstance(inside, tfds.features.FeaturesDict):
+        for name, feature in inside.items():
+            yield from _flatten(feature, f"{prefix}{name}/")
+    else:
+        yield prefix.removesuffix("/"), features
+
+
+def _element(feature: Feature) -> Feature:
+    return feature.feature if isinstance(feature, tfds.features.Sequence) else feature

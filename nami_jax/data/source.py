@@ -1,0 +1,149 @@
+"""Random access to the decoded images and captions of any tensorflow-datasets data set.
+
+`prepare` comes before, `loader` after. `source[i]` depends on `i` only, so any order and any position can be resumed.
+"""
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from nami_jax.config import DataConfig
+from nami_jax.data.images import decode_image
+from nami_jax.data.prepare import caption_feature, prepared_builder
+
+# What Pillow raises for bytes that are no image, are cut short or have been overwritten.
+_CORRUPT = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+
+
+class CorruptDataError(RuntimeError):
+    """More images of the data set cannot be decoded than `data.max_corrupt_share` allows."""
+
+
+class Sample(TypedDict):
+    """One element of `CaptionedImages`."""
+
+    image: np.ndarray  # (side, side, 3) uint8
+    captions: tuple[str, ...]  # every caption in every template; at least one
+
+
+class CaptionedImages:
+    """The images of a data set with their captions.
+
+    A record whose image cannot be decoded is skipped: the next good one stands in for it, so that the positions of all
+    others stay what they are. Captions that are empty or blank are dropped; an image without any caption has the single
+    caption "", the one that guidance uses for "no text", outside every template.
+    """
+
+    def __init__(self, records: Sequence[Mapping[str, Any]], cfg: DataConfig, class_names: Sequence[str] | None = None):
+        """Wraps decoded records.
+
+        Args:
+            records: features by name, the image as its encoded bytes, texts as bytes.
+            cfg: names the two features, the side, the templates, the share of corrupt images to bear.
+            class_names: of the caption's class label, if it is one; underscores read as spaces.
+        """
+        self._records = records
+        self._cfg = cfg
+        self._class_names = class_names
+        self._cache: dict[int, Sample] = {}
+        self._corrupt: dict[int, object] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"CaptionedImages({self._cfg.name!r}, {len(self)} images of side {self._cfg.side})"
+
+    @property
+    def num_corrupt(self) -> int:
+        """Distinct corrupt records met so far, in this process."""
+        return len(self._corrupt)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Returns record `index`, or the next good one if its image is corrupt.
+
+        Raises:
+            CorruptDataError: too large a share of the records is corrupt.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {self!r}")
+        while (sample := self._cache.get(index) or self._read(index)) is None:
+            index = (index + 1) % len(self)
+        return sample
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Returns all captions of record `index` in all templates, without decoding its image."""
+        return self._captions(self._records[index])
+
+    def _read(self, index: int) -> Sample | None:
+        if index in self._corrupt:
+            return None
+        record = self._records[index]
+        try:
+            image = decode_image(_value(record, self._cfg.image_key), self._cfg.side)
+        except _CORRUPT as error:
+            self._count_corrupt(index, error)
+            return None
+        sample = Sample(image=image, captions=self._captions(record))
+        if len(self._cache) < self._cfg.cache_images:
+            self._cache[index] = sample
+        return sample
+
+    def _count_corrupt(self, index: int, error: BaseException) -> None:
+        mine = object()
+        if self._corrupt.setdefault(index, mine) is mine:  # once, also when two threads meet the record
+            logging.warning("%s: image of record %d is corrupt and skipped: %r", self._cfg.name, index, error)
+        if self.num_corrupt > self._cfg.max_corrupt_share * len(self):
+            raise CorruptDataError(
+                f"{self._cfg.name}: {self.num_corrupt} of {len(self)} images cannot be decoded, more than "
+                f"data.max_corrupt_share = {self._cfg.max_corrupt_share}. The last: record {index}, {error!r}. Prepare "
+                f"the data set again (remove its folder in {self._cfg.data_dir}), or raise data.max_corrupt_share."
+            ) from error
+
+    def _captions(self, record: Mapping[str, Any]) -> tuple[str, ...]:
+        value = _value(record, self._cfg.caption_key)
+        values = value if isinstance(value, list | tuple | np.ndarray) and np.ndim(value) else [value]
+        texts = [text for text in map(self._text, values) if text]
+        templates = self._cfg.caption_templates
+        return tuple(dict.fromkeys(t.replace("{}", text) for text in texts for t in templates)) or ("",)
+
+    def _text(self, value: Any) -> str:
+        if self._class_names is not None:
+            return self._class_names[int(value)].replace("_", " ").strip()
+        return (value.decode() if isinstance(value, bytes) else str(value)).strip()
+
+
+def _value(record: Mapping[str, Any], key: str) -> Any:
+    value: Any = record
+    for name in key.split("/"):
+        value = value[name]
+    return value
+
+
+def open_source(cfg: DataConfig, split: str) -> CaptionedImages:
+    """Opens a split of the configured data set, preparing the data set first if it is absent.
+
+    Args:
+        cfg: which data set, and what of it.
+        split: in tensorflow-datasets' notation, e.g. "train" or "train[:90%]"; `cfg.train_split` or `cfg.eval_split`.
+
+    Raises:
+        ConfigError: a name in `cfg`, or `split`, does not exist; raised before anything is downloaded where possible.
+    """
+    builder = prepared_builder(cfg, split)
+    label = caption_feature(cfg, builder)
+    decoders: Any = tfds.decode.SkipDecoding()  # Pillow decodes, so that a corrupt image can be told from a missing one
+    for name in reversed(cfg.image_key.split("/")):
+        decoders = {name: decoders}
+    records: Any = builder.as_data_source(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue]
+    return CaptionedImages(records, cfg, label.names if isinstance(label, tfds.features.ClassLabel) else None)
+
+
+def all_captions(source: CaptionedImages) -> list[str]:
+    """Returns every caption that `source` can give, in every template, once and sorted; decodes no image."""
+    return sorted({caption for index in range(len(source)) for caption in source.captions(index)})

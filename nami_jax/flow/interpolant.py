@@ -1,0 +1,39 @@
+"""The training target: a straight path from each stage's noisier, upsampled start to its cleaner, sharper end."""
+
+import jax
+import jax.numpy as jnp
+
+from nami_jax.flow.resize import pool, upsample
+from nami_jax.flow.stages import Stage
+
+
+def stage_ends(latents: jax.Array, noise: jax.Array, stage: Stage) -> tuple[jax.Array, jax.Array]:
+    """Returns the two ends of a stage's path.
+
+    Args:
+        latents: (B, H, W, C) clean latents D_k at the stage's own size.
+        noise: (B, H, W, C) standard normal noise, the same for both ends so that the path is straight in the noise.
+        stage: the stage k.
+
+    Returns:
+        `x_start` = (1 - sigma_start) U(pool(D_k)) + sigma_start n, pure noise for the first stage, and
+        `x_end` = (1 - sigma_end) D_k + sigma_end n; both (B, H, W, C).
+
+    Source: NAMI, arXiv 2503.09242, sec. 3.1.
+    """
+    x_end = (1 - stage.sigma_end) * latents + stage.sigma_end * noise
+    if stage.number == 1:
+        return noise, x_end
+    x_start = (1 - stage.sigma_start) * upsample(pool(latents)) + stage.sigma_start * noise
+    return x_start, x_end
+
+
+def interpolate(x_start: jax.Array, x_end: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the point x_t on the path at local time `tau` (B,) in [0, 1], and the velocity x_start - x_end there."""
+    tau = tau[:, None, None, None]
+    return tau * x_start + (1 - tau) * x_end, x_start - x_end
+
+
+def logit_normal(key: jax.Array, shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0) -> jax.Array:
+    """Draws local times in (0, 1) as sigmoid(mean + std * normal), float32. SD3, arXiv 2403.03206, sec. 3.1."""
+    return jax.nn.sigmoid(mean + std * jax.random.normal(key, shape, jnp.float32))

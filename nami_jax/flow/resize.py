@@ -1,0 +1,26 @@
+"""The two changes of size that relate neighbouring stages. Both take NHWC arrays of any float dtype, NumPy's too."""
+
+import jax.numpy as jnp
+from einops import reduce, repeat
+
+
+def pool(x):
+    """Halves height and width by the mean of 2x2 blocks: (B, H, W, C) -> (B, H/2, W/2, C)."""
+    return reduce(x, "b (h p) (w q) c -> b h w c", "mean", p=2, q=2)
+
+
+def upsample(x):
+    """Doubles height and width by repeating each value in a 2x2 block: (B, H, W, C) -> (B, 2H, 2W, C)."""
+    return repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2)
+
+
+def pool_by(x, downscale: int):
+    """Applies `pool` until height and width are divided by `downscale`, a power of two."""
+    while downscale > 1:
+        x, downscale = pool(x), downscale // 2
+    return x
+
+
+def zero_block_mean(noise: jnp.ndarray) -> jnp.ndarray:
+    """Removes from each 2x2 block its mean: what is left of white noise pools to zero."""
+    return noise - upsample(pool(noise))

@@ -1,0 +1,65 @@
+"""Time grids of the sampler: for each stage an array of local times and one of the network's times, nothing else."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nami_jax.flow.stages import Stage, renoised_sigma
+
+
+class Grid(NamedTuple):
+    """Times of one stage with N solver steps.
+
+    Attributes:
+        taus: (N+1,) float32 local times from 1 to 0.
+        times: (N+1,) float32 global times in [0, 1] at the same points, for the network.
+    """
+
+    taus: np.ndarray
+    times: np.ndarray
+
+
+def linear_grids(stages: Sequence[Stage], steps: Sequence[int]) -> tuple[Grid, ...]:
+    """Returns uniform grids: `steps[k]` equal solver steps in each stage."""
+    return tuple(_linear_grid(stage, count) for stage, count in zip(stages, steps, strict=True))
+
+
+def _linear_grid(stage: Stage, steps: int) -> Grid:
+    taus = np.linspace(1.0, 0.0, steps + 1)
+    return Grid(taus.astype(np.float32), stage.global_time(taus).astype(np.float32))
+
+
+def released_grids(num_stages: int, steps: Sequence[int], train_steps: int = 1000) -> tuple[Grid, ...]:
+    """Returns the grids of the released NAMI scheduler, for parity with it.
+
+    That scheduler counts time in `train_steps` whole ticks and cuts the stages' windows at whole ticks. It spaces
+    `steps[k]` points from a window's first tick to its last and then appends 0, so the last step of each stage is tiny:
+    of N steps about N - 1 do something. Use `linear_grids` where parity does not matter.
+
+    Args:
+        num_stages: K, with windows at the default noise levels.
+        steps: solver steps of each stage.
+        train_steps: ticks T of the released training.
+
+    Returns:
+        One grid per stage; `times` are ticks / T, with the next window's first tick (0 after the last) at the end.
+    """
+    ticks = _released_ticks(num_stages, train_steps)
+    grids = []
+    for (first, stop), count in zip(itertools.pairwise(ticks), steps, strict=True):
+        points = np.linspace(first, stop + 1, count)
+        taus = np.linspace(1.0, 1.0 / (first - stop), count)
+        grids.append(Grid(np.append(taus, 0.0).astype(np.float32), (np.append(points, stop) / train_steps).astype(np.float32)))
+    return tuple(grids)
+
+
+def _released_ticks(num_stages: int, train_steps: int) -> list[int]:
+    """Returns the tick at which each stage starts, and the one at which the last stops."""
+    cuts = [int(k / num_stages * train_steps) for k in range(num_stages)]
+    ends = [(train_steps - cut) / train_steps for cut in cuts[1:]] + [0.0]
+    starts = [1.0] + [renoised_sigma(end) for end in ends[:-1]]
+    lengths = np.subtract(starts, ends)
+    passed = np.cumsum(lengths)[:-1] / lengths.sum()
+    return [train_steps] + [train_steps - int(share * train_steps) for share in passed] + [1]

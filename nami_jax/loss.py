@@ -1,0 +1,61 @@
+"""The flow-matching loss of one stage. Before it: a batch from the loader; after it: gradients in `train_step`."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nami_jax.config import FlowConfig
+from nami_jax.flow.interpolant import interpolate, logit_normal, stage_ends
+from nami_jax.flow.stages import Stage
+from nami_jax.models.nami import Nami
+
+QUARTILES = 4  # the noise range of a stage is logged in this many equal parts
+
+
+class StageDraws(NamedTuple):
+    """What is random in one stage's loss."""
+
+    noise: jax.Array  # (B, H, W, C) standard normal
+    tau: jax.Array  # (B,) local times in (0, 1)
+    drop: jax.Array  # (B,) bool, true where the caption is replaced by the empty one
+
+
+def draw(key: jax.Array, shape: tuple[int, ...], flow: FlowConfig, caption_dropout: float) -> StageDraws:
+    """Draws noise, times and dropped captions for latents of `shape` (B, H, W, C) from one key."""
+    noise_key, time_key, drop_key = jax.random.split(key, 3)
+    return StageDraws(
+        noise=jax.random.normal(noise_key, shape, jnp.float32),
+        tau=logit_normal(time_key, shape[:1], flow.time_mean, flow.time_std),
+        drop=jax.random.uniform(drop_key, shape[:1]) < caption_dropout,
+    )
+
+
+def stage_losses(model: Nami, stage: Stage, batch: dict, null: dict, draws: StageDraws) -> jax.Array:
+    """Computes the mean squared error of the predicted velocity, one value per image.
+
+    Args:
+        model: the network.
+        stage: the stage k.
+        batch: `images` (B, H, W, C) in [-1, 1] or latents at the stage's size, `text_embeds` (B, T, D), `pooled` (B, P).
+        null: `text_embeds` (1, T, D) and `pooled` (1, P) of the empty caption.
+        draws: noise, times and dropped captions.
+
+    Returns:
+        (B,) float32.
+
+    Source: NAMI, arXiv 2503.09242, sec. 3.1.
+    """
+    x_start, x_end = stage_ends(batch["images"], draws.noise, stage)
+    x_t, velocity = interpolate(x_start, x_end, draws.tau)
+    text_embeds = jnp.where(draws.drop[:, None, None], null["text_embeds"], batch["text_embeds"])
+    pooled = jnp.where(draws.drop[:, None], null["pooled"], batch["pooled"])
+    predicted = model(x_t, stage.global_time(draws.tau), text_embeds, pooled, stage=stage.number)
+    return jnp.mean(jnp.square(predicted - velocity), axis=(1, 2, 3))
+
+
+def by_quartile(losses: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums losses (B,) by the quarter of the stage's noise range that `tau` (B,) lies in: sums (4,) and counts (4,)."""
+    quartile = jnp.clip((tau * QUARTILES).astype(jnp.int32), 0, QUARTILES - 1)
+    member = jax.nn.one_hot(quartile, QUARTILES)  # (B, 4)
+    return losses @ member, member.sum(axis=0)

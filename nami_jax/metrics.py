@@ -1,0 +1,108 @@
+"""From the training step's device metrics to numbers for people: sums over an interval, TensorBoard, the bar's text."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from nami_jax.loss import QUARTILES
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss became NaN or infinite. The message names the step and what to change."""
+
+
+class Interval:
+    """Collects the metrics of consecutive steps without waiting for the device, until `summary` is asked for."""
+
+    def __init__(self) -> None:
+        self._steps: list[int] = []
+        self._metrics: list[Mapping[str, jax.Array]] = []
+        self._since = time.perf_counter()
+
+    def restart_clock(self) -> None:
+        """Leaves out of the rates the time since the last summary: evaluation, sampling, saving."""
+        self._since = time.perf_counter()
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Keeps one step's metrics, as `make_train_step` describes them."""
+        self._steps.append(step)
+        self._metrics.append(metrics)
+
+    def require_finite(self) -> None:
+        """Waits for the steps collected so far.
+
+        Raises:
+            NonFiniteLossError: the loss of one of them is not finite.
+        """
+        for step, metrics in zip(self._steps, self._metrics, strict=True):
+            loss = float(metrics["loss"])
+            if not np.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"step {step}: the loss is {loss} (gradient norm {float(metrics['grad_norm'])}). The checkpoints "
+                    "before this step are good. Lower train.phase_learning_rates or train.grad_clip, or train longer warm-up."
+                )
+
+    def summary(self, stage_batch: Sequence[int]) -> dict[str, float]:
+        """Averages the steps collected since the last summary.
+
+        Args:
+            stage_batch: images of each stage in a step.
+
+        Returns:
+            `loss`, `grad_norm`, `learning_rate`, `steps_per_second`, `images_per_second/stage_k`, `loss/stage_k` and `loss/stage_k/noise_q` for the quarter q of the
+            stage's noise range, 1 the cleanest; quarters that no image fell into are left out.
+
+        Raises:
+            NonFiniteLossError: the loss of a step is not finite.
+        """
+        self.require_finite()
+        metrics = jax.device_get(self._metrics)
+        scalars = {name: float(np.mean([m[name] for m in metrics])) for name in ("loss", "grad_norm")}
+        rate = len(metrics) / (time.perf_counter() - self._since)
+        scalars["steps_per_second"] = rate
+        scalars |= {f"images_per_second/stage_{k}": b * rate for k, b in enumerate(stage_batch, start=1)}
+        scalars["learning_rate"] = float(metrics[-1]["learning_rate"])
+        sums = np.sum([m["loss_sums"] for m in metrics], axis=0)  # (K, 4)
+        counts = np.sum([m["loss_counts"] for m in metrics], axis=0)
+        for k, (stage_sums, stage_counts) in enumerate(zip(sums, counts, strict=True), start=1):
+            scalars[f"loss/stage_{k}"] = float(stage_sums.sum() / stage_counts.sum())
+            for q in range(QUARTILES):
+                if stage_counts[q]:
+                    scalars[f"loss/stage_{k}/noise_{q + 1}"] = float(stage_sums[q] / stage_counts[q])
+        self.__init__()
+        return scalars
+
+
+class EventWriter:
+    """Writes scalars and pictures as TensorBoard events below the workdir."""
+
+    def __init__(self, workdir: Path):
+        """Opens a new file of events in `workdir/events`."""
+        self._writer = SummaryWriter(str(workdir / "events"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.close()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one value per name at `step`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Writes an image (H, W, 3) uint8 at `step`."""
+        self._writer.add_image(name, picture, step, dataformats="HWC")
+
+
+def bar_text(scalars: Mapping[str, float]) -> str:
+    """Formats the progress bar's text: images/s and loss, stage by stage."""
+    rates = [f"{v:.0f}" for name, v in scalars.items() if name.startswith("images_per_second/")]
+    losses = [f"{v:.4f}" for name, v in scalars.items() if name.startswith("loss/stage_") and name.count("/") == 1]
+    return f"images/s {'+'.join(rates)}, loss {' '.join(losses)}"

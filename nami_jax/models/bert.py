@@ -1,0 +1,193 @@
+"""The BERT text encoder: token ids in, one state per token out.
+
+Used by `nami_jax.text`, which tokenises before it and pools after it. It runs frozen, so dropout and the heads trained
+on top of BERT (pooler, masked-word prediction) are left out. Sizes and weights are those of any `BertModel` released in
+the Hugging Face layout: MiniLM (384 wide) here, the 1024-wide text tower of HunyuanDiT's bilingual CLIP by its config.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """Sizes of a BERT encoder, under the names of the released config.json."""
+
+    vocab_size: int
+    hidden_size: int  # D
+    num_hidden_layers: int
+    num_attention_heads: int  # N
+    intermediate_size: int  # width inside the MLP
+    max_position_embeddings: int  # longest sequence, tokens
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size = {self.hidden_size}: must be a multiple of num_attention_heads = "
+                f"{self.num_attention_heads}. Take both from the checkpoint's own config.json."
+            )
+
+    @classmethod
+    def from_hf(cls, fields: Mapping[str, Any]) -> "BertConfig":
+        """Picks the sizes out of a parsed config.json, whose other entries do not change the forward pass.
+
+        Raises:
+            ValueError: a size is missing, or the file describes a variant that `Bert` does not compute.
+        """
+        for name, value in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
+            if fields.get(name, value) != value:
+                raise ValueError(f"{name} = {fields[name]!r}: only {value!r} is computed here. Use another checkpoint.")
+        known = dataclasses.fields(cls)
+        missing = [f.name for f in known if f.default is dataclasses.MISSING and f.name not in fields]
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: not in the BERT config. Take the checkpoint's own config.json.")
+        return cls(**{f.name: fields[f.name] for f in known if f.name in fields})
+
+
+class BertLayer(nnx.Module):
+    """Self-attention, then an MLP, each added to its input and normalised after the sum (post-norm).
+
+    Devlin et al., arXiv 1810.04805, on Vaswani et al., arXiv 1706.03762, sec. 3.1.
+    """
+
+    def __init__(self, cfg: BertConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        width, hidden = cfg.hidden_size, cfg.intermediate_size
+        self.num_heads = cfg.num_attention_heads
+        self.query = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.key = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.value = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.attention_out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.attention_norm = layer_norm(cfg, rngs)
+        self.mlp_in = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.mlp_out = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
+        self.mlp_norm = layer_norm(cfg, rngs)
+
+    def __call__(self, states: jax.Array, key_mask: jax.Array) -> jax.Array:
+        """Maps states (B, T, D) to states (B, T, D); `key_mask` (B, 1, 1, T) is true at tokens to attend to."""
+        query, key, value = (
+            rearrange(project(states), "b t (n h) -> b t n h", n=self.num_heads)
+            for project in (self.query, self.key, self.value)
+        )
+        attended = jax.nn.dot_product_attention(query, key, value, mask=key_mask)  # (B, T, N, H), softmax in float32
+        attended = self.attention_out(rearrange(attended, "b t n h -> b t (n h)"))
+        states = self.attention_norm(states + attended)
+        # The exact GELU: its tanh approximation is off by up to 5e-4, which BERT was not trained with.
+        hidden = jax.nn.gelu(self.mlp_in(states), approximate=False)
+        return self.mlp_norm(states + self.mlp_out(hidden))
+
+
+class Bert(nnx.Module):
+    """Embeddings of word, position and segment, then `num_hidden_layers` layers. arXiv 1810.04805, sec. 3."""
+
+    def __init__(self, cfg: BertConfig, *, dtype: jax.typing.DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.word_embedding = nnx.Embed(cfg.vocab_size, cfg.hidden_size, rngs=rngs)
+        self.position_embedding = nnx.Embed(cfg.max_position_embeddings, cfg.hidden_size, rngs=rngs)
+        self.segment_embedding = nnx.Embed(cfg.type_vocab_size, cfg.hidden_size, rngs=rngs)
+        self.embedding_norm = layer_norm(cfg, rngs)
+        self.layers = nnx.List([BertLayer(cfg, dtype=dtype, rngs=rngs) for _ in range(cfg.num_hidden_layers)])
+
+    def __call__(self, token_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Encodes one segment of text per row.
+
+        Args:
+            token_ids: (B, T) int32 in [0, vocab_size), T at most `max_position_embeddings`.
+            attention_mask: (B, T), nonzero at real tokens. No token attends to padding, but states are computed for
+                padding too.
+
+        Returns:
+            The last layer's states, (B, T, D) float32.
+
+        Raises:
+            ValueError: T is longer than the position table.
+        """
+        length = token_ids.shape[1]
+        if length > self.cfg.max_position_embeddings:
+            raise ValueError(
+                f"token_ids have length {length}: this BERT knows {self.cfg.max_position_embeddings} positions. "
+                "Shorten the text window."
+            )
+        position = self.position_embedding(jnp.arange(length))[None]  # (1, T, D)
+        segment = self.segment_embedding(jnp.zeros((1, 1), jnp.int32))  # (1, 1, D): all text is the first segment
+        states = self.embedding_norm(self.word_embedding(token_ids) + position + segment)  # (B, T, D)
+        key_mask = attention_mask.astype(bool)[:, None, None, :]
+        for layer in self.layers:
+            states = layer(states, key_mask)
+        return states
+
+
+def layer_norm(cfg: BertConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Makes a float32 LayerNorm; its variance is the two-pass one, since E[x²] - E[x]² loses digits."""
+    return nnx.LayerNorm(cfg.hidden_size, epsilon=cfg.layer_norm_eps, use_fast_variance=False, rngs=rngs)
+
+
+RELEASED_NAMES = {
+    "word_embedding": "embeddings.word_embeddings",
+    "position_embedding": "embeddings.position_embeddings",
+    "segment_embedding": "embeddings.token_type_embeddings",
+    "embedding_norm": "embeddings.LayerNorm",
+    "layers": "encoder.layer",
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "mlp_in": "intermediate.dense",
+    "mlp_out": "output.dense",
+    "mlp_norm": "output.LayerNorm",
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "bias": "bias",
+}
+
+# Released beside the encoder and not computed here: the [CLS] head, and a buffer that only counts 0, 1, 2, …
+UNUSED_KEYS = frozenset({"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"})
+
+
+def load_bert(cfg: BertConfig, tensors: Mapping[str, np.ndarray], dtype: jax.typing.DTypeLike = jnp.float32) -> Bert:
+    """Builds a `Bert` around released weights, without drawing random ones first.
+
+    Args:
+        cfg: the sizes of the checkpoint.
+        tensors: the weights by their key in Hugging Face's `BertModel`, with or without a leading "bert.".
+        dtype: compute type; the parameters become float32 whatever type they are stored in.
+
+    Raises:
+        ValueError: keys are missing, unexpected or of another shape than `cfg` says; all of them are listed.
+    """
+    released = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Bert(cfg, dtype=dtype, rngs=nnx.Rngs(0))))
+    flat = nnx.to_flat_state(abstract)
+    keys = [".".join(RELEASED_NAMES.get(str(name), str(name)) for name in path) for path, _ in flat]
+    # A released linear weight is (out, in), a Flax kernel (in, out).
+    shapes = [leaf.shape[::-1] if path[-1] == "kernel" else leaf.shape for path, leaf in flat]
+    require_same_keys(dict(zip(keys, shapes, strict=True)), {key: t.shape for key, t in released.items()})
+    leaves = [
+        leaf.replace(jnp.asarray(released[key].T if path[-1] == "kernel" else released[key], jnp.float32))
+        for key, (path, leaf) in zip(keys, flat, strict=True)
+    ]
+    return nnx.merge(graphdef, nnx.from_flat_state(zip([path for path, _ in flat], leaves, strict=True)))
+
+
+def require_same_keys(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises one `ValueError` listing every key that is missing, unexpected or misshapen, unless there is none."""
+    problems = [f"missing: {key} {expected[key]}" for key in sorted(expected.keys() - found.keys())]
+    problems += [f"unexpected: {key} {found[key]}" for key in sorted(found.keys() - expected.keys() - UNUSED_KEYS)]
+    problems += [
+        f"shape: {key} is {found[key]}, the config says {expected[key]}"
+        for key in sorted(expected.keys() & found.keys())
+        if found[key] != expected[key]
+    ]
+    if problems:
+        listed = "\n  ".join(problems)
+        raise ValueError(f"These weights do not fit the BERT config; take both from one release.\n  {listed}")

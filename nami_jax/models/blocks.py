@@ -1,0 +1,132 @@
+"""The two kinds of transformer block, as in FLUX and SD3, and stacks of them of which a prefix can be run.
+
+A double block keeps image and text in two streams that meet in one attention; a single block runs both as one
+sequence, with attention and MLP side by side.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nami_jax.config import ModelConfig
+from nami_jax.models.layers import Modulation, linear, modulate
+from nami_jax.models.rope import rotate
+
+
+class QKV(nnx.Module):
+    """Queries, keys and values of one stream; queries and keys RMS-normed for each head."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(cfg.dtype)
+        self.linear = nnx.LinearGeneral(cfg.width, (3, cfg.num_heads, cfg.head_dim), dtype=dtype, rngs=rngs)
+        self.q_norm = nnx.RMSNorm(cfg.head_dim, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
+        self.k_norm = nnx.RMSNorm(cfg.head_dim, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Maps (B, L, D) to three arrays (B, L, N, H)."""
+        q, k, v = jnp.moveaxis(self.linear(x), -3, 0)  # (B, L, 3, N, H) -> 3 of (B, L, N, H)
+        return self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype), v
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, rotation: Any) -> jax.Array:
+    """Attends every token to every token: three arrays (B, L, N, H) and RoPE rotations -> (B, L, D)."""
+    out = jax.nn.dot_product_attention(rotate(q, rotation), rotate(k, rotation), v)
+    return out.reshape(*out.shape[:2], -1)
+
+
+class Stream(nnx.Module):
+    """One of a double block's two streams: everything but the attention they share."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.modulation = Modulation(cfg, 6, rngs=rngs)
+        self.qkv = QKV(cfg, rngs=rngs)
+        self.proj = linear(cfg, cfg.width, cfg.width, rngs)
+        self.mlp_in = linear(cfg, cfg.width, cfg.mlp_ratio * cfg.width, rngs)
+        self.mlp_out = linear(cfg, cfg.mlp_ratio * cfg.width, cfg.width, rngs)
+
+    def finish(self, x: jax.Array, attended: jax.Array, modulation: list[jax.Array]) -> jax.Array:
+        """Adds to x (B, L, D) the gated attention result and then the gated MLP."""
+        gate, mlp_shift, mlp_scale, mlp_gate = modulation
+        x = x + (gate * self.proj(attended)).astype(x.dtype)
+        hidden = nnx.gelu(self.mlp_in(modulate(x, mlp_shift, mlp_scale)), approximate=True)
+        return x + (mlp_gate * self.mlp_out(hidden)).astype(x.dtype)
+
+
+class DoubleBlock(nnx.Module):
+    """Two streams with joint attention (MM-DiT, SD3, arXiv 2403.03206)."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.image = Stream(cfg, rngs=rngs)
+        self.text = Stream(cfg, rngs=rngs)
+
+    def __call__(self, streams: tuple[jax.Array, jax.Array], conditioning: jax.Array, rotation: Any):
+        """Maps (text (B, T, D), image (B, L, D)), conditioning (B, D) and RoPE rotations to (text, image)."""
+        text, image = streams
+        text_shift, text_scale, *text_rest = self.text.modulation(conditioning)
+        image_shift, image_scale, *image_rest = self.image.modulation(conditioning)
+        text_qkv = self.text.qkv(modulate(text, text_shift, text_scale))
+        image_qkv = self.image.qkv(modulate(image, image_shift, image_scale))
+        q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(text_qkv, image_qkv, strict=True))
+        attended = attend(q, k, v, rotation)  # (B, T + L, D)
+        text_attended, image_attended = jnp.split(attended, [text.shape[1]], axis=1)
+        text = self.text.finish(text, text_attended, text_rest)
+        return text, self.image.finish(image, image_attended, image_rest)
+
+
+class SingleBlock(nnx.Module):
+    """One stream, attention and MLP in parallel (ViT-22B, arXiv 2302.05442, as used in FLUX)."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        hidden = cfg.mlp_ratio * cfg.width
+        self.modulation = Modulation(cfg, 3, rngs=rngs)
+        self.qkv = QKV(cfg, rngs=rngs)
+        self.mlp_in = linear(cfg, cfg.width, hidden, rngs)
+        self.proj = linear(cfg, cfg.width + hidden, cfg.width, rngs)
+
+    def __call__(self, x: jax.Array, conditioning: jax.Array, rotation: Any) -> jax.Array:
+        """Maps tokens (B, T + L, D), conditioning (B, D) and RoPE rotations to tokens."""
+        shift, scale, gate = self.modulation(conditioning)
+        inputs = modulate(x, shift, scale)
+        attended = attend(*self.qkv(inputs), rotation)
+        hidden = nnx.gelu(self.mlp_in(inputs), approximate=True)
+        return x + (gate * self.proj(jnp.concatenate([attended, hidden], axis=-1))).astype(x.dtype)
+
+
+def stack(block: Callable[..., nnx.Module], count: int, cfg: ModelConfig, rngs: nnx.Rngs) -> nnx.Module | None:
+    """Builds `count` blocks as one module whose parameters have a leading axis of that size; None for no blocks."""
+    if count == 0:
+        return None
+    build = nnx.vmap(lambda keys: block(cfg, rngs=keys), in_axes=0, out_axes=0)
+    return nnx.split_rngs(splits=count)(build)(rngs)
+
+
+def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, conditioning: jax.Array, rotation: Any):
+    """Runs the first `count` blocks of a stack.
+
+    Args:
+        blocks: a stack made by `stack`.
+        count: how many of them to run.
+        cfg: its `scan_blocks` and `remat` choose how. Scanned blocks compile once; unrolled ones are faster on CPU.
+        x: what goes through the blocks, an array or a pair.
+        conditioning: (B, D).
+        rotation: RoPE cosines and sines of the sequence.
+
+    Returns:
+        x after `count` blocks.
+    """
+    if blocks is None or count == 0:
+        return x
+    graphdef, params = nnx.split(blocks)
+
+    def run(x, block_params):
+        return nnx.merge(graphdef, block_params)(x, conditioning, rotation), None  # pyright: ignore[reportCallIssue]
+
+    run = jax.checkpoint(run) if cfg.remat else run
+    if cfg.scan_blocks:
+        return jax.lax.scan(run, x, jax.tree.map(lambda p: p[:count], params))[0]
+    for i in range(count):
+        x, _ = run(x, jax.tree.map(lambda p, i=i: p[i], params))
+    return x

@@ -1,0 +1,63 @@
+"""The small parts that every block shares: linear maps with a compute type, modulation, time and pooled embeddings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nami_jax.config import ModelConfig
+
+TIME_CHANNELS = 256  # sines and cosines of the time embedding
+TIME_SCALE = 1000.0  # the embedding sees 1000 t
+
+
+def linear(cfg: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs, zero: bool = False) -> nnx.Linear:
+    """Builds a linear layer with float32 parameters that computes in `cfg.dtype`; `zero` starts its kernel at 0."""
+    init = nnx.initializers.zeros_init() if zero else nnx.initializers.lecun_normal()
+    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=jnp.dtype(cfg.dtype), rngs=rngs)
+
+
+def layer_norm(x: jax.Array) -> jax.Array:
+    """Normalises the last axis to mean 0 and variance 1 without parameters, in float32 (epsilon 1e-6)."""
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-6)
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """Returns layer_norm(x) (1 + scale) + shift, for x (B, L, D) and shift, scale (B, 1, D), in x's dtype."""
+    return (layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
+
+
+class Modulation(nnx.Module):
+    """Maps the conditioning vector to `count` modulation vectors (adaLN, arXiv 2212.09748)."""
+
+    def __init__(self, cfg: ModelConfig, count: int, *, rngs: nnx.Rngs):
+        # Zero at the start: every gate is 0, so each block begins as the identity and training is stable.
+        self.linear = linear(cfg, cfg.width, count * cfg.width, rngs, zero=True)
+        self.count = count
+
+    def __call__(self, conditioning: jax.Array) -> list[jax.Array]:
+        """Maps (B, D) to `count` arrays (B, 1, D), float32."""
+        vectors = self.linear(nnx.silu(conditioning)).astype(jnp.float32)
+        return jnp.split(vectors[:, None, :], self.count, axis=-1)
+
+
+class Embedder(nnx.Module):
+    """Two linear layers that bring time or the pooled text to the width of the network."""
+
+    def __init__(self, cfg: ModelConfig, inputs: int, *, rngs: nnx.Rngs):
+        self.linear_1 = linear(cfg, inputs, cfg.width, rngs)
+        self.linear_2 = linear(cfg, cfg.width, cfg.width, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (B, inputs) to (B, D)."""
+        return self.linear_2(nnx.silu(self.linear_1(x)))
+
+
+def time_waves(t: jax.Array) -> jax.Array:
+    """Maps global times (B,) in [0, 1], 1 = noise, to cosines and sines (B, 256), float32."""
+    half = TIME_CHANNELS // 2
+    frequencies = np.exp(-np.log(10000.0) * np.arange(half) / half).astype(np.float32)
+    angles = TIME_SCALE * t.astype(jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

@@ -1,0 +1,77 @@
+"""The nested DiT of NAMI: one transformer of which each stage runs a prefix.
+
+Every stage runs all double blocks and then its own number of single blocks; embeddings and output head are shared. No
+stage embedding is needed: the time windows and the number of tokens tell the stages apart.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+from nami_jax.config import ModelConfig
+from nami_jax.models.blocks import DoubleBlock, SingleBlock, run_prefix, stack
+from nami_jax.models.layers import TIME_CHANNELS, Embedder, Modulation, linear, modulate, time_waves
+from nami_jax.models.rope import rotations
+
+
+class Nami(nnx.Module):
+    """Predicts the velocity of the flow at one stage's resolution.
+
+    Source: NAMI, arXiv 2503.09242, sec. 3.2; blocks as in FLUX. Sizes: see `ModelConfig`.
+    """
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        patch_channels = cfg.channels * cfg.patch_size**2
+        self.cfg = cfg
+        self.image_in = linear(cfg, patch_channels, cfg.width, rngs)
+        self.text_in = linear(cfg, cfg.text_dim, cfg.width, rngs)
+        self.time_in = Embedder(cfg, TIME_CHANNELS, rngs=rngs)
+        self.pooled_in = Embedder(cfg, cfg.pooled_dim, rngs=rngs)
+        self.double_blocks = stack(DoubleBlock, cfg.double_blocks, cfg, rngs)
+        self.single_blocks = stack(SingleBlock, cfg.stage_single_blocks[-1], cfg, rngs)
+        self.modulation = Modulation(cfg, 2, rngs=rngs)
+        # Zero at the start: the first prediction is 0, whose error is the velocity's own variance.
+        self.image_out = linear(cfg, cfg.width, patch_channels, rngs, zero=True)
+
+    def __call__(
+        self, latents: jax.Array, t: jax.Array, text_embeds: jax.Array, pooled: jax.Array, *, stage: int
+    ) -> jax.Array:
+        """Predicts the velocity x_start - x_end.
+
+        Args:
+            latents: (B, H, W, C) noisy latents or pixels at the stage's size, both sides multiples of the patch size.
+            t: (B,) global time in [0, 1], 1 = noise.
+            text_embeds: (B, T, text_dim) token states.
+            pooled: (B, pooled_dim).
+            stage: k in 1..K; chooses how many single blocks run.
+
+        Returns:
+            (B, H, W, C) float32.
+        """
+        cfg, p = self.cfg, self.cfg.patch_size
+        height, width = latents.shape[1] // p, latents.shape[2] // p
+        tokens = rearrange(latents, "b (h p) (w q) c -> b (h w) (c p q)", p=p, q=p)
+        rotation = rotations(text_embeds.shape[1], height, width, cfg.rope_axes, cfg.rope_theta)
+
+        image = self.image_in(tokens)  # (B, L, D)
+        text = self.text_in(text_embeds)  # (B, T, D)
+        conditioning = self.time_in(time_waves(t)) + self.pooled_in(pooled)  # (B, D)
+
+        text, image = run_prefix(self.double_blocks, cfg.double_blocks, cfg, (text, image), conditioning, rotation)
+        x = jnp.concatenate([text, image], axis=1)  # (B, T + L, D)
+        x = run_prefix(self.single_blocks, cfg.stage_single_blocks[stage - 1], cfg, x, conditioning, rotation)
+
+        scale, shift = self.modulation(conditioning)
+        tokens = self.image_out(modulate(x[:, text.shape[1] :], shift, scale))
+        return rearrange(
+            tokens.astype(jnp.float32), "b (h w) (c p q) -> b (h p) (w q) c", h=height, w=width, p=p, q=p
+        )
+
+
+def abstract_model(cfg: ModelConfig) -> tuple[nnx.GraphDef, Any]:
+    """Returns the network's structure and its parameters' shapes: `nnx.merge(structure, params)` is the model."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Nami(cfg, rngs=nnx.Rngs(0))))
+    return graphdef, nnx.to_pure_dict(state)

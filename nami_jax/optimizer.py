@@ -1,0 +1,31 @@
+"""AdamW with clipped gradients, and the learning rate of the paper's phases."""
+
+import jax
+import optax
+
+from nami_jax.config import TrainConfig
+from nami_jax.data.phases import phase_bounds
+
+
+def learning_rate(cfg: TrainConfig) -> optax.Schedule:
+    """Returns step -> learning rate: the phase's, times a linear warm-up, times the decay over all steps."""
+    rates = cfg.phase_learning_rates
+    firsts = phase_bounds(cfg.steps, cfg.phase_starts)[1:-1]
+    factors = {first: rate / before for first, rate, before in zip(firsts, rates[1:], rates[:-1], strict=True)}
+    phase = optax.piecewise_constant_schedule(rates[0], factors)
+    warmup = optax.linear_schedule(0.0 if cfg.warmup_steps else 1.0, 1.0, max(cfg.warmup_steps, 1))
+    decay_steps = max(cfg.steps - cfg.warmup_steps, 1)
+    decay = optax.cosine_decay_schedule(1.0, decay_steps) if cfg.decay == "cosine" else optax.constant_schedule(1.0)
+    return lambda step: phase(step) * warmup(step + 1) * decay(step - min(cfg.warmup_steps, cfg.steps))
+
+
+def make_optimizer(cfg: TrainConfig) -> optax.GradientTransformation:
+    """Builds the optimizer: gradients clipped to a global norm, then AdamW that decays kernels alone."""
+
+    def kernels(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(cfg.grad_clip),
+        optax.adamw(learning_rate(cfg), b1=cfg.adam_b1, b2=cfg.adam_b2, weight_decay=cfg.weight_decay, mask=kernels),
+    )

@@ -1,0 +1,106 @@
+"""Checks this machine against golden vectors of the released NAMI: `python -m nami_jax.parity FOLDER`.
+
+FOLDER holds `config.json`, `transformer.safetensors`, `bridge_flow.safetensors` and `vectors.safetensors`, as
+`tests/golden/nami_tiny` does: one forward pass per stage and a whole guided sampling run on the released grid with the
+bridge, at any sizes. Prints each vector's relative error and fails above the tolerance.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from safetensors.numpy import load_file
+
+from nami_jax.config import ConfigError, SampleConfig
+from nami_jax.flow.schedule import Grid
+from nami_jax.flow.solver import euler
+from nami_jax.flow.stages import make_stages
+from nami_jax.models.nami import Nami
+from nami_jax.pretrained import load_bridge, load_nami, model_config
+from nami_jax.sampler import guided_velocity, jump, run_stage, stage_grids
+
+FILES = ("config.json", "transformer.safetensors", "bridge_flow.safetensors", "vectors.safetensors")
+
+
+def relative_error(found: Any, expected: np.ndarray) -> float:
+    """Returns |found - expected| / |expected| (Euclidean norms)."""
+    return float(np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected))
+
+
+def compare(folder: Path) -> Iterator[tuple[str, float]]:
+    """Yields (vector's name, relative error) for every golden output in `folder`.
+
+    Raises:
+        ConfigError: a file is missing.
+        WeightsError: the weights do not fit the configuration.
+    """
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(f"{folder}: {', '.join(missing)} not found. Give a folder laid out like tests/golden/nami_tiny.")
+    config = json.loads((folder / "config.json").read_text())
+    vectors = {k: _nhwc(v) for k, v in load_file(folder / "vectors.safetensors").items()}
+    model = load_nami(model_config(config["transformer"]), load_file(folder / "transformer.safetensors"))
+    yield from _compare_forward(model, vectors)
+    yield from _compare_sampling(model, folder, config, vectors)
+
+
+def _compare_forward(model: Nami, vectors: dict[str, np.ndarray]) -> Iterator[tuple[str, float]]:
+    forward = jax.jit(lambda model, *inputs, stage: model(*inputs, stage=stage), static_argnames="stage")
+    for stage in range(1, model.cfg.num_stages + 1):
+        name = f"forward.stage{stage}"
+        inputs = (vectors[f"{name}.latents"], vectors[f"{name}.timestep"])
+        velocity = forward(model, *inputs, vectors["forward.text_embeds"], vectors["forward.pooled"], stage=stage)
+        yield f"{name}.velocity", relative_error(velocity, vectors[f"{name}.velocity"])
+
+
+def _compare_sampling(
+    model: Nami, folder: Path, config: dict, vectors: dict[str, np.ndarray]
+) -> Iterator[tuple[str, float]]:
+    """Follows the released run step by step, and once more with the sampler's own jitted stages."""
+    bridge = load_bridge(load_file(folder / "bridge_flow.safetensors"))
+    stages = make_stages(model.cfg.num_stages)
+    scale = jnp.float32(config["guidance_scale"])
+    grids = stage_grids(stages, SampleConfig(tuple(config["steps"]), float(scale), grid="released"))
+    text = tuple(np.concatenate([vectors[f"sample.{n}"], vectors[f"sample.negative_{n}"]]) for n in ("text_embeds", "pooled"))
+    stepped, whole, before = vectors["sample.initial_latents"], None, None
+    for stage, grid in zip(stages, grids, strict=True):
+        if before is not None:
+            stepped = jump(stepped, None, before, bridge)
+        velocity = jax.jit(guided_velocity(model, text, scale, stage))
+        for i in range(len(grid.taus) - 1):
+            name = f"sample.stage{stage.number}.step{i}"
+            yield f"{name}.velocity", relative_error(velocity(stepped, grid.times[i]), vectors[f"{name}.velocity"])
+            stepped = euler(velocity, stepped, Grid(grid.taus[i : i + 2], grid.times[i : i + 2]))
+            yield f"{name}.latents", relative_error(stepped, vectors[f"{name}.latents"])
+        noise = vectors["sample.initial_latents"] if before is None else None  # the bridge adds none
+        whole = run_stage(model, bridge, whole, noise, text, scale, grid, stage=stage, before=before, solver="euler")
+        before = stage
+    yield "sample.final_latents", relative_error(whole, vectors["sample.final_latents"])
+
+
+def _nhwc(vector: np.ndarray) -> np.ndarray:
+    """Golden latents are NCHW; all else keeps its layout."""
+    return vector.transpose(0, 2, 3, 1) if vector.ndim == 4 else vector
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table of errors; exits with 1 above the tolerance."""
+    if len(argv) != 2:
+        raise app.UsageError("give one folder: python -m nami_jax.parity FOLDER")
+    failed = 0
+    for name, error in compare(Path(argv[1])):
+        failed += not error <= flags.FLAGS.tolerance  # also where the error is NaN
+        print(f"{error:10.2e}  {name}{'' if error <= flags.FLAGS.tolerance else '  ABOVE THE TOLERANCE'}")
+    print(f"{jax.devices()[0].device_kind}: {failed} vectors above {flags.FLAGS.tolerance:g}")
+    if failed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_float("tolerance", 2e-5, "largest relative error")
+    app.run(main)

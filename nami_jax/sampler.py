@@ -1,0 +1,182 @@
+"""Sampling: one jitted function per stage, from noise to the final latents.
+
+Before it: text states from `text`; after it: pixels in `pipeline`. Compiled functions are kept by shape, so further
+prompts, seeds and guidance scales cost no compilation.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from nami_jax.config import ModelConfig, SampleConfig, require, require_side
+from nami_jax.flow.guidance import double, guide
+from nami_jax.flow.resize import upsample
+from nami_jax.flow.schedule import Grid, linear_grids, released_grids
+from nami_jax.flow.solver import SOLVERS
+from nami_jax.flow.stages import Stage, make_stages
+from nami_jax.flow.transition import renoise
+from nami_jax.models.bridge import Bridge
+from nami_jax.models.nami import Nami
+
+
+def image_noise(seed: int, numbers: Sequence[int], stage: Stage, shape: tuple[int, int, int]) -> jax.Array:
+    """Draws each image's noise for one stage, from the seed and the image's number alone.
+
+    Args:
+        seed: of the request.
+        numbers: (B,) image numbers; the noise of a number does not depend on the others.
+        stage: the stage k, which has noise of its own.
+        shape: (H, W, C).
+
+    Returns:
+        (B, H, W, C) standard normal, float32.
+    """
+    # threefry: the same numbers alone and under vmap, on every platform.
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stage.number)
+    return _image_noise(key, jnp.asarray(numbers, jnp.uint32), shape)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _image_noise(key: jax.Array, numbers: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    return jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers)
+
+
+def check_request(model: ModelConfig, sample: SampleConfig, height: int, width: int) -> None:
+    """Checks what a user asks for before anything is compiled.
+
+    Raises:
+        ConfigError: a side that the stages or patches do not divide, or steps of the wrong length.
+    """
+    require_side(height, model, "height")
+    require_side(width, model, "width")
+    require(len(sample.steps) == model.num_stages, "steps", sample.steps, f"the model has {model.num_stages} stages",
+            f"Give {model.num_stages} counts, one per stage")  # fmt: skip
+
+
+def stage_grids(stages: Sequence[Stage], sample: SampleConfig) -> tuple[Grid, ...]:
+    """Returns the time grid of every stage."""
+    if sample.grid == "released":
+        return released_grids(len(stages), sample.steps)
+    return linear_grids(stages, sample.steps)
+
+
+def guided_velocity(model: Nami, text: tuple, guidance_scale, stage: Stage):
+    """Returns (x (B, H, W, C), t ()) -> guided velocity (B, H, W, C), both halves of the guided batch in one forward.
+
+    Args:
+        model: the network.
+        text: token states (2B, T, D) and pooled vectors (2B, P), the prompts' and then the negative prompts'.
+        guidance_scale: 1 is no guidance.
+        stage: the stage k.
+    """
+
+    def velocity(x, t):
+        times = jnp.full(2 * x.shape[0], t)
+        return guide(model(double(x), times, *text, stage=stage.number), guidance_scale)
+
+    return velocity
+
+
+def jump(x: jax.Array, noise: jax.Array | None, before: Stage, bridge: Bridge | None) -> jax.Array:
+    """Takes the latents (B, H, W, C) at the end of stage `before` to the next stage's start (B, 2H, 2W, C)."""
+    if bridge is None:
+        return renoise(x, noise, before.sigma_end)
+    return bridge(upsample(x), stage=before.number + 1)
+
+
+@functools.partial(jax.jit, static_argnames=("stage", "before", "solver"))
+def run_stage(
+    model: Nami,
+    bridge: Bridge | None,
+    x: jax.Array | None,
+    noise: jax.Array | None,
+    text: tuple,
+    guidance_scale: jax.Array,
+    grid: Grid,
+    *,
+    stage: Stage,
+    before: Stage | None,
+    solver: str,
+) -> jax.Array:
+    """Jumps into a stage and integrates over it: one compiled function per stage and shape.
+
+    Args:
+        model: the network.
+        bridge: the learned transition, or None for renoising.
+        x: (B, H/2, W/2, C) result of the stage before; None for the first stage, which starts from `noise`.
+        noise: (B, H, W, C) standard normal; None where a bridge makes the jump.
+        text: token states (2B, T, D) and pooled vectors (2B, P), prompts first.
+        guidance_scale: () float32.
+        grid: the stage's times.
+        stage: the stage k.
+        before: stage k-1, or None.
+        solver: "euler" or "heun".
+
+    Returns:
+        (B, H, W, C) latents at the stage's end.
+    """
+    x = noise if before is None else jump(x, noise, before, bridge)
+    return SOLVERS[solver](guided_velocity(model, text, guidance_scale, stage), x, grid)
+
+
+def sample_latents(
+    model: Nami,
+    text: tuple[np.ndarray, np.ndarray],
+    negative: tuple[np.ndarray, np.ndarray],
+    sample: SampleConfig,
+    *,
+    height: int,
+    width: int,
+    seed: int,
+    numbers: Sequence[int],
+    sigma_ends: Sequence[float] | None = None,
+    bridge: Bridge | None = None,
+    progress: bool = False,
+) -> jax.Array:
+    """Samples final latents (or pixels, for a model of pixels).
+
+    Args:
+        model: the network.
+        text: token states (B, T, D) and pooled vectors (B, P) of the prompts.
+        negative: the same of the negative prompts, batch B or 1.
+        sample: steps per stage, guidance scale, grid and solver.
+        height: of the final latents.
+        width: of the final latents.
+        seed: of the request.
+        numbers: (B,) image numbers within the request; noise is keyed by seed and number.
+        sigma_ends: as in training; None for the paper's.
+        bridge: the learned transition, or None for renoising.
+        progress: show a bar over the stages.
+
+    Returns:
+        (B, height, width, C) float32.
+
+    Raises:
+        ConfigError: a side that the stages or patches do not divide, or steps of the wrong length.
+    """
+    check_request(model.cfg, sample, height, width)
+    stages = make_stages(model.cfg.num_stages, sigma_ends)
+    grids = stage_grids(stages, sample)
+    states = tuple(np.concatenate([t, np.broadcast_to(n, t.shape)]) for t, n in zip(text, negative, strict=True))
+    x, before = None, None
+    for stage, grid in zip(tqdm(stages, "stages", disable=not progress), grids, strict=True):
+        shape = stage_shape(model.cfg, stage, height, width)
+        noise = image_noise(seed, numbers, stage, shape) if before is None or bridge is None else None
+        x = run_stage(
+            model, bridge, x, noise, states, jnp.float32(sample.guidance_scale), grid,
+            stage=stage, before=before, solver=sample.solver,
+        )  # fmt: skip
+        before = stage
+        if progress:
+            x.block_until_ready()
+    assert x is not None
+    return x
+
+
+def stage_shape(model: ModelConfig, stage: Stage, height: int, width: int) -> tuple[int, int, int]:
+    """Returns (H, W, C) of a stage's latents, given the final ones' height and width."""
+    return height // stage.downscale, width // stage.downscale, model.channels

@@ -1,0 +1,114 @@
+"""The joint training step over all stages, and the state it turns into the next one.
+
+Before it: `data.loader` gives one batch per stage. After it: `train` logs the metrics and saves the state.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from nami_jax.config import Config
+from nami_jax.flow.stages import Stage, make_stages
+from nami_jax.loss import by_quartile, draw, stage_losses
+from nami_jax.models.nami import Nami, abstract_model
+from nami_jax.optimizer import learning_rate, make_optimizer
+from nami_jax.sharding import BATCH, state_shardings
+
+State = dict[str, Any]
+
+
+def init_state(cfg: Config, mesh: Mesh) -> tuple[State, Any]:
+    """Creates the training state sharded from the start: no device ever holds all of it.
+
+    Returns:
+        The state, a dict of `params`, `ema`, `opt`, `step` () int32 and `key`, and its shardings.
+    """
+    shardings = state_shardings(jax.eval_shape(lambda: _new_state(cfg)), mesh)
+    return jax.jit(lambda: _new_state(cfg), out_shardings=shardings)(), shardings
+
+
+def _new_state(cfg: Config) -> State:
+    params = nnx.to_pure_dict(nnx.state(Nami(cfg.model, rngs=nnx.Rngs(cfg.train.seed))))
+    return {
+        "params": params,
+        "ema": jax.tree.map(jnp.copy, params),
+        "opt": make_optimizer(cfg.train).init(params),
+        "step": jnp.zeros((), jnp.int32),
+        # rbg compiles faster than threefry and draws the same numbers on any number of devices.
+        "key": jax.random.key(cfg.train.seed, impl="rbg"),
+    }
+
+
+def make_train_step(cfg: Config, null: dict, shardings: Any, mesh: Mesh) -> Callable[[State, Any], tuple[State, dict]]:
+    """Returns the jitted step (state, batch) -> (state, metrics); the given state is donated.
+
+    Args:
+        cfg: the run.
+        null: `text_embeds` (1, T, D) and `pooled` (1, P) of the empty caption, for caption dropout.
+        shardings: of the state, from `init_state`.
+        mesh: axes (data, fsdp).
+
+    The batch is a tuple over stages of `images` (B_k, H_k, W_k, C), `text_embeds` (B_k, T, D), `pooled` (B_k, P); each
+    combination of sizes compiles once. Metrics: `loss`, `grad_norm`, `learning_rate` (), and `loss_sums`,
+    `loss_counts` (K, 4), by stage and quarter of its noise range.
+    """
+    stages = make_stages(cfg.model.num_stages, cfg.flow.sigma_ends)
+    optimizer, schedule = make_optimizer(cfg.train), learning_rate(cfg.train)
+    graphdef, _ = abstract_model(cfg.model)
+
+    def loss_fn(params, batch, key):
+        model = nnx.merge(graphdef, params)
+        losses, sums, counts = [], [], []
+        for stage, part in zip(stages, batch, strict=True):
+            stage_key = jax.random.fold_in(key, stage.number)
+            draws = draw(stage_key, part["images"].shape, cfg.flow, cfg.train.caption_dropout)
+            losses.append(stage_losses(model, stage, part, null, draws))
+            stage_sums, stage_counts = by_quartile(losses[-1], draws.tau)
+            sums.append(stage_sums)
+            counts.append(stage_counts)
+        # Each image counts once, whatever its stage: the phases' ratios are the stages' weights.
+        return jnp.concatenate(losses).mean(), {"loss_sums": jnp.stack(sums), "loss_counts": jnp.stack(counts)}
+
+    def step(state, batch):
+        key = jax.random.fold_in(state["key"], state["step"])
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"], batch, key)
+        updates, opt = optimizer.update(grads, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        decay = ema_decay(cfg.train.ema_decay, state["step"])
+        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], params)
+        metrics |= {
+            "loss": loss,
+            "grad_norm": optax.global_norm(grads),
+            "learning_rate": schedule(state["step"]),
+        }
+        return state | {"params": params, "ema": ema, "opt": opt, "step": state["step"] + 1}, metrics
+
+    batch_sharding = NamedSharding(mesh, BATCH)
+    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, batch_sharding), out_shardings=(shardings, None))
+
+
+def make_eval_step(cfg: Config, null: dict) -> Callable[[Any, Any, jax.Array], jax.Array]:
+    """Returns the jitted (params, batch, key) -> mean loss per stage (K,), captions kept, noise and times by `key`."""
+    stages = make_stages(cfg.model.num_stages, cfg.flow.sigma_ends)
+    graphdef, _ = abstract_model(cfg.model)
+
+    def step(params, batch, key):
+        model = nnx.merge(graphdef, params)
+        return jnp.stack([_eval_loss(model, stage, part, null, cfg, key) for stage, part in zip(stages, batch, strict=True)])
+
+    return jax.jit(step)
+
+
+def _eval_loss(model: Nami, stage: Stage, part: dict, null: dict, cfg: Config, key: jax.Array) -> jax.Array:
+    draws = draw(jax.random.fold_in(key, stage.number), part["images"].shape, cfg.flow, caption_dropout=0.0)
+    return stage_losses(model, stage, part, null, draws).mean()
+
+
+def ema_decay(limit: float, step: jax.Array) -> jax.Array:
+    """Returns the EMA's decay at a step: (1 + s) / (10 + s) at first, so that early weights are forgotten, then `limit`."""
+    return jnp.minimum(limit, (1.0 + step) / (10.0 + step))

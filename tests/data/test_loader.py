@@ -1,0 +1,171 @@
+import collections
+
+import numpy as np
+import pytest
+
+from nami_jax.config import ConfigError
+from nami_jax.data.images import to_stage
+from nami_jax.data.loader import eval_batches, train_loader
+from nami_jax.data.source import CaptionedImages, CorruptDataError, all_captions, open_source
+
+
+@pytest.fixture(scope="module")
+def source(run_config) -> CaptionedImages:
+    return open_source(run_config.data, "train")
+
+
+@pytest.fixture
+def text(source, make_table):
+    return make_table(all_captions(source))
+
+
+def all_equal(one, other):
+    assert len(one) == len(other)
+    for batch, other_batch in zip(one, other, strict=True):
+        assert batch.keys() == other_batch.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other_batch[name])
+
+
+def contents(steps):
+    """What each stage saw: its images and pooled vectors, as a multiset per step."""
+    return [
+        [
+            collections.Counter((image.tobytes(), pooled.tobytes()) for image, pooled in rows)
+            for rows in (
+                [pair for part in stage for pair in zip(part["images"], part["pooled"], strict=True)]
+                for stage in zip(*processes, strict=True)
+            )
+        ]
+        for processes in steps
+    ]
+
+
+def test_an_element_is_one_step_of_every_stage(source, text, run_config):
+    step = next(train_loader(source, text, run_config))
+    assert [batch["images"].shape for batch in step] == [(8, 8, 8, 3), (4, 16, 16, 3), (4, 32, 32, 3)]
+    assert [batch["text_embeds"].shape for batch in step] == [(8, 5, 3), (4, 5, 3), (4, 5, 3)]
+    assert [batch["pooled"].shape for batch in step] == [(8, 2), (4, 2), (4, 2)]
+    for batch in step:
+        assert all(array.dtype == np.float32 for array in (batch["images"], batch["text_embeds"], batch["pooled"]))
+        assert -1 <= batch["images"].min() < -0.3 < 0.9 < batch["images"].max() <= 1
+
+
+def test_sizes_change_with_the_phase_and_the_run_ends_with_its_steps(source, text, run_config):
+    sizes = [tuple(len(batch["images"]) for batch in step) for step in train_loader(source, text, run_config)]
+    assert sizes == [(8, 4, 4)] * 3 + [(4, 8, 4)] * 3 + [(4, 4, 12)] * 4
+
+
+def test_equal_seeds_give_equal_steps_and_others_do_not(source, text, run_config, replace):
+    first = next(train_loader(source, text, run_config))
+    all_equal(first, next(train_loader(source, text, run_config)))
+    other = next(train_loader(source, text, replace(run_config, "train", seed=4)))
+    assert not np.array_equal(first[0]["pooled"], other[0]["pooled"])
+
+
+@pytest.mark.parametrize("position", [2, 3, 7])
+def test_resuming_continues_where_it_stopped(source, text, run_config, position):
+    steps = list(train_loader(source, text, run_config))
+    interrupted = train_loader(source, text, run_config)
+    for _ in range(position):
+        next(interrupted)
+    state = interrupted.get_state()
+    assert state == {"next_index": position}
+    resumed = train_loader(source, text, run_config)
+    resumed.set_state(state)
+    rest = list(resumed)
+    assert len(rest) == len(steps) - position
+    for step, expected in zip(rest, steps[position:], strict=True):
+        all_equal(step, expected)
+
+
+def test_any_number_of_processes_sees_the_same_samples_stage_by_stage(source, text, run_config, replace):
+    cfg = replace(run_config, "data", flip=True)
+    runs = {
+        count: list(
+            zip(
+                *(train_loader(source, text, cfg, process_index=i, process_count=count) for i in range(count)),
+                strict=True,
+            )
+        )
+        for count in (1, 2, 4)
+    }
+    assert len(runs[1]) == len(runs[2]) == len(runs[4]) == 10
+    assert contents(runs[1]) == contents(runs[2]) == contents(runs[4])
+
+
+def test_no_image_comes_twice_within_an_epoch_whatever_its_stage_and_phase(source, text, run_config):
+    shown = {to_stage(source[i]["image"][None], f)[0].tobytes(): i for i in range(len(source)) for f in (4, 2, 1)}
+    assert len(shown) == 3 * len(source)
+    steps = train_loader(source, text, run_config)
+    seen = collections.Counter(shown[image.tobytes()] for step in steps for batch in step for image in batch["images"])
+    assert seen.total() == 3 * 16 + 3 * 16 + 4 * 20 < len(source)
+    assert max(seen.values()) == 1
+
+
+def test_captions_differ_from_visit_to_visit_and_belong_to_the_image(source, text, run_config, replace):
+    cfg = replace(replace(run_config, "train", steps=40), "data", cache_images=0)
+    states = {text.lookup([caption]).pooled.tobytes(): caption for caption in all_captions(source)}
+    captions = {source[i]["image"].tobytes(): source[i]["captions"] for i in range(len(source))}
+    drawn = collections.defaultdict(set)
+    for step in train_loader(source, text, cfg):
+        for image, pooled in zip(step[-1]["images"], step[-1]["pooled"], strict=True):
+            key = np.rint((image + 1) * 127.5).astype(np.uint8).tobytes()
+            caption = states[pooled.tobytes()]
+            assert caption in captions[key]
+            drawn[key].add(caption)
+    assert sum(len(texts) > 1 for texts in drawn.values()) > 10
+
+
+def test_half_of_the_images_are_mirrored_if_asked(source, text, run_config, replace):
+    plain = next(train_loader(source, text, run_config))[0]["images"]
+    flipped = next(train_loader(source, text, replace(run_config, "data", flip=True)))[0]["images"]
+    mirrored = [np.array_equal(a[:, ::-1], b) for a, b in zip(plain, flipped, strict=True)]
+    same = [np.array_equal(a, b) for a, b in zip(plain, flipped, strict=True)]
+    assert all(a or b for a, b in zip(mirrored, same, strict=True))
+    assert 0 < sum(mirrored) < len(mirrored)
+
+
+def test_batches_that_processes_cannot_share_are_refused(source, text, run_config):
+    with pytest.raises(ConfigError, match=r"train\.stage_batches = \(8, 4, 4\): 8 processes.*multiples of 8"):
+        train_loader(source, text, run_config, process_count=8)
+
+
+def test_a_corrupt_data_set_stops_the_loader(run_config, make_table):
+    broken = CaptionedImages([{"image": b"", "captions": [b"x"]}] * 20, run_config.data)
+    with pytest.raises(CorruptDataError, match="max_corrupt_share"):
+        next(train_loader(broken, make_table(["x"]), run_config))
+
+
+@pytest.fixture(scope="module")
+def held_out(run_config) -> CaptionedImages:
+    return open_source(run_config.data, "held_out")
+
+
+def test_evaluation_covers_the_split_in_full_batches_at_every_stage(held_out, make_table, run_config):
+    captions = all_captions(held_out)
+    table = make_table(captions)
+    batches = list(eval_batches(held_out, table, run_config))
+    assert len(batches) == -(-len(held_out) // 8)
+    for stage, side in enumerate((8, 16, 32)):
+        assert all(batch[stage]["images"].shape == (8, side, side, 3) for batch in batches)
+        pooled = np.concatenate([batch[stage]["pooled"] for batch in batches])
+        firsts = [held_out[i % len(held_out)]["captions"][0] for i in range(len(pooled))]
+        np.testing.assert_array_equal(pooled, table.lookup(firsts).pooled)
+    images = np.concatenate([batch[-1]["images"] for batch in batches])
+    np.testing.assert_array_equal(images[len(held_out) :], images[: len(images) - len(held_out)])
+
+
+def test_evaluation_batches_join_up_from_any_number_of_processes(held_out, make_table, run_config):
+    table = make_table(all_captions(held_out))
+    whole = list(eval_batches(held_out, table, run_config))
+    halves = [list(eval_batches(held_out, table, run_config, process_index=i, process_count=2)) for i in range(2)]
+    for batch, *parts in zip(whole, *halves, strict=True):
+        for stage, pieces in zip(batch, zip(*parts, strict=True), strict=True):
+            for name in stage:
+                np.testing.assert_array_equal(stage[name], np.concatenate([piece[name] for piece in pieces]))
+
+
+def test_an_evaluation_batch_that_processes_cannot_share_is_refused(held_out, make_table, run_config):
+    with pytest.raises(ConfigError, match=r"train\.eval_batch = 8"):
+        next(eval_batches(held_out, make_table(["x"]), run_config, process_count=3))

@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nami_jax.flow.interpolant import interpolate, logit_normal, stage_ends
+from nami_jax.flow.resize import pool, upsample
+from nami_jax.flow.stages import make_stages
+
+
+def latents_and_noise(side: int = 8):
+    keys = jax.random.split(jax.random.key(0))
+    return tuple(jax.random.normal(key, (2, side, side, 3)) for key in keys)
+
+
+def test_a_single_stage_runs_from_noise_to_data():
+    latents, noise = latents_and_noise()
+    x_start, x_end = stage_ends(latents, noise, make_stages(1)[0])
+    np.testing.assert_array_equal(x_start, noise)
+    np.testing.assert_array_equal(x_end, latents)
+
+
+def test_first_stage_starts_from_pure_noise_and_last_ends_in_data():
+    latents, noise = latents_and_noise()
+    first, _, last = make_stages(3)
+    np.testing.assert_array_equal(stage_ends(latents, noise, first)[0], noise)
+    np.testing.assert_array_equal(stage_ends(latents, noise, last)[1], latents)
+
+
+def test_ends_of_the_middle_stage_worked_by_hand():
+    latents = jnp.array([[0.0, 4.0], [4.0, 8.0]]).reshape(1, 2, 2, 1)  # block mean 4
+    noise = jnp.full((1, 2, 2, 1), 3.0)
+    x_start, x_end = stage_ends(latents, noise, make_stages(3)[1])
+    np.testing.assert_allclose(x_start, np.full((1, 2, 2, 1), 0.2 * 4 + 0.8 * 3), rtol=1e-6)
+    np.testing.assert_allclose(x_end[0, :, :, 0], 2 / 3 * np.array([[0, 4], [4, 8]]) + 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_path_joins_its_ends_and_velocity_is_their_difference(number):
+    latents, noise = latents_and_noise()
+    ends = stage_ends(latents, noise, make_stages(3)[number - 1])
+    at_start, velocity = interpolate(*ends, jnp.ones(2))
+    at_end, _ = interpolate(*ends, jnp.zeros(2))
+    np.testing.assert_allclose(at_start, ends[0], atol=1e-6)
+    np.testing.assert_allclose(at_end, ends[1], atol=1e-6)
+    np.testing.assert_allclose(at_end + velocity, at_start, atol=1e-6)
+
+
+def test_both_ends_share_their_noise():
+    # With data that pooling keeps, the whole path stays on the line between data and one noise.
+    latents, noise = upsample(latents_and_noise(4)[0]), latents_and_noise(8)[1]
+    stage = make_stages(3)[1]
+    x_start, x_end = stage_ends(latents, noise, stage)
+    np.testing.assert_allclose((x_start - x_end) / (stage.sigma_start - stage.sigma_end), noise - latents, atol=1e-5)
+    assert pool(latents).shape == (2, 4, 4, 3)
+
+
+def test_times_are_logit_normal():
+    tau = logit_normal(jax.random.key(0), (20_000,), mean=0.5, std=2.0)
+    logits = jnp.log(tau) - jnp.log1p(-tau)
+    assert float(jnp.mean(logits)) == pytest.approx(0.5, abs=0.05)  # 3.5 standard errors
+    assert float(jnp.std(logits)) == pytest.approx(2.0, abs=0.05)
+    assert float(tau.min()) > 0
+    assert float(tau.max()) < 1
