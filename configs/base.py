@@ -16,7 +16,11 @@ def get_config() -> ConfigDict:
             "num_heads": 4,  # width = num_heads * sum(rope_axes)
             "rope_axes": (8, 12, 12),  # head channels that encode text position, row and column
             "double_blocks": 1,  # two-stream blocks, run by every stage
-            "stage_single_blocks": (1, 2, 4),  # single-stream blocks run by each stage; its length is the number of stages
+            "stage_single_blocks": (
+                1,
+                2,
+                4,
+            ),  # single-stream blocks run by each stage; its length is the number of stages
             "mlp_ratio": 4,
             "text_dim": 384,  # sizes of the text encoder: MiniLM-L6
             "pooled_dim": 384,
@@ -83,6 +87,4 @@ def get_config() -> ConfigDict:
         }
     )
     sample = ConfigDict({"steps": (10, 10, 10), "guidance_scale": 3.0, "grid": "linear", "solver": "euler"})
-    return ConfigDict(
-        {"model": model, "flow": flow, "data": data, "text": text, "train": train, "sample": sample}
-    )
+    return ConfigDict({"model": model, "flow": flow, "data": data, "text": text, "train": train, "sample": sample})

@@ -1,6 +1,9 @@
 """Progressive rectified-flow image generators (NAMI, arXiv 2503.09242) in JAX: training, sampling, evidence."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nami_jax.pipeline import NamiPipeline
 
 __all__ = ["NamiPipeline"]
 

@@ -31,7 +31,9 @@ class Checkpoints:
         """
         folder = Path(workdir).absolute() / "checkpoints"
         if cfg is None and not folder.is_dir():
-            raise CheckpointError(f"{workdir} holds no checkpoints. Give the workdir of a training run, e.g. runs/emoji_tiny.")
+            raise CheckpointError(
+                f"{workdir} holds no checkpoints. Give the workdir of a training run, e.g. runs/emoji_tiny."
+            )
         self.folder = folder
         self._cfg = cfg
         keep = cfg.train.keep_checkpoints if cfg else None
@@ -39,7 +41,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder, options=options, item_names=ITEMS)
         if cfg is None and self._manager.latest_step() is None:
             unfinished = sorted(p.name for p in folder.iterdir())
-            raise CheckpointError(f"{folder} holds no finished checkpoint, only {unfinished}. Train on to the next save.")
+            raise CheckpointError(
+                f"{folder} holds no finished checkpoint, only {unfinished}. Train on to the next save."
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -128,5 +132,3 @@ def require_same_run(saved: Config, current: Config, folder: Path) -> None:
             require(saved_fields[section][name] == value, f"{section}.{name}", value,
                     f"the run in {folder} was begun with {saved_fields[section][name]!r}",
                     "Set that value, or another --workdir")  # fmt: skip
-
-

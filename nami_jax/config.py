@@ -6,6 +6,7 @@ anything is compiled, and all other modules receive the dataclasses (never a Con
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,14 +49,17 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
+        """H, channels of one attention head."""
         return sum(self.rope_axes)
 
     @property
     def width(self) -> int:
+        """D, channels of a token."""
         return self.num_heads * self.head_dim
 
     @property
     def num_stages(self) -> int:
+        """K."""
         return len(self.stage_single_blocks)
 
     def __post_init__(self) -> None:
@@ -65,7 +69,9 @@ class ModelConfig:
         require(len(self.rope_axes) == 3 and all(a >= 2 and a % 2 == 0 for a in self.rope_axes), "model.rope_axes",
                 self.rope_axes, "needs three even sizes of at least 2", "Set e.g. (8, 12, 12)")  # fmt: skip
         singles = self.stage_single_blocks
-        require(len(singles) >= 1, "model.stage_single_blocks", singles, "needs one count per stage", "Set e.g. (1, 2, 4)")
+        require(
+            len(singles) >= 1, "model.stage_single_blocks", singles, "needs one count per stage", "Set e.g. (1, 2, 4)"
+        )
         require(all(b >= 0 for b in singles) and list(singles) == sorted(singles), "model.stage_single_blocks", singles,
                 "counts must not fall from stage to stage, since each stage runs a prefix of the next one's blocks",
                 f"Set e.g. {tuple(sorted(abs(b) for b in singles))}")  # fmt: skip
@@ -87,7 +93,7 @@ class FlowConfig:
     def __post_init__(self) -> None:
         ends = self.sigma_ends
         if ends is not None:
-            falling = all(a > b for a, b in zip(ends, ends[1:], strict=False))
+            falling = all(a > b for a, b in itertools.pairwise(ends))
             require(len(ends) >= 1 and falling and ends[-1] == 0.0 and all(0.0 <= e < 1.0 for e in ends),
                     "flow.sigma_ends", ends, "must fall strictly within [0, 1) and end in 0.0",
                     "Set e.g. (2/3, 1/3, 0.0), or None for the paper's")  # fmt: skip
@@ -172,7 +178,7 @@ class TrainConfig:
                 "stage_batches, phase_starts and phase_learning_rates need one entry per phase",
                 "Give all three the same length")  # fmt: skip
         starts = self.phase_starts
-        rising = all(a < b for a, b in zip(starts, starts[1:], strict=False))
+        rising = all(a < b for a, b in itertools.pairwise(starts))
         require(starts[0] == 0.0 and rising and starts[-1] < 1.0, "train.phase_starts", starts,
                 "must begin with 0.0 and rise below 1.0", "Set e.g. (0.0, 0.3, 0.6)")  # fmt: skip
         require(all(lr > 0 for lr in self.phase_learning_rates), "train.phase_learning_rates",
@@ -195,11 +201,25 @@ class SampleConfig:
     solver: str = "euler"  # "euler" or "heun"
 
     def __post_init__(self) -> None:
-        require(all(n >= 1 for n in self.steps), "sample.steps", self.steps, "each stage needs a step", "Set e.g. (10, 10, 10)")
-        require(self.guidance_scale >= 0, "sample.guidance_scale", self.guidance_scale, "must not be negative", "Set e.g. 3.0")
+        require(
+            all(n >= 1 for n in self.steps),
+            "sample.steps",
+            self.steps,
+            "each stage needs a step",
+            "Set e.g. (10, 10, 10)",
+        )
+        require(
+            self.guidance_scale >= 0,
+            "sample.guidance_scale",
+            self.guidance_scale,
+            "must not be negative",
+            "Set e.g. 3.0",
+        )
         require(self.grid in ("linear", "released"), "sample.grid", self.grid, "is not a time grid",
                 "Set 'linear' or 'released'")  # fmt: skip
-        require(self.solver in ("euler", "heun"), "sample.solver", self.solver, "is not a solver", "Set 'euler' or 'heun'")
+        require(
+            self.solver in ("euler", "heun"), "sample.solver", self.solver, "is not a solver", "Set 'euler' or 'heun'"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,12 +235,16 @@ class Config:
 
     def __post_init__(self) -> None:
         stages = self.model.num_stages
-        per_stage = [("sample.steps", self.sample.steps)] + [("train.stage_batches", b) for b in self.train.stage_batches]
+        per_stage: list[tuple[str, tuple[float, ...]]] = [("sample.steps", self.sample.steps)]
+        per_stage += [("train.stage_batches", b) for b in self.train.stage_batches]
         if self.flow.sigma_ends is not None:
             per_stage.append(("flow.sigma_ends", self.flow.sigma_ends))
         for field, value in per_stage:
             require(len(value) == stages, field, value, f"the model has {stages} stages",
                     f"Give {stages} values, one per stage")  # fmt: skip
+        for batch in self.train.stage_batches:
+            require(all(b >= 1 for b in batch), "train.stage_batches", batch, "each stage needs an image in every step",
+                    f"Set e.g. {tuple(max(b, 1) for b in batch)}")  # fmt: skip
         require_side(self.data.side, self.model, "data.side")
 
     @classmethod

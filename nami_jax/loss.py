@@ -37,7 +37,8 @@ def stage_losses(model: Nami, stage: Stage, batch: dict, null: dict, draws: Stag
     Args:
         model: the network.
         stage: the stage k.
-        batch: `images` (B, H, W, C) in [-1, 1] or latents at the stage's size, `text_embeds` (B, T, D), `pooled` (B, P).
+        batch: `images` (B, H, W, C), pixels in [-1, 1] or latents, at the stage's size; `text_embeds` (B, T, D) and
+            `pooled` (B, P) of their captions.
         null: `text_embeds` (1, T, D) and `pooled` (1, P) of the empty caption.
         draws: noise, times and dropped captions.
 

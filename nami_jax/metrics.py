@@ -17,7 +17,7 @@ class NonFiniteLossError(FloatingPointError):
 
 
 class Interval:
-    """Collects the metrics of consecutive steps without waiting for the device, until `summary` is asked for."""
+    """Collects the metrics of consecutive steps until `summary` is asked for."""
 
     def __init__(self) -> None:
         self._steps: list[int] = []
@@ -29,23 +29,32 @@ class Interval:
         self._since = time.perf_counter()
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Keeps one step's metrics, as `make_train_step` describes them."""
+        """Keeps one step's metrics, as `make_train_step` describes them, and waits for those of the step before.
+
+        So one step runs while the next is prepared, and the progress bar tells the true rate.
+
+        Raises:
+            NonFiniteLossError: the loss of the step before is not finite.
+        """
+        self.require_finite()
         self._steps.append(step)
         self._metrics.append(metrics)
 
     def require_finite(self) -> None:
-        """Waits for the steps collected so far.
+        """Waits for the last step.
 
         Raises:
-            NonFiniteLossError: the loss of one of them is not finite.
+            NonFiniteLossError: its loss is not finite.
         """
-        for step, metrics in zip(self._steps, self._metrics, strict=True):
-            loss = float(metrics["loss"])
-            if not np.isfinite(loss):
-                raise NonFiniteLossError(
-                    f"step {step}: the loss is {loss} (gradient norm {float(metrics['grad_norm'])}). The checkpoints "
-                    "before this step are good. Lower train.phase_learning_rates or train.grad_clip, or train longer warm-up."
-                )
+        if not self._metrics:
+            return
+        step, metrics = self._steps[-1], self._metrics[-1]
+        loss = float(metrics["loss"])
+        if not np.isfinite(loss):
+            raise NonFiniteLossError(
+                f"step {step}: the loss is {loss} (gradient norm {float(metrics['grad_norm'])}). The checkpoints "
+                "before this step are good. Lower train.phase_learning_rates or raise train.warmup_steps."
+            )
 
     def summary(self, stage_batch: Sequence[int]) -> dict[str, float]:
         """Averages the steps collected since the last summary.
@@ -54,8 +63,9 @@ class Interval:
             stage_batch: images of each stage in a step.
 
         Returns:
-            `loss`, `grad_norm`, `learning_rate`, `steps_per_second`, `images_per_second/stage_k`, `loss/stage_k` and `loss/stage_k/noise_q` for the quarter q of the
-            stage's noise range, 1 the cleanest; quarters that no image fell into are left out.
+            `loss`, `grad_norm`, `learning_rate`, `steps_per_second`, `images_per_second/stage_k`, `loss/stage_k` and
+            `loss/stage_k/noise_q` for the quarter q of the stage's noise range, 1 the cleanest; quarters that no image
+            fell into are left out.
 
         Raises:
             NonFiniteLossError: the loss of a step is not finite.

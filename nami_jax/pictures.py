@@ -21,7 +21,9 @@ def to_images(pixels: np.ndarray) -> list[Image.Image]:
     return [Image.fromarray(level) for level in levels]
 
 
-def grid(captions: Sequence[str], rows: Sequence[Sequence[Image.Image]], title: str = "", columns: int = COLUMNS) -> Image.Image:
+def grid(
+    captions: Sequence[str], rows: Sequence[Sequence[Image.Image]], title: str = "", columns: int = COLUMNS
+) -> Image.Image:
     """Lays images out in columns, each with its caption below.
 
     Args:

@@ -111,7 +111,7 @@ class NamiPipeline:
             some = slice(start, start + batch_size)
             pixels = sample_latents(
                 self.model, TextStates(text.embeds[rows[some]], text.pooled[rows[some]]), negative, sample,
-                height=height, width=width, seed=seed, numbers=numbers[some],
+                height=height, width=width, seed=seed, numbers=numbers[some].tolist(),
                 sigma_ends=self.cfg.flow.sigma_ends, progress=progress,
             )  # fmt: skip
             pictures += to_images(np.asarray(pixels))

@@ -3,7 +3,7 @@
 One table relates each released tensor to a slot of our stacked parameters; reading and writing both walk that table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,7 +129,9 @@ def load_nami(cfg: ModelConfig, tensors: Mapping[str, np.ndarray]) -> Nami:
         WeightsError: keys are missing, unexpected or misshapen; all are listed.
     """
     graphdef, params = abstract_model(cfg)
-    arrays = {path: np.empty(leaf.shape, np.float32) for path, leaf in _leaves(params)}
+    arrays: dict[tuple[str, ...], np.ndarray] = {
+        path: np.empty(leaf.shape, np.float32) for path, leaf in _leaves(params)
+    }
     slots = nami_slots(cfg)
     expected = {key: _released_shape(arrays[slot.path][slot.index], key) for key, slot in slots.items()}
     require_tensors(expected, {key: value.shape for key, value in tensors.items()})
@@ -188,7 +190,7 @@ def _released_shape(ours: np.ndarray, key: str) -> tuple[int, ...]:
     return (ours.size,)
 
 
-def _leaves(params: Mapping[str, Any], path: tuple[str, ...] = ()):
+def _leaves(params: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yields (path, leaf) of nested dicts."""
     for name, value in params.items():
         if isinstance(value, Mapping):

@@ -83,16 +83,17 @@ def guided_velocity(model: Nami, text: tuple, guidance_scale, stage: Stage):
 
 def jump(x: jax.Array, noise: jax.Array | None, before: Stage, bridge: Bridge | None) -> jax.Array:
     """Takes the latents (B, H, W, C) at the end of stage `before` to the next stage's start (B, 2H, 2W, C)."""
-    if bridge is None:
-        return renoise(x, noise, before.sigma_end)
-    return bridge(upsample(x), stage=before.number + 1)
+    if bridge is not None:
+        return bridge(upsample(x), stage=before.number + 1)
+    assert noise is not None, "renoising needs noise"
+    return renoise(x, noise, before.sigma_end)
 
 
 @functools.partial(jax.jit, static_argnames=("stage", "before", "solver"))
 def run_stage(
     model: Nami,
     bridge: Bridge | None,
-    x: jax.Array | None,
+    x: jax.Array,
     noise: jax.Array | None,
     text: tuple,
     guidance_scale: jax.Array,
@@ -107,8 +108,8 @@ def run_stage(
     Args:
         model: the network.
         bridge: the learned transition, or None for renoising.
-        x: (B, H/2, W/2, C) result of the stage before; None for the first stage, which starts from `noise`.
-        noise: (B, H, W, C) standard normal; None where a bridge makes the jump.
+        x: (B, H/2, W/2, C) result of the stage before; for the first stage its start, (B, H, W, C) standard normal.
+        noise: (B, H, W, C) standard normal for renoising; None for the first stage and where a bridge makes the jump.
         text: token states (2B, T, D) and pooled vectors (2B, P), prompts first.
         guidance_scale: () float32.
         grid: the stage's times.
@@ -119,8 +120,8 @@ def run_stage(
     Returns:
         (B, H, W, C) latents at the stage's end.
     """
-    x = noise if before is None else jump(x, noise, before, bridge)
-    return SOLVERS[solver](guided_velocity(model, text, guidance_scale, stage), x, grid)
+    start = x if before is None else jump(x, noise, before, bridge)
+    return SOLVERS[solver](guided_velocity(model, text, guidance_scale, stage), start, grid)
 
 
 def sample_latents(
@@ -162,10 +163,10 @@ def sample_latents(
     stages = make_stages(model.cfg.num_stages, sigma_ends)
     grids = stage_grids(stages, sample)
     states = tuple(np.concatenate([t, np.broadcast_to(n, t.shape)]) for t, n in zip(text, negative, strict=True))
-    x, before = None, None
+    x, before = image_noise(seed, numbers, stages[0], stage_shape(model.cfg, stages[0], height, width)), None
     for stage, grid in zip(tqdm(stages, "stages", disable=not progress), grids, strict=True):
         shape = stage_shape(model.cfg, stage, height, width)
-        noise = image_noise(seed, numbers, stage, shape) if before is None or bridge is None else None
+        noise = None if before is None or bridge else image_noise(seed, numbers, stage, shape)
         x = run_stage(
             model, bridge, x, noise, states, jnp.float32(sample.guidance_scale), grid,
             stage=stage, before=before, solver=sample.solver,
@@ -173,7 +174,6 @@ def sample_latents(
         before = stage
         if progress:
             x.block_until_ready()
-    assert x is not None
     return x
 
 

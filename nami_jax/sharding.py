@@ -16,7 +16,7 @@ from nami_jax.config import ConfigError, require
 BATCH = PartitionSpec(("data", "fsdp"))
 
 # First match wins. Stacked blocks have the layer axis first; it is never sharded, since scan walks along it.
-RULES: tuple[tuple[str, PartitionSpec], ...] = (
+RULES = (
     (r"blocks/.*qkv/linear/kernel$", PartitionSpec(None, "fsdp", None, None, None)),
     (r"blocks/.*kernel$", PartitionSpec(None, "fsdp", None)),
     (r"(image|text|time|pooled)_in/.*kernel$", PartitionSpec(None, "fsdp")),
@@ -25,7 +25,7 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 )
 
 
-def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Arranges devices (default: all) as (data, fsdp).
 
     Raises:

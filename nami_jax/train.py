@@ -6,7 +6,7 @@ continues an interrupted run. Fields of the config are set as flags: `--config.t
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from nami_jax.sharding import make_mesh, require_divisible, shard_batch
 from nami_jax.text import TextTable, encode_captions
 from nami_jax.train_step import init_state, make_eval_step, make_train_step
 
-
 # What is due every so many steps, and at the last one, in this order.
 EVERY = ("log_every", "checkpoint_every", "eval_every", "sample_every")
 
@@ -41,7 +40,9 @@ def open_data(cfg: Config) -> tuple[CaptionedImages, CaptionedImages, TextTable]
     embeds, pooled = table.empty
     for field, found in (("text_dim", embeds.shape[-1]), ("pooled_dim", pooled.shape[-1])):
         if getattr(cfg.model, field) != found:
-            raise ConfigError(f"model.{field} = {getattr(cfg.model, field)}: the text encoder gives {found}. Set {found}.")
+            raise ConfigError(
+                f"model.{field} = {getattr(cfg.model, field)}: the text encoder gives {found}. Set {found}."
+            )
     return train, held_out, table
 
 
@@ -51,7 +52,7 @@ def validation(eval_step: Callable, params: Any, batches: Iterable, key: jax.Arr
     return {f"validation/stage_{k}": float(loss) for k, loss in enumerate(np.mean(losses, axis=0), start=1)}
 
 
-def train(cfg: Config, workdir: Path, devices: list[jax.Device] | None = None, stop_after: int | None = None) -> Any:
+def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop_after: int | None = None) -> Any:
     """Runs or continues a training run.
 
     Args:
@@ -128,7 +129,9 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    config_flags.DEFINE_config_file("config", None, "file of the run's config, e.g. configs/emoji_tiny.py", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", None, "file of the run's config, e.g. configs/emoji_tiny.py", lock_config=True
+    )
     flags.DEFINE_string("workdir", None, "folder to keep the run in, e.g. runs/emoji_tiny", required=True)
     flags.DEFINE_integer("stop_after", None, "stop once this many steps are done, saving; the same command continues")
     flags.mark_flag_as_required("config")

@@ -83,7 +83,7 @@ def make_train_step(cfg: Config, null: dict, shardings: Any, mesh: Mesh) -> Call
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], params)
         metrics |= {
             "loss": loss,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state["step"]),
         }
         return state | {"params": params, "ema": ema, "opt": opt, "step": state["step"] + 1}, metrics
@@ -99,7 +99,9 @@ def make_eval_step(cfg: Config, null: dict) -> Callable[[Any, Any, jax.Array], j
 
     def step(params, batch, key):
         model = nnx.merge(graphdef, params)
-        return jnp.stack([_eval_loss(model, stage, part, null, cfg, key) for stage, part in zip(stages, batch, strict=True)])
+        return jnp.stack(
+            [_eval_loss(model, stage, part, null, cfg, key) for stage, part in zip(stages, batch, strict=True)]
+        )
 
     return jax.jit(step)
 
@@ -110,5 +112,5 @@ def _eval_loss(model: Nami, stage: Stage, part: dict, null: dict, cfg: Config, k
 
 
 def ema_decay(limit: float, step: jax.Array) -> jax.Array:
-    """Returns the EMA's decay at a step: (1 + s) / (10 + s) at first, so that early weights are forgotten, then `limit`."""
+    """Returns the EMA's decay at a step: at first (1 + s) / (10 + s), which forgets the first weights, then `limit`."""
     return jnp.minimum(limit, (1.0 + step) / (10.0 + step))

@@ -8,7 +8,7 @@ import functools
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, TypedDict
+from typing import NamedTuple, TypedDict
 
 import grain
 import numpy as np
@@ -17,21 +17,7 @@ from nami_jax.config import Config, require
 from nami_jax.data.images import to_stage
 from nami_jax.data.phases import phase_bounds
 from nami_jax.data.source import CaptionedImages, Sample
-
-
-class TextStates(Protocol):
-    """States of B texts: embeds (B, T, D) and pooled (B, P), float32."""
-
-    embeds: np.ndarray
-    pooled: np.ndarray
-
-
-class TextLookup(Protocol):
-    """What knows the states of every caption, e.g. `nami_jax.text.TextTable`."""
-
-    def lookup(self, captions: Sequence[str]) -> TextStates:
-        """Returns the states of B captions."""
-        ...
+from nami_jax.text import TextTable
 
 
 class StageBatch(TypedDict):
@@ -53,7 +39,7 @@ class Visit(NamedTuple):
 
 
 def train_loader(
-    source: CaptionedImages, text: TextLookup, cfg: Config, *, process_index: int = 0, process_count: int = 1
+    source: CaptionedImages, text: TextTable, cfg: Config, *, process_index: int = 0, process_count: int = 1
 ) -> grain.DatasetIterator[Step]:
     """Returns an iterator over the steps of a run, at step 0.
 
@@ -84,7 +70,7 @@ def _read_options() -> grain.ReadOptions:
 
 
 def _steps(
-    source: CaptionedImages, text: TextLookup, cfg: Config, process_index: int, process_count: int
+    source: CaptionedImages, text: TextTable, cfg: Config, process_index: int, process_count: int
 ) -> grain.MapDataset[Step]:
     for sizes in cfg.train.stage_batches:
         require(all(b >= 1 and b % process_count == 0 for b in sizes), "train.stage_batches", sizes,
@@ -98,8 +84,9 @@ def _steps(
     for sizes, (first, last) in zip(cfg.train.stage_batches, itertools.pairwise(bounds), strict=True):
         stop = start + sum(sizes) * (last - first)
         local = [b // process_count for b in sizes]
-        batches = visits[start + process_index : stop : process_count].batch(sum(local), batch_fn=list)
-        phases += [batches.map(functools.partial(_deal, sizes=local, text=text))] if last > first else []
+        if last > first:
+            batches = visits[start + process_index : stop : process_count].batch(sum(local), batch_fn=list)
+            phases.append(batches.map(functools.partial(_deal, sizes=local, text=text)))
         start = stop
     return grain.MapDataset.concatenate(phases)
 
@@ -110,7 +97,7 @@ def _draw(sample: Sample, rng: np.random.Generator, flip: bool) -> Visit:
     return Visit(sample["image"][:, ::-1] if mirror else sample["image"], caption)
 
 
-def _deal(visits: Sequence[Visit], sizes: Sequence[int], text: TextLookup) -> Step:
+def _deal(visits: Sequence[Visit], sizes: Sequence[int], text: TextTable) -> Step:
     """Deals a step's visits out to the stages: the first `sizes[0]` go to stage 1, and so on."""
     deck = iter(visits)
     parts = [list(itertools.islice(deck, size)) for size in sizes]
@@ -121,14 +108,14 @@ def _factors(stages: int) -> list[int]:
     return [2 ** (stages - 1 - k) for k in range(stages)]
 
 
-def _stage_batch(visits: Sequence[Visit], text: TextLookup, factor: int) -> StageBatch:
+def _stage_batch(visits: Sequence[Visit], text: TextTable, factor: int) -> StageBatch:
     states = text.lookup([visit.caption for visit in visits])
     images = to_stage(np.stack([visit.image for visit in visits]), factor)
     return StageBatch(images=images, text_embeds=states.embeds, pooled=states.pooled)
 
 
 def eval_batches(
-    source: CaptionedImages, text: TextLookup, cfg: Config, *, process_index: int = 0, process_count: int = 1
+    source: CaptionedImages, text: TextTable, cfg: Config, *, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Step]:
     """Yields the held-out split once, in order, each image at every stage's size and with its first caption.
 

@@ -21,7 +21,7 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
     """Returns the builder of `cfg.name` with its data in `cfg.data_dir`, prepared now if they were not there.
 
     tensorflow-datasets prepares in a folder of its own and renames it at the end, so a preparation that was interrupted
-    is never read. Processes that share a disk must let one of them prepare first.
+    is never read. Of several processes that prepare on one disk, the first to finish serves all.
 
     Raises:
         ConfigError: `data.name`, `data.image_key`, `data.caption_key` or `split` names nothing that exists or nothing
@@ -32,8 +32,11 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
     caption_feature(cfg, builder)
     if not builder.is_prepared():
         download_config = tfds.download.DownloadConfig(try_download_gcs=False)
-        builder.download_and_prepare(download_config=download_config, file_format=FORMAT)
-    elif builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        try:
+            builder.download_and_prepare(download_config=download_config, file_format=FORMAT)
+        except FileExistsError:
+            builder = _find_builder(cfg)  # another process was faster
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ConfigError(
             f"data.name = {cfg.name!r}: {builder.data_path} holds it as {builder.info.file_format}, which gives no "
             f"random access. Remove that folder, or set another data.data_dir, to have it prepared as {FORMAT}."
@@ -43,23 +46,28 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
 
 
 def _find_builder(cfg: DataConfig) -> tfds.core.DatasetBuilder:
-    name, _, config = cfg.name.partition(":")[0].partition("/")
     try:
-        configs = list(tfds.builder_cls(name).builder_configs)
-        if config and configs and config not in configs:
-            raise ConfigError(f"data.name = {cfg.name!r}: {name} has no such config.{nearest(config, configs)}")
         return tfds.builder(cfg.name, data_dir=cfg.data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
-        hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "tfds.list_builders() lists what exists."
-        raise ConfigError(f"data.name = {cfg.name!r}: no such tensorflow-datasets data set. {hint}") from error
+    except ValueError as error:
+        raise ConfigError(f"data.name = {cfg.name!r}: {_what_exists(cfg.name)}") from error
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"data.name = {cfg.name!r}: preparing it needs the Python package {error.name!r}. Install that, or prepare "
-            f"it elsewhere with file_format={FORMAT!r}, copy it into {cfg.data_dir} and name its version ('x:1.0.0')."
+            f"data.name = {cfg.name!r}: its builder needs a Python package that is missing: {error}. Install it, or "
+            f"prepare the data elsewhere as {FORMAT}, copy them into {cfg.data_dir} and set data.name to 'name:1.0.0'."
         ) from error
     except AssertionError as error:  # what tensorflow-datasets raises for a version that does not exist
         raise ConfigError(f"data.name = {cfg.name!r}: {error} Name an existing version, or none.") from error
+
+
+def _what_exists(name: str) -> str:
+    """Returns what is wrong with a name that tensorflow-datasets does not know, and the nearest that it does know."""
+    name, _, config = name.partition(":")[0].partition("/")
+    known = tfds.list_builders(with_community_datasets=False)
+    if name in known:
+        return f"{name} has no config {config!r}.{nearest(config, list(tfds.builder_cls(name).builder_configs))}"
+    close = difflib.get_close_matches(name, known)
+    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "tfds.list_builders() lists what exists."
+    return f"no such tensorflow-datasets data set. {hint}"
 
 
 def _require_split(cfg: DataConfig, builder: tfds.core.DatasetBuilder, split: str) -> None:

@@ -51,7 +51,9 @@ def released_grids(num_stages: int, steps: Sequence[int], train_steps: int = 100
     for (first, stop), count in zip(itertools.pairwise(ticks), steps, strict=True):
         points = np.linspace(first, stop + 1, count)
         taus = np.linspace(1.0, 1.0 / (first - stop), count)
-        grids.append(Grid(np.append(taus, 0.0).astype(np.float32), (np.append(points, stop) / train_steps).astype(np.float32)))
+        grids.append(
+            Grid(np.append(taus, 0.0).astype(np.float32), (np.append(points, stop) / train_steps).astype(np.float32))
+        )
     return tuple(grids)
 
 

@@ -14,8 +14,8 @@ def renoise(x: jax.Array, noise: jax.Array, sigma_end: float) -> jax.Array:
     """Upsamples a stage's result and adds just the noise that makes its noise white again.
 
     The upsampled noise already carries the block means, so only noise of zero block mean is added. If `x` has mean
-    (1 - e) D and covariance e^2 I, e = `sigma_end`, and noise pooled from the finer grid's, the result is distributed as
-    the next stage's training start: mean (1 - sigma_start) U(D), covariance sigma_start^2 I, sigma_start = 2e/(1+e).
+    (1 - e) D and covariance e^2 I, e = `sigma_end`, and noise pooled from the finer grid's, the result is distributed
+    as the next stage's training start: mean (1 - sigma_start) U(D), covariance sigma_start^2 I, sigma_start = 2e/(1+e).
 
     Args:
         x: (B, H, W, C) the latents at the end of the stage before.

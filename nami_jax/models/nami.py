@@ -66,9 +66,7 @@ class Nami(nnx.Module):
 
         scale, shift = self.modulation(conditioning)
         tokens = self.image_out(modulate(x[:, text.shape[1] :], shift, scale))
-        return rearrange(
-            tokens.astype(jnp.float32), "b (h w) (c p q) -> b (h p) (w q) c", h=height, w=width, p=p, q=p
-        )
+        return rearrange(tokens.astype(jnp.float32), "b (h w) (c p q) -> b (h p) (w q) c", h=height, w=width, p=p, q=p)
 
 
 def abstract_model(cfg: ModelConfig) -> tuple[nnx.GraphDef, Any]:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def rotations(text_length: int, height: int, width: int, axes: Sequence[int], theta: float) -> tuple[np.ndarray, np.ndarray]:
+def rotations(
+    text_length: int, height: int, width: int, axes: Sequence[int], theta: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the cosines and sines for a text-then-image sequence.
 
     Text tokens stand at position 0 of every axis; the image token of row i and column j stands at (0, i, j).

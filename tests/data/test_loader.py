@@ -142,6 +142,17 @@ def held_out(run_config) -> CaptionedImages:
     return open_source(run_config.data, "held_out")
 
 
+def test_every_epoch_shows_every_image_once_in_an_order_of_its_own(held_out, make_table, run_config, replace):
+    cfg = replace(run_config, "train", stage_batches=((2, 2, 3),) * 3)  # seven samples a step, 14 images: five epochs
+    shown = {to_stage(held_out[i]["image"][None], f)[0].tobytes(): i for i in range(14) for f in (4, 2, 1)}
+    steps = train_loader(held_out, make_table(all_captions(held_out)), cfg)
+    order = [shown[image.tobytes()] for step in steps for batch in step for image in batch["images"]]
+    epochs = [tuple(order[i : i + 14]) for i in range(0, 70, 14)]
+    assert len(held_out) == 14
+    assert all(set(epoch) == set(range(14)) for epoch in epochs)
+    assert len(set(epochs)) == 5
+
+
 def test_evaluation_covers_the_split_in_full_batches_at_every_stage(held_out, make_table, run_config):
     captions = all_captions(held_out)
     table = make_table(captions)

@@ -28,7 +28,7 @@ class ColourCards(tfds.core.GeneratorBasedBuilder):
     """Six cards with every kind of caption that tensorflow-datasets knows."""
 
     VERSION = tfds.core.Version("1.0.0")
-    fails = False  # a test sets this to break a preparation half-way
+    half_way = staticmethod(lambda: None)  # a test sets what happens in the middle of a preparation
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
@@ -45,8 +45,8 @@ class ColourCards(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for i, colour in enumerate(COLOURS):
-            if self.fails and i == 3:
-                raise KeyboardInterrupt
+            if i == 3:
+                self.half_way()
             yield (
                 i,
                 {
@@ -194,6 +194,7 @@ def test_positions_outside_the_data_set_raise(damaged):
     [
         ({"name": "colour_card"}, r"data\.name = 'colour_card'.*Did you mean 'colour_cards'"),
         ({"name": "zzz_nothing_near"}, r"data\.name.*list_builders"),
+        ({"name": "no name!"}, r"data\.name = 'no name!'"),
         ({"name": "colour_cards:7.0.0"}, r"data\.name.*7\.0\.0.*only: 1\.0\.0"),
         ({"name": "emoji_captions/food_animal_32"}, r"data\.name.*Did you mean 'food_animals_32'"),
         ({"image_key": "picture/frnt"}, r"data\.image_key = 'picture/frnt'.*Did you mean 'picture/front'"),
@@ -224,16 +225,29 @@ def test_a_data_set_in_another_format_is_refused(cards):
         opened(cards)
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 def test_an_interrupted_preparation_leaves_nothing_that_is_read(cards, monkeypatch):
-    monkeypatch.setattr(ColourCards, "fails", True)
-    with pytest.raises(KeyboardInterrupt):
-        opened(cards)
-    monkeypatch.setattr(ColourCards, "fails", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(ColourCards, "half_way", staticmethod(interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            opened(cards)
     assert not tfds.builder("colour_cards", data_dir=cards.data_dir).is_prepared()
+    assert len(opened(cards)) == 6
+
+
+def test_a_data_set_that_another_process_prepares_meanwhile_is_read(cards, monkeypatch):
+    def prepare_elsewhere() -> None:
+        monkeypatch.undo()
+        tfds.builder("colour_cards", data_dir=cards.data_dir, file_format="array_record").download_and_prepare()
+
+    monkeypatch.setattr(ColourCards, "half_way", staticmethod(prepare_elsewhere))
     assert len(opened(cards)) == 6
 
 
 def test_a_prepared_data_set_is_not_prepared_again(cards, monkeypatch):
     opened(cards)
-    monkeypatch.setattr(ColourCards, "fails", True)
+    monkeypatch.setattr(ColourCards, "half_way", staticmethod(interrupt))
     assert prepared_builder(cards, "train").is_prepared()

@@ -16,12 +16,12 @@ def test_constant_velocity_is_integrated_exactly(solver):
 
 
 def test_one_euler_step_worked_by_hand():
-    grid = Grid(np.float32([1.0, 0.25]), np.float32([0.5, 0.1]))
+    grid = Grid(np.array([1.0, 0.25], np.float32), np.array([0.5, 0.1], np.float32))
     np.testing.assert_allclose(euler(lambda x, t: 2 * x + t, X, grid), X - 0.75 * (2 * X + 0.5), rtol=1e-6)
 
 
 def test_one_heun_step_worked_by_hand():
-    grid = Grid(np.float32([1.0, 0.0]), np.float32([1.0, 0.0]))
+    grid = Grid(np.array([1.0, 0.0], np.float32), np.array([1.0, 0.0], np.float32))
     # v = x + t: here X + 1, there (X - (X + 1)) + 0 = -1.
     np.testing.assert_allclose(heun(lambda x, t: x + t, X, grid), X - (X + 1 - 1) / 2, rtol=1e-6)
 

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from nami_jax.flow.stages import make_stages
@@ -22,7 +24,7 @@ def test_global_time_runs_from_one_to_zero_without_gaps(count):
     stages = make_stages(count)
     assert stages[0].time_start == pytest.approx(1)
     assert stages[-1].time_end == 0
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in itertools.pairwise(stages):
         assert before.time_end == after.time_start
         assert after.sigma_start > before.sigma_end
 

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ def test_jump_of_a_training_end_is_the_next_training_start(count):
     stages = make_stages(count)
     latents = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     noise = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in itertools.pairwise(stages):
         x_end = stage_ends(pool(latents), 2 * pool(noise), before)[1]
         x_start = stage_ends(latents, noise, after)[0]
         np.testing.assert_allclose(renoise(x_end, noise, before.sigma_end), x_start, atol=2e-6)

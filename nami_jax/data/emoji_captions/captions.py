@@ -64,10 +64,9 @@ def readable(name: str, is_country: bool = False) -> str:
     Returns:
         e.g. "keycap with the number 1"; "flag of France" for a country.
     """
-    text = name.strip(":").replace("_", " ").replace("’", "'").replace("!", "")
+    text = name.strip(":").replace("_", " ").replace("’", "'").replace("!", "").replace("&", "and")
     if is_country:
-        region = text.replace("&", "and")
-        return f"flag of the {region}" if _WITH_THE.match(region) else f"flag of {region}"
+        return f"flag of the {text}" if _WITH_THE.match(text) else f"flag of {text}"
     members = re.fullmatch(rf"(family|couple with heart|kiss)({_MEMBERS})", text)
     if members:
         joint = {"family": " of ", "couple with heart": ", ", "kiss": " between "}[members[1]]

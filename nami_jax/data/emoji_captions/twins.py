@@ -28,7 +28,8 @@ _SERIES = (
     r".*(o’clock|-thirty)$", r"keycap .*", r".*\bmoon( face)?$", r".*\bmedal$", r"(family|couple with heart|kiss)\b.*",
     r".*\b(square|circle|diamond|hearts?)$", r".*\bbook$", r".*\bbutton( \(blood type\))?$", r".*\barrow$",
     r"sun behind.*", r"globe showing.*", r".*\bbanknote$", r"speaker .*|muted speaker", r"input .*", r".*mailbox.*",
-    r"(un)?locked.*", r"mer(man|maid|person)", r".*monkey",
+    r"(un)?locked.*", r"mer(man|maid|person)", r".*monkey", r"(no|non-potable|prohibited)\b.*",
+    r".*super(hero|villain)", r"sun(rise|set)\b.*|.* dusk",
     r"(aries|taurus|gemini|cancer|leo|virgo|libra|scorpio|sagittarius|capricorn|aquarius|pisces|ophiuchus)",
 )  # fmt: skip
 
@@ -41,6 +42,8 @@ def concept(entry: Emoji) -> str:
     for pattern in _SERIES:
         if re.fullmatch(pattern, name):
             return pattern
+    if entry.category != "People & Body":
+        name = re.sub(r" with(out)? .*", "", name)  # a camera with flash is a camera
     return " ".join(re.sub(f"{_PERSON}|{_LOOK}|{_COLOUR}", "", name).split())
 
 

@@ -1,0 +1,47 @@
+"""Times programs against each other on a machine that others may be using: turn by turn, reported by medians."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+Timed = Callable[[], list[float]]  # runs a program once and returns the seconds of each of its parts
+
+
+def clock(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    """Calls `function` and waits for its arrays; returns its result and the seconds it took."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(function(*args))
+    return result, time.perf_counter() - start
+
+
+def interleave(programs: Mapping[str, Timed], rounds: int, desc: str) -> dict[str, np.ndarray]:
+    """Runs programs A, B, A, B, ... so that what slows the machine down for a while slows all of them.
+
+    Args:
+        programs: by name, in the order of a round.
+        rounds: that are kept. One round before them is not: it compiles and warms up.
+        desc: of the progress bar.
+
+    Returns:
+        For each program (rounds, parts) seconds.
+    """
+    seconds: dict[str, list[list[float]]] = {name: [] for name in programs}
+    with tqdm(total=(rounds + 1) * len(programs), desc=desc, unit="run") as bar:
+        for _ in range(rounds + 1):
+            for name, program in programs.items():
+                bar.set_postfix_str(name)
+                seconds[name].append(program())
+                bar.update()
+    return {name: np.array(rows[1:]) for name, rows in seconds.items()}
+
+
+def matmul(dtype: str, side: int) -> Timed:
+    """Returns a program that times one product of two (side, side) matrices: 2 side^3 FLOPs."""
+    left, right = jax.random.normal(jax.random.key(0), (2, side, side)).astype(dtype)
+    product = jax.jit(jnp.matmul)
+    return lambda: [clock(product, left, right)[1]]

@@ -1,0 +1,203 @@
+"""Times the training step with its blocks unrolled and scanned, in one run: `python -m benchmarks.train_step`.
+
+The batches are random numbers in the shapes that the config trains on, so no data set is needed. The share of the
+machine's rate is against a matrix product measured in between, in the config's compute type. Another config, and
+rematerialised blocks as well:
+
+python -m benchmarks.train_step --config configs/emoji.py --remat
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from benchmarks.flops import training_flops
+from benchmarks.table import table
+from benchmarks.timing import Timed, clock, interleave, matmul
+from nami_jax.config import Config, ConfigError, require
+from nami_jax.flow.stages import make_stages
+from nami_jax.sampler import stage_shape
+from nami_jax.sharding import make_mesh, require_divisible, shard_batch
+from nami_jax.train_step import State, init_state, make_train_step
+
+
+def variants(cfg: Config, remat: bool) -> dict[str, Config]:
+    """Returns the config with its blocks unrolled and scanned, and both again rematerialised if asked for."""
+    choices = [(scan, again) for again in ((False, True) if remat else (cfg.model.remat,)) for scan in (False, True)]
+    return {
+        ("scanned" if scan else "unrolled") + (", remat" if again else ""): dataclasses.replace(
+            cfg, model=dataclasses.replace(cfg.model, scan_blocks=scan, remat=again)
+        )
+        for scan, again in choices
+    }
+
+
+def random_batch(
+    cfg: Config, stage_batch: Sequence[int], rng: np.random.Generator
+) -> tuple[dict[str, np.ndarray], ...]:
+    """Draws what the loader would give: images (B_k, H_k, W_k, C) and text states, stage by stage."""
+    shapes = [
+        stage_shape(cfg.model, stage, cfg.data.side, cfg.data.side) for stage in make_stages(cfg.model.num_stages)
+    ]
+    return tuple(
+        {"images": rng.uniform(-1, 1, (count, *shape)).astype(np.float32)} | random_text(cfg, count, rng)
+        for count, shape in zip(stage_batch, shapes, strict=True)
+    )
+
+
+def random_text(cfg: Config, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draws text states of `count` captions: `text_embeds` (count, T, D) and `pooled` (count, P)."""
+    shapes = {
+        "text_embeds": (count, cfg.text.max_length, cfg.model.text_dim),
+        "pooled": (count, cfg.model.pooled_dim),
+    }
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+
+class Measured(NamedTuple):
+    """Seconds that a variant took."""
+
+    step: float  # median
+    compilation: float  # tracing included
+
+
+class Trainer:
+    """One training state that all variants take turns to advance: large models fit once, and the work is the same."""
+
+    def __init__(self, cfg: Config, stage_batch: Sequence[int], devices: Sequence[jax.Device]):
+        rng, self._mesh = np.random.default_rng(0), make_mesh(cfg.train.fsdp, devices)
+        require_divisible((tuple(stage_batch),), self._mesh)
+        self._batch = shard_batch(random_batch(cfg, stage_batch, rng), self._mesh)
+        self._null = random_text(cfg, 1, rng)
+        self._state, self._shardings = init_state(cfg, self._mesh)
+
+    def compile(self, cfg: Config) -> tuple[Any, float]:
+        """Compiles the step of a variant; returns it and the seconds that tracing and compiling it took."""
+        step: Any = make_train_step(cfg, self._null, self._shardings, self._mesh)
+        return clock(lambda: step.lower(self._state, self._batch).compile())
+
+    def program(self, step: Any, count: int) -> Timed:
+        """Returns a program that trains `count` steps and gives the seconds of one."""
+
+        def train(state: State) -> State:
+            for _ in range(count):
+                state, _ = step(state, self._batch)
+            return state
+
+        def run() -> list[float]:
+            self._state, seconds = clock(train, self._state)
+            return [seconds / count]
+
+        return run
+
+
+def measure(
+    cfg: Config,
+    stage_batch: Sequence[int],
+    *,
+    devices: Sequence[jax.Device],
+    remat: bool,
+    rounds: int,
+    steps: int,
+    matmul_side: int,
+) -> tuple[dict[str, Measured], float]:
+    """Times every variant of the step, and a matrix product, in turns.
+
+    Args:
+        cfg: the run.
+        stage_batch: images of stage 1..K in a step.
+        devices: to train on.
+        remat: time rematerialised blocks too.
+        rounds: in which each variant trains `steps` steps.
+        steps: of a round.
+        matmul_side: of the square matrices.
+
+    Returns:
+        What each variant took, and the FLOP/s of the matrix product on one device.
+
+    Raises:
+        ConfigError: images that do not split over the devices.
+    """
+    trainer = Trainer(cfg, stage_batch, devices)
+    all_variants = tqdm(variants(cfg, remat).items(), "compiling", unit="variant")
+    compiled = {name: trainer.compile(variant) for name, variant in all_variants}
+    programs = {name: trainer.program(step, steps) for name, (step, _) in compiled.items()}
+    seconds = interleave(programs | {"matmul": matmul(cfg.model.dtype, matmul_side)}, rounds, "training")
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    rate = 2 * matmul_side**3 / medians["matmul"]
+    return {name: Measured(medians[name], compile_seconds) for name, (_, compile_seconds) in compiled.items()}, rate
+
+
+def report(measured: dict[str, Measured], stage_batch: Sequence[int], flops: int, peak: float) -> str:
+    """Returns the table and which variant is fastest.
+
+    Args:
+        measured: what each variant took.
+        stage_batch: images of stage 1..K in a step.
+        flops: of a step.
+        peak: FLOP/s of matrix products on all devices together.
+    """
+    rows = []
+    for name, (step, compilation) in measured.items():
+        rates = [f"{images / step:.1f}" for images in (*stage_batch, sum(stage_batch))]
+        share = f"{flops / step / 1e9:.1f}", f"{flops / step / peak:.1%}"
+        rows.append((name, f"{compilation:.1f}", f"{step * 1e3:.1f}", *rates, *share))
+    stages = [f"stage {k} images/s" for k in range(1, len(stage_batch) + 1)]
+    header = ("blocks", "compile s", "step ms", *stages, "images/s", "GFLOP/s", "of matmul")
+    rate = f"{flops / 1e9:.2f} GFLOP in a step; matrix products run at {peak / 1e9:.1f} GFLOP/s"
+    return f"{table(header, rows)}\n\n{rate}\n{conclusion(measured)}"
+
+
+def conclusion(measured: dict[str, Measured]) -> str:
+    """Says which variant has the shortest step, and what the others take against it."""
+    best, *others = sorted(measured, key=lambda name: measured[name].step)
+    steps, compilations = ({name: m[i] / measured[best][i] for name, m in measured.items()} for i in range(2))
+    ratios = [f"{n} takes {steps[n]:.2f} times its step, {compilations[n]:.2f} times its compilation" for n in others]
+    return f"fastest: {best}; {'; '.join(ratios)}"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the table and the conclusion."""
+    if len(argv) > 1:
+        raise app.UsageError(
+            f"unknown argument {argv[1]!r}: fields of the config are set as --config.model.dtype=bfloat16"
+        )
+    logging.set_verbosity(logging.WARNING)
+    args = flags.FLAGS
+    try:
+        cfg = Config.from_dict(args.config.to_dict())
+        phases = cfg.train.stage_batches
+        require(args.phase <= len(phases), "phase", args.phase, f"the config has {len(phases)}", "Set a smaller one")
+        stage_batch, devices = phases[args.phase - 1], jax.devices()
+        measured, rate = measure(
+            cfg, stage_batch, devices=devices, remat=args.remat, rounds=args.rounds, steps=args.steps,
+            matmul_side=args.matmul_side,
+        )  # fmt: skip
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{cfg.data.name}, width {cfg.model.width}, {cfg.model.dtype}, {len(devices)} x {devices[0].device_kind}")
+    print(f"medians of {args.rounds} rounds of {args.steps} steps, compilation not included\n")
+    print(report(measured, stage_batch, sum(training_flops(cfg, stage_batch)), rate * len(devices)))
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    config_flags.DEFINE_config_file("config", "configs/emoji_tiny.py", "file of the run's config", lock_config=True)
+    flags.DEFINE_bool("remat", False, "time rematerialised blocks too")
+    flags.DEFINE_integer("phase", 1, "training phase whose images per stage are taken", lower_bound=1)
+    flags.DEFINE_integer("rounds", 7, "rounds that are timed", lower_bound=1)
+    flags.DEFINE_integer("steps", 5, "training steps of each round", lower_bound=1)
+    flags.DEFINE_integer(
+        "matmul_side", 2048, "side of the matrices multiplied; 8192 or more fills a GPU", lower_bound=1
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,66 @@
+import pytest
+
+from configs import emoji_tiny
+from nami_jax.config import Config, ConfigError
+from tests.sizes import CONFIG, make_config
+
+
+def test_dict_round_trip_through_json_types_gives_the_same_config():
+    fields = CONFIG.to_dict()
+    fields["model"]["rope_axes"] = list(fields["model"]["rope_axes"])
+    fields["train"]["stage_batches"] = [list(b) for b in fields["train"]["stage_batches"]]
+    assert Config.from_dict(fields) == CONFIG
+
+
+def test_default_config_is_valid():
+    assert Config.from_dict(emoji_tiny.get_config().to_dict()).model.num_stages == 3
+
+
+def changed(section: str, **values):
+    fields = CONFIG.to_dict()
+    fields[section] |= values
+    return fields
+
+
+def test_unknown_field_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"train\.stepz: no such config field\. Did you mean 'steps'"):
+        Config.from_dict(changed("train", stepz=3))
+
+
+def test_unknown_section_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"modle: no such config section\. Did you mean 'model'"):
+        Config.from_dict(CONFIG.to_dict() | {"modle": {}})
+
+
+def test_wrong_type_and_missing_field_name_the_field():
+    with pytest.raises(ConfigError, match=r"train\.steps.*base\.py"):
+        Config.from_dict(changed("train", steps="many"))
+    fields = CONFIG.to_dict()
+    del fields["data"]["side"]
+    with pytest.raises(ConfigError, match=r"data\.side"):
+        Config.from_dict(fields)
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("data", {"side": 20}, r"data\.side = 20: 3 stages of 2x2 patches need a multiple of 8\. Set 24"),
+        ("sample", {"steps": (10, 10)}, r"sample\.steps = \(10, 10\): the model has 3 stages"),
+        ("sample", {"steps": (10, 0, 10)}, r"sample\.steps"),
+        ("sample", {"solver": "rk4"}, r"sample\.solver = 'rk4'"),
+        ("train", {"stage_batches": ((8, 8),)}, r"train\.stage_batches = \(8, 8\): the model has 3 stages"),
+        ("train", {"stage_batches": ((8, 0, 8),)}, r"each stage needs an image"),
+        ("train", {"phase_starts": (0.5,)}, r"train\.phase_starts = \(0\.5,\): must begin with 0"),
+        ("train", {"steps": 0}, r"train\.steps = 0: must be at least 1"),
+        ("train", {"caption_dropout": 1.5}, r"train\.caption_dropout = 1\.5"),
+        ("model", {"stage_single_blocks": (3, 2, 1)}, r"counts must not fall.*Set e\.g\. \(1, 2, 3\)"),
+        ("model", {"rope_axes": (4, 5, 6)}, r"model\.rope_axes"),
+        ("model", {"dtype": "float16"}, r"model\.dtype = 'float16'"),
+        ("flow", {"sigma_ends": (0.3, 0.6, 0.0)}, r"flow\.sigma_ends"),
+        ("text", {"max_length": 1000}, r"text\.max_length = 1000"),
+        ("data", {"caption_templates": ("a photo",)}, r"each template must hold \{\} once"),
+    ],
+)
+def test_bad_values_are_refused_with_field_value_and_remedy(section, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(**{section: fields})

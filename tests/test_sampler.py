@@ -1,0 +1,62 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nami_jax.config import SampleConfig
+from nami_jax.flow.stages import make_stages
+from nami_jax.sampler import image_noise, jump, run_stage, sample_latents
+from tests.models.test_nami import awake
+from tests.sizes import MODEL
+
+STAGES = make_stages(3)
+
+
+def test_noise_is_keyed_by_seed_number_and_stage():
+    noise = image_noise(0, [0, 1, 2], STAGES[0], (4, 4, 3))
+    np.testing.assert_array_equal(image_noise(0, [2], STAGES[0], (4, 4, 3))[0], noise[2])
+    for other in (
+        image_noise(1, [0, 1, 2], STAGES[0], (4, 4, 3)),
+        image_noise(0, [0, 1, 2], STAGES[1], (4, 4, 3)),
+        jnp.roll(noise, 1, axis=0),
+    ):
+        assert not np.any(np.isclose(noise, other))
+
+
+def test_noise_is_standard_normal():
+    noise = image_noise(0, range(64), STAGES[2], (16, 16, 3))
+    assert abs(float(noise.mean())) < 0.02
+    assert abs(float(noise.std()) - 1) < 0.02
+
+
+def text(batch: int):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(batch, 5, MODEL.text_dim)).astype(np.float32), np.ones((batch, MODEL.pooled_dim), np.float32)
+
+
+def test_sampling_is_the_stages_one_after_another():
+    model, sample = awake(), SampleConfig((1, 1, 1), 2.0)
+    latents = sample_latents(model, text(2), text(1), sample, height=16, width=16, seed=0, numbers=[0, 1])
+    states = tuple(np.concatenate([t, np.broadcast_to(n, t.shape)]) for t, n in zip(text(2), text(1), strict=True))
+    x = image_noise(0, [0, 1], STAGES[0], (4, 4, 3))
+    for before, stage in zip((None, *STAGES), STAGES, strict=False):
+        if before is not None:
+            x = jump(x, image_noise(0, [0, 1], stage, (x.shape[1] * 2, x.shape[2] * 2, 3)), before, None)
+        velocity = model(jnp.concatenate([x, x]), jnp.full(4, stage.time_start), *states, stage=stage.number)
+        x = x - (2 * velocity[:2] - velocity[2:])  # one Euler step over the whole stage, guidance 2
+    np.testing.assert_allclose(latents, x, rtol=2e-4, atol=2e-4)
+
+
+def test_further_seeds_prompts_and_scales_compile_nothing():
+    model, compiled = awake(), run_stage._cache_size()
+    for seed, scale in ((0, 1.0), (1, 3.0)):
+        sample_latents(model, text(2), text(1), SampleConfig((2, 1, 1), scale), height=16, width=16, seed=seed, numbers=[0, 1])
+    assert run_stage._cache_size() == compiled + 3  # one function per stage
+
+
+def test_one_stage_model_samples_without_a_jump():
+    cfg = dataclasses.replace(MODEL, stage_single_blocks=(2,))
+    latents = sample_latents(awake(cfg), text(1), text(1), SampleConfig((3,)), height=4, width=6, seed=0, numbers=[0])
+    assert latents.shape == (1, 4, 6, 3)
+    assert jax.numpy.isfinite(latents).all()
