@@ -8,12 +8,13 @@ python -m benchmarks.train_step --config configs/emoji.py --remat
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import app, flags, logging
+from jax.sharding import Mesh
 from ml_collections import config_flags
 from tqdm import tqdm
 
@@ -70,24 +71,24 @@ class Measured(NamedTuple):
 class Trainer:
     """One training state that all variants take turns to advance: large models fit once, and the work is the same."""
 
-    def __init__(self, cfg: Config, stage_batch: Sequence[int], devices: Sequence[jax.Device]):
-        rng, self._mesh = np.random.default_rng(0), make_mesh(cfg.train.fsdp, devices)
-        require_divisible((tuple(stage_batch),), self._mesh)
-        self._batch = shard_batch(random_batch(cfg, stage_batch, rng), self._mesh)
+    def __init__(self, cfg: Config, stage_batch: Sequence[int], mesh: Mesh):
+        rng, self._mesh = np.random.default_rng(0), mesh
+        require_divisible((stage_batch,), mesh)
+        self._batch = shard_batch(random_batch(cfg, stage_batch, rng), mesh)
         self._null = random_text(cfg, 1, rng)
-        self._state, self._shardings = init_state(cfg, self._mesh)
+        self._state = init_state(cfg, mesh)
 
     def compile(self, cfg: Config) -> tuple[Any, float]:
         """Compiles the step of a variant; returns it and the seconds that tracing and compiling it took."""
-        step: Any = make_train_step(cfg, self._null, self._shardings, self._mesh)
-        return clock(lambda: step.lower(self._state, self._batch).compile())
+        step: Any = make_train_step(cfg, self._mesh)
+        return clock(lambda: step.lower(self._state, self._batch, self._null).compile())
 
     def program(self, step: Any, count: int) -> Timed:
         """Returns a program that trains `count` steps and gives the seconds of one."""
 
         def train(state: State) -> State:
             for _ in range(count):
-                state, _ = step(state, self._batch)
+                state, _ = step(state, self._batch, self._null)
             return state
 
         def run() -> list[float]:
@@ -98,22 +99,14 @@ class Trainer:
 
 
 def measure(
-    cfg: Config,
-    stage_batch: Sequence[int],
-    *,
-    devices: Sequence[jax.Device],
-    remat: bool,
-    rounds: int,
-    steps: int,
-    matmul_side: int,
+    cfgs: Mapping[str, Config], stage_batch: Sequence[int], mesh: Mesh, *, rounds: int, steps: int, matmul_side: int
 ) -> tuple[dict[str, Measured], float]:
-    """Times every variant of the step, and a matrix product, in turns.
+    """Times variants of the step, and a matrix product, in turns.
 
     Args:
-        cfg: the run.
+        cfgs: variants by name, which differ in how their blocks run and in nothing else.
         stage_batch: images of stage 1..K in a step.
-        devices: to train on.
-        remat: time rematerialised blocks too.
+        mesh: axes (data, fsdp).
         rounds: in which each variant trains `steps` steps.
         steps: of a round.
         matmul_side: of the square matrices.
@@ -124,9 +117,9 @@ def measure(
     Raises:
         ConfigError: images that do not split over the devices.
     """
-    trainer = Trainer(cfg, stage_batch, devices)
-    all_variants = tqdm(variants(cfg, remat).items(), "compiling", unit="variant")
-    compiled = {name: trainer.compile(variant) for name, variant in all_variants}
+    cfg = next(iter(cfgs.values()))
+    trainer = Trainer(cfg, stage_batch, mesh)
+    compiled = {name: trainer.compile(variant) for name, variant in tqdm(cfgs.items(), "compiling", unit="variant")}
     programs = {name: trainer.program(step, steps) for name, (step, _) in compiled.items()}
     seconds = interleave(programs | {"matmul": matmul(cfg.model.dtype, matmul_side)}, rounds, "training")
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
@@ -174,16 +167,17 @@ def main(argv: Sequence[str]) -> None:
         cfg = Config.from_dict(args.config.to_dict())
         phases = cfg.train.stage_batches
         require(args.phase <= len(phases), "phase", args.phase, f"the config has {len(phases)}", "Set a smaller one")
-        stage_batch, devices = phases[args.phase - 1], jax.devices()
+        stage_batch, mesh = phases[args.phase - 1], make_mesh(cfg.train.fsdp)
         measured, rate = measure(
-            cfg, stage_batch, devices=devices, remat=args.remat, rounds=args.rounds, steps=args.steps,
-            matmul_side=args.matmul_side,
+            variants(cfg, args.remat), stage_batch, mesh,
+            rounds=args.rounds, steps=args.steps, matmul_side=args.matmul_side,
         )  # fmt: skip
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from error
-    print(f"{cfg.data.name}, width {cfg.model.width}, {cfg.model.dtype}, {len(devices)} x {devices[0].device_kind}")
+    device = f"{mesh.size} x {jax.devices()[0].device_kind}"
+    print(f"{cfg.data.name}, width {cfg.model.width}, {cfg.model.dtype}, {device}")
     print(f"medians of {args.rounds} rounds of {args.steps} steps, compilation not included\n")
-    print(report(measured, stage_batch, sum(training_flops(cfg, stage_batch)), rate * len(devices)))
+    print(report(measured, stage_batch, sum(training_flops(cfg, stage_batch)), rate * mesh.size))
 
 
 def define_flags() -> None:

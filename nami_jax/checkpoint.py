@@ -67,12 +67,12 @@ class Checkpoints:
             ),
         )
 
-    def restore_latest(self, state: State, shardings: Any) -> tuple[State, dict] | None:
+    def restore_latest(self, state: State) -> tuple[State, dict] | None:
         """Restores the newest checkpoint, if there is one.
 
         Args:
-            state: the freshly initialised state, or its shapes.
-            shardings: where its arrays go; they need not be those that it was saved with.
+            state: the freshly initialised state, or ShapeDtypeStructs, whose shardings say where the arrays go; they
+                need not be those that it was saved with.
 
         Returns:
             The state and the loader's position, or None where no checkpoint exists.
@@ -86,7 +86,7 @@ class Checkpoints:
             return None
         assert self._cfg is not None
         require_same_run(self.config(step), self._cfg, self.folder)
-        abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         ema = abstract.pop("ema")
         restored = self._restore(
             step,

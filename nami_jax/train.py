@@ -46,9 +46,9 @@ def open_data(cfg: Config) -> tuple[CaptionedImages, CaptionedImages, TextTable]
     return train, held_out, table
 
 
-def validation(eval_step: Callable, params: Any, batches: Iterable, key: jax.Array) -> dict[str, float]:
+def validation(eval_step: Callable, params: Any, batches: Iterable, null: Any, key: jax.Array) -> dict[str, float]:
     """Averages the held-out loss per stage, with the same noise and times at each call."""
-    losses = [eval_step(params, batch, jax.random.fold_in(key, i)) for i, batch in enumerate(batches)]
+    losses = [eval_step(params, batch, null, jax.random.fold_in(key, i)) for i, batch in enumerate(batches)]
     return {f"validation/stage_{k}": float(loss) for k, loss in enumerate(np.mean(losses, axis=0), start=1)}
 
 
@@ -74,12 +74,12 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
     null = dict(zip(("text_embeds", "pooled"), table.empty, strict=True))
     held_out_batches = [shard_batch(batch, mesh) for batch in eval_batches(held_out, table, cfg)]
     preview = make_preview(cfg, train_source, held_out, table, workdir / "samples")
-    state, shardings = init_state(cfg, mesh)
-    train_step, eval_step = make_train_step(cfg, null, shardings, mesh), make_eval_step(cfg, null)
+    state = init_state(cfg, mesh)
+    train_step, eval_step = make_train_step(cfg, mesh), make_eval_step(cfg)
     loader = train_loader(train_source, table, cfg)
 
     with Checkpoints(workdir, cfg) as checkpoints, EventWriter(workdir) as events:
-        restored = checkpoints.restore_latest(state, shardings)
+        restored = checkpoints.restore_latest(state)
         if restored is not None:
             state, position = restored
             loader.set_state(position)
@@ -88,7 +88,7 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
         interval, bounds = Interval(), phase_bounds(cfg.train.steps, cfg.train.phase_starts)
         with tqdm(total=cfg.train.steps, initial=start, desc="training", unit="step", smoothing=0.05) as bar:
             for done in range(start + 1, stop + 1):
-                state, metrics = train_step(state, shard_batch(next(loader), mesh))
+                state, metrics = train_step(state, shard_batch(next(loader), mesh), null)
                 interval.add(done, metrics)
                 bar.update()
                 due = {done_every for done_every in EVERY if done % getattr(cfg.train, done_every) == 0 or done == stop}
@@ -101,7 +101,7 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
                     interval.require_finite()
                     checkpoints.save(done, state, loader.get_state())
                 if "eval_every" in due:
-                    losses = validation(eval_step, state["ema"], held_out_batches, jax.random.key(cfg.train.seed))
+                    losses = validation(eval_step, state["ema"], held_out_batches, null, jax.random.key(cfg.train.seed))
                     events.scalars(done, losses)
                     bar.write(f"step {done}: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
                 if "sample_every" in due:

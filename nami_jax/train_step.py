@@ -3,6 +3,7 @@
 Before it: `data.loader` gives one batch per stage. After it: `train` logs the metrics and saves the state.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import Config
 from nami_jax.flow.stages import Stage, make_stages
@@ -22,38 +23,43 @@ from nami_jax.sharding import BATCH, state_shardings
 State = dict[str, Any]
 
 
-def init_state(cfg: Config, mesh: Mesh) -> tuple[State, Any]:
+def init_state(cfg: Config, mesh: Mesh) -> State:
     """Creates the training state sharded from the start: no device ever holds all of it.
 
     Returns:
-        The state, a dict of `params`, `ema`, `opt`, `step` () int32 and `key`, and its shardings.
+        A dict of `params`, `ema`, `opt`, `step` () int32 and `key`.
     """
-    shardings = state_shardings(jax.eval_shape(lambda: _new_state(cfg)), mesh)
-    return jax.jit(lambda: _new_state(cfg), out_shardings=shardings)(), shardings
+    return jax.jit(_new_state, static_argnums=0, out_shardings=train_shardings(cfg, mesh))(cfg)
+
+
+@functools.cache
+def train_shardings(cfg: Config, mesh: Mesh) -> Any:
+    """Returns the sharding of every array of the training state, in the state's own structure."""
+    return state_shardings(jax.eval_shape(lambda: _new_state(cfg)), mesh)
 
 
 def _new_state(cfg: Config) -> State:
-    params = nnx.to_pure_dict(nnx.state(Nami(cfg.model, rngs=nnx.Rngs(cfg.train.seed))))
+    # rbg compiles faster than threefry and draws the same numbers on any number of devices.
+    key = jax.random.key(cfg.train.seed, impl="rbg")
+    params = nnx.to_pure_dict(nnx.state(Nami(cfg.model, rngs=nnx.Rngs(key))))
     return {
         "params": params,
         "ema": jax.tree.map(jnp.copy, params),
         "opt": make_optimizer(cfg.train).init(params),
         "step": jnp.zeros((), jnp.int32),
-        # rbg compiles faster than threefry and draws the same numbers on any number of devices.
-        "key": jax.random.key(cfg.train.seed, impl="rbg"),
+        "key": key,
     }
 
 
-def make_train_step(cfg: Config, null: dict, shardings: Any, mesh: Mesh) -> Callable[[State, Any], tuple[State, dict]]:
-    """Returns the jitted step (state, batch) -> (state, metrics); the given state is donated.
+@functools.cache
+def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tuple[State, dict]]:
+    """Returns the jitted step (state, batch, null) -> (state, metrics); the given state is donated.
 
     Args:
         cfg: the run.
-        null: `text_embeds` (1, T, D) and `pooled` (1, P) of the empty caption, for caption dropout.
-        shardings: of the state, from `init_state`.
         mesh: axes (data, fsdp).
 
-    The batch is a tuple over stages of `images` (B_k, H_k, W_k, C), `text_embeds` (B_k, T, D), `pooled` (B_k, P); each
+    `null` holds `text_embeds` (1, T, D) and `pooled` (1, P) of the empty caption, for caption dropout. The batch is a tuple over stages of `images` (B_k, H_k, W_k, C), `text_embeds` (B_k, T, D), `pooled` (B_k, P); each
     combination of sizes compiles once. Metrics: `loss`, `grad_norm`, `learning_rate` (), and `loss_sums`,
     `loss_counts` (K, 4), by stage and quarter of its noise range.
     """
@@ -61,7 +67,7 @@ def make_train_step(cfg: Config, null: dict, shardings: Any, mesh: Mesh) -> Call
     optimizer, schedule = make_optimizer(cfg.train), learning_rate(cfg.train)
     graphdef, _ = abstract_model(cfg.model)
 
-    def loss_fn(params, batch, key):
+    def loss_fn(params, batch, null, key):
         model = nnx.merge(graphdef, params)
         losses, sums, counts = [], [], []
         for stage, part in zip(stages, batch, strict=True):
@@ -74,9 +80,9 @@ def make_train_step(cfg: Config, null: dict, shardings: Any, mesh: Mesh) -> Call
         # Each image counts once, whatever its stage: the phases' ratios are the stages' weights.
         return jnp.concatenate(losses).mean(), {"loss_sums": jnp.stack(sums), "loss_counts": jnp.stack(counts)}
 
-    def step(state, batch):
+    def step(state, batch, null):
         key = jax.random.fold_in(state["key"], state["step"])
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"], batch, key)
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"], batch, null, key)
         updates, opt = optimizer.update(grads, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         decay = ema_decay(cfg.train.ema_decay, state["step"])
@@ -88,16 +94,18 @@ def make_train_step(cfg: Config, null: dict, shardings: Any, mesh: Mesh) -> Call
         }
         return state | {"params": params, "ema": ema, "opt": opt, "step": state["step"] + 1}, metrics
 
-    batch_sharding = NamedSharding(mesh, BATCH)
-    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, batch_sharding), out_shardings=(shardings, None))
+    shardings, everywhere = train_shardings(cfg, mesh), NamedSharding(mesh, PartitionSpec())
+    in_shardings = (shardings, NamedSharding(mesh, BATCH), everywhere)
+    return jax.jit(step, donate_argnums=0, in_shardings=in_shardings, out_shardings=(shardings, None))
 
 
-def make_eval_step(cfg: Config, null: dict) -> Callable[[Any, Any, jax.Array], jax.Array]:
-    """Returns the jitted (params, batch, key) -> mean loss per stage (K,), captions kept, noise and times by `key`."""
+@functools.cache
+def make_eval_step(cfg: Config) -> Callable[[Any, Any, Any, jax.Array], jax.Array]:
+    """Returns the jitted (params, batch, null, key) -> mean loss per stage (K,), captions kept, noise and times by `key`."""
     stages = make_stages(cfg.model.num_stages, cfg.flow.sigma_ends)
     graphdef, _ = abstract_model(cfg.model)
 
-    def step(params, batch, key):
+    def step(params, batch, null, key):
         model = nnx.merge(graphdef, params)
         return jnp.stack(
             [_eval_loss(model, stage, part, null, cfg, key) for stage, part in zip(stages, batch, strict=True)]

@@ -15,6 +15,7 @@ from nami_jax.flow.schedule import Grid
 from nami_jax.flow.solver import euler
 from nami_jax.models.nami import abstract_model
 from nami_jax.sampler import sample_latents
+from nami_jax.sharding import make_mesh
 from tests.sizes import CONFIG, MODEL, make_config
 
 TWO_STAGES = dataclasses.replace(MODEL, stage_single_blocks=(1, 1))
@@ -105,19 +106,13 @@ def test_inference_benchmark_refuses_a_geometry_before_compiling(side, steps, fi
         inference.measure(contenders, dataclasses.replace(REQUEST, side=side), rounds=1)
 
 
-def test_train_step_benchmark_times_every_variant_and_concludes():
-    cfg = make_config(
-        model={"double_blocks": 0, "stage_single_blocks": (1,)},
-        sample={"steps": (2,)},
-        train={"stage_batches": ((2,),)},
-    )
-    measured, rate = train_step.measure(
-        cfg, (2,), devices=jax.devices()[:1], remat=False, rounds=1, steps=2, matmul_side=64
-    )
-    assert list(measured) == ["unrolled", "scanned"]
-    report = train_step.report(measured, (2,), flops=10**9, peak=rate)
-    assert f"\nunrolled  {measured['unrolled'].compilation:9.1f}" in report
-    assert report.splitlines()[-1].startswith("fastest: ")
+def test_train_step_benchmark_measures_a_step_its_compilation_and_the_matmul_rate():
+    one_block = {"double_blocks": 0, "stage_single_blocks": (1,)}
+    cfg = make_config(model=one_block, sample={"steps": (2,)}, train={"stage_batches": ((2,),)})
+    mesh = make_mesh(devices=jax.devices()[:1])
+    measured, rate = train_step.measure({"scanned": cfg}, (2,), mesh, rounds=1, steps=2, matmul_side=64)
+    assert 0 < measured["scanned"].step < measured["scanned"].compilation
+    assert rate > 0
 
 
 def test_train_step_report_gives_rates_by_stage_and_names_the_fastest():

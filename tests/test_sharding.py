@@ -18,7 +18,7 @@ def test_fsdp_that_does_not_divide_the_devices_is_refused():
 
 
 def test_parameters_moments_and_ema_are_sharded_alike():
-    state, _ = init_state(make_config(train={"fsdp": 4}), make_mesh(fsdp=4))
+    state = init_state(make_config(train={"fsdp": 4}), make_mesh(fsdp=4))
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     kernels = {name: leaf for name, leaf in leaves.items() if name.endswith("kernel")}
     assert {name.split("/")[0] for name in kernels} == {"params", "ema", "opt"}

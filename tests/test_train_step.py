@@ -27,11 +27,10 @@ def batches(step: int, sizes=(16, 8, 8)):
 
 def run(mesh, fsdp: int, steps: int = 3):
     cfg = make_config(train={"fsdp": fsdp, "stage_batches": ((16, 8, 8),)})
-    state, shardings = init_state(cfg, mesh)
-    train_step = make_train_step(cfg, NULL, shardings, mesh)
+    state, train_step = init_state(cfg, mesh), make_train_step(cfg, mesh)
     seen = []
     for step in range(steps):
-        state, metrics = train_step(state, shard_batch(batches(step), mesh))
+        state, metrics = train_step(state, shard_batch(batches(step), mesh), NULL)
         seen.append(jax.device_get(metrics))
     return state, seen, cfg
 
@@ -61,7 +60,7 @@ def test_metrics_count_every_image_and_average_to_the_loss(on_one_device):
 def test_a_step_moves_parameters_counts_and_draws_anew(on_one_device):
     state, seen, cfg = on_one_device
     assert int(state["step"]) == 3
-    initial, _ = init_state(cfg, make_mesh(devices=jax.devices()[:1]))
+    initial = init_state(cfg, make_mesh(devices=jax.devices()[:1]))
     assert not np.array_equal(state["params"]["image_out"]["kernel"], initial["params"]["image_out"]["kernel"])
     counts = [metrics["loss_counts"] for metrics in seen]
     assert not np.array_equal(counts[0], counts[1]) or not np.array_equal(counts[1], counts[2])
@@ -69,18 +68,18 @@ def test_a_step_moves_parameters_counts_and_draws_anew(on_one_device):
 
 def test_the_given_state_is_donated(on_one_device):
     cfg, mesh = on_one_device[2], make_mesh(devices=jax.devices()[:1])
-    state, shardings = init_state(cfg, mesh)
-    make_train_step(cfg, NULL, shardings, mesh)(state, shard_batch(batches(0), mesh))
+    state = init_state(cfg, mesh)
+    make_train_step(cfg, mesh)(state, shard_batch(batches(0), mesh), NULL)
     assert state["params"]["image_out"]["kernel"].is_deleted()
 
 
 def test_validation_loss_is_the_same_at_each_call_and_of_each_stage(on_one_device):
     state, _, cfg = on_one_device
-    eval_step = make_eval_step(cfg, NULL)
-    losses = [eval_step(state["ema"], batches(0), jax.random.key(0)) for _ in range(2)]
+    eval_step = make_eval_step(cfg)
+    losses = [eval_step(state["ema"], batches(0), NULL, jax.random.key(0)) for _ in range(2)]
     assert losses[0].shape == (3,)
     np.testing.assert_array_equal(*losses)
-    assert not np.array_equal(losses[0], eval_step(state["ema"], batches(0), jax.random.key(1)))
+    assert not np.array_equal(losses[0], eval_step(state["ema"], batches(0), NULL, jax.random.key(1)))
 
 
 def test_ema_forgets_the_first_weights_and_then_reaches_its_limit():

@@ -1,0 +1,38 @@
+"""Any tensorflow-datasets set trains by its name and two keys: here photographs with class names for captions.
+
+make train CONFIG=configs/oxford_flowers102.py
+
+Downloads 345 MB through tensorflow-datasets. Hardware: one GPU. Leaves runs/oxford_flowers102.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from configs import base, presets
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.model = ConfigDict(dataclasses.asdict(presets.SMALL))
+    config.data.update(
+        name="oxford_flowers102",
+        train_split="train+test",
+        eval_split="validation",
+        image_key="image",
+        caption_key="label",  # a class label: its name is the caption
+        caption_templates=("{}", "a photo of a {}", "a {} in bloom"),
+        side=64,
+        flip=True,
+    )
+    config.train.update(
+        steps=50_000,
+        stage_batches=((128, 64, 32), (64, 128, 32), (32, 64, 128)),
+        phase_learning_rates=(5e-4, 5e-4, 2.5e-4),
+        eval_batch=32,
+        checkpoint_every=1000,
+        sample_every=1000,
+        ema_decay=0.9995,
+        decay="cosine",
+    )
+    return config
