@@ -25,10 +25,9 @@ from benchmarks.table import table
 from benchmarks.timing import Timed, interleave
 from configs import presets
 from nami_jax.config import ConfigError, ModelConfig, SampleConfig
-from nami_jax.flow.stages import make_stages
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.sample import parse_steps
-from nami_jax.sampler import check_request, image_noise, run_stage, stage_grids, stage_shape
+from nami_jax.sampler import check_request, sample_stages
 
 # NAMI-2B with one of its 16 heads and depths 2, 3, 4 for 9, 16, 22.
 NARROW = dataclasses.replace(
@@ -88,18 +87,11 @@ def sample_by_stage(model: Nami, text: tuple, sample: SampleConfig, request: Req
     Returns:
         The latents (B, side, side, C), and the seconds of each stage with its noise and the jump into it.
     """
-    x, before, seconds = None, None, []
-    stages, guidance_scale = make_stages(model.cfg.num_stages), jnp.float32(sample.guidance_scale)
-    for stage, grid in zip(stages, stage_grids(stages, sample), strict=True):
-        start = time.perf_counter()
-        noise = image_noise(0, range(request.batch), stage, stage_shape(model.cfg, stage, request.side, request.side))
-        x, noise = (noise, None) if x is None else (x, noise)
-        x = run_stage(
-            model, None, x, noise, text, guidance_scale, grid, stage=stage, before=before, solver=sample.solver
-        )
+    x, seconds, start = None, [], time.perf_counter()
+    numbers = range(request.batch)
+    for x in sample_stages(model, text, sample, height=request.side, width=request.side, seed=0, numbers=numbers):
         x.block_until_ready()
-        seconds.append(time.perf_counter() - start)
-        before = stage
+        seconds.append(time.perf_counter() - start - sum(seconds))
     assert x is not None
     return x, seconds
 

@@ -22,6 +22,6 @@ SMALL = ModelConfig(
 
 # For a laptop's CPU.
 TINY = ModelConfig(
-    channels=3, patch_size=4, num_heads=4, rope_axes=(8, 12, 12), double_blocks=1, stage_single_blocks=(1, 2, 4),
+    channels=3, patch_size=4, num_heads=4, rope_axes=(8, 12, 12), double_blocks=1, stage_single_blocks=(2, 3, 4),
     mlp_ratio=4, text_dim=384, pooled_dim=384,
 )  # fmt: skip

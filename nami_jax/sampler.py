@@ -5,7 +5,8 @@ prompts, seeds and guidance scales cost no compilation.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,10 +125,9 @@ def run_stage(
     return SOLVERS[solver](guided_velocity(model, text, guidance_scale, stage), start, grid)
 
 
-def sample_latents(
+def sample_stages(
     model: Nami,
-    text: tuple[np.ndarray, np.ndarray],
-    negative: tuple[np.ndarray, np.ndarray],
+    text: tuple,
     sample: SampleConfig,
     *,
     height: int,
@@ -136,7 +136,45 @@ def sample_latents(
     numbers: Sequence[int],
     sigma_ends: Sequence[float] | None = None,
     bridge: Bridge | None = None,
+) -> Iterator[jax.Array]:
+    """Yields the latents at the end of each stage, (B, H_k, W_k, C) float32, coarsest first.
+
+    Args:
+        model: the network.
+        text: token states (2B, T, D) and pooled vectors (2B, P), the prompts' and then the negative prompts'.
+        sample: steps per stage, guidance scale, grid and solver.
+        height: of the final latents.
+        width: of the final latents.
+        seed: of the request.
+        numbers: (B,) image numbers within the request; noise is keyed by seed and number.
+        sigma_ends: as in training; None for the paper's.
+        bridge: the learned transition, or None for renoising.
+
+    Raises:
+        ConfigError: a side that the stages or patches do not divide, or steps of the wrong length.
+    """
+    check_request(model.cfg, sample, height, width)
+    stages = make_stages(model.cfg.num_stages, sigma_ends)
+    x, before = image_noise(seed, numbers, stages[0], stage_shape(model.cfg, stages[0], height, width)), None
+    for stage, grid in zip(stages, stage_grids(stages, sample), strict=True):
+        shape = stage_shape(model.cfg, stage, height, width)
+        noise = None if before is None or bridge else image_noise(seed, numbers, stage, shape)
+        x = run_stage(
+            model, bridge, x, noise, text, jnp.float32(sample.guidance_scale), grid,
+            stage=stage, before=before, solver=sample.solver,
+        )  # fmt: skip
+        before = stage
+        yield x
+
+
+def sample_latents(
+    model: Nami,
+    text: tuple[np.ndarray, np.ndarray],
+    negative: tuple[np.ndarray, np.ndarray],
+    sample: SampleConfig,
+    *,
     progress: bool = False,
+    **request: Any,
 ) -> jax.Array:
     """Samples final latents (or pixels, for a model of pixels).
 
@@ -145,13 +183,8 @@ def sample_latents(
         text: token states (B, T, D) and pooled vectors (B, P) of the prompts.
         negative: the same of the negative prompts, batch B or 1.
         sample: steps per stage, guidance scale, grid and solver.
-        height: of the final latents.
-        width: of the final latents.
-        seed: of the request.
-        numbers: (B,) image numbers within the request; noise is keyed by seed and number.
-        sigma_ends: as in training; None for the paper's.
-        bridge: the learned transition, or None for renoising.
         progress: show a bar over the stages.
+        **request: height, width, seed, numbers, sigma_ends and bridge, as `sample_stages` takes them.
 
     Returns:
         (B, height, width, C) float32.
@@ -159,22 +192,11 @@ def sample_latents(
     Raises:
         ConfigError: a side that the stages or patches do not divide, or steps of the wrong length.
     """
-    check_request(model.cfg, sample, height, width)
-    stages = make_stages(model.cfg.num_stages, sigma_ends)
-    grids = stage_grids(stages, sample)
     states = tuple(np.concatenate([t, np.broadcast_to(n, t.shape)]) for t, n in zip(text, negative, strict=True))
-    x, before = image_noise(seed, numbers, stages[0], stage_shape(model.cfg, stages[0], height, width)), None
-    for stage, grid in zip(tqdm(stages, "stages", disable=not progress), grids, strict=True):
-        shape = stage_shape(model.cfg, stage, height, width)
-        noise = None if before is None or bridge else image_noise(seed, numbers, stage, shape)
-        x = run_stage(
-            model, bridge, x, noise, states, jnp.float32(sample.guidance_scale), grid,
-            stage=stage, before=before, solver=sample.solver,
-        )  # fmt: skip
-        before = stage
-        if progress:
-            x.block_until_ready()
-    return x
+    latents = sample_stages(model, states, sample, **request)
+    with tqdm(latents, "stages", total=model.cfg.num_stages, disable=not progress) as bar:
+        *_, final = (x.block_until_ready() if progress else x for x in bar)
+    return final
 
 
 def stage_shape(model: ModelConfig, stage: Stage, height: int, width: int) -> tuple[int, int, int]:

@@ -55,13 +55,14 @@ def _new_state(cfg: Config) -> State:
 def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tuple[State, dict]]:
     """Returns the jitted step (state, batch, null) -> (state, metrics); the given state is donated.
 
+    The batch is a tuple over stages of `images` (B_k, H_k, W_k, C), `text_embeds` (B_k, T, D), `pooled` (B_k, P); each
+    combination of sizes compiles once. `null` holds `text_embeds` (1, T, D) and `pooled` (1, P) of the empty caption,
+    which stands in for dropped ones. Metrics: `loss`, `grad_norm`, `learning_rate` (), and `loss_sums`, `loss_counts`
+    (K, 4), by stage and quarter of its noise range.
+
     Args:
         cfg: the run.
         mesh: axes (data, fsdp).
-
-    `null` holds `text_embeds` (1, T, D) and `pooled` (1, P) of the empty caption, for caption dropout. The batch is a tuple over stages of `images` (B_k, H_k, W_k, C), `text_embeds` (B_k, T, D), `pooled` (B_k, P); each
-    combination of sizes compiles once. Metrics: `loss`, `grad_norm`, `learning_rate` (), and `loss_sums`,
-    `loss_counts` (K, 4), by stage and quarter of its noise range.
     """
     stages = make_stages(cfg.model.num_stages, cfg.flow.sigma_ends)
     optimizer, schedule = make_optimizer(cfg.train), learning_rate(cfg.train)
@@ -101,7 +102,7 @@ def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tupl
 
 @functools.cache
 def make_eval_step(cfg: Config) -> Callable[[Any, Any, Any, jax.Array], jax.Array]:
-    """Returns the jitted (params, batch, null, key) -> mean loss per stage (K,), captions kept, noise and times by `key`."""
+    """Returns the jitted (params, batch, null, key) -> mean loss per stage (K,): no caption is dropped."""
     stages = make_stages(cfg.model.num_stages, cfg.flow.sigma_ends)
     graphdef, _ = abstract_model(cfg.model)
 

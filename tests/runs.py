@@ -45,4 +45,6 @@ def card_config(data_dir: Path, **sections: dict[str, Any]) -> Config:
         "caption_key": "colour", "caption_templates": ("{}", "a {}"), "data_dir": str(data_dir),
     }  # fmt: skip
     model = {"text_dim": 384, "pooled_dim": 384}
-    return make_config(**sections | {"data": data | sections.get("data", {}), "model": model | sections.get("model", {})})
+    return make_config(
+        **sections | {"data": data | sections.get("data", {}), "model": model | sections.get("model", {})}
+    )

@@ -36,9 +36,11 @@ def test_summary_starts_anew_each_time():
 def test_non_finite_loss_is_reported_with_its_step(loss):
     interval = Interval()
     interval.add(7, metrics(1.0, [[1.0, 0, 0, 0]], [[1.0, 0, 0, 0]]))
+    interval.add(8, metrics(loss, [[1.0, 0, 0, 0]], [[1.0, 0, 0, 0]]))
     with pytest.raises(NonFiniteLossError, match=r"step 8: the loss is (nan|inf)"):
-        interval.add(8, metrics(loss, [[1.0, 0, 0, 0]], [[1.0, 0, 0, 0]]))
         interval.summary((1,))
+    with pytest.raises(NonFiniteLossError, match=r"step 8: the loss is (nan|inf)"):
+        interval.add(9, metrics(1.0, [[1.0, 0, 0, 0]], [[1.0, 0, 0, 0]]))
 
 
 def test_bar_shows_rate_and_loss_of_each_stage():

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,9 @@ def test_noise_is_standard_normal():
 
 def text(batch: int):
     rng = np.random.default_rng(0)
-    return rng.normal(size=(batch, 5, MODEL.text_dim)).astype(np.float32), np.ones((batch, MODEL.pooled_dim), np.float32)
+    return rng.normal(size=(batch, 5, MODEL.text_dim)).astype(np.float32), np.ones(
+        (batch, MODEL.pooled_dim), np.float32
+    )
 
 
 def test_sampling_is_the_stages_one_after_another():
@@ -43,16 +46,25 @@ def test_sampling_is_the_stages_one_after_another():
     for before, stage in zip((None, *STAGES), STAGES, strict=False):
         if before is not None:
             x = jump(x, image_noise(0, [0, 1], stage, (x.shape[1] * 2, x.shape[2] * 2, 3)), before, None)
-        velocity = model(jnp.concatenate([x, x]), jnp.full(4, stage.time_start), *states, stage=stage.number)
+        velocity = model(
+            jnp.concatenate([x, x]), jnp.full(4, stage.time_start), *map(jnp.asarray, states), stage=stage.number
+        )
         x = x - (2 * velocity[:2] - velocity[2:])  # one Euler step over the whole stage, guidance 2
     np.testing.assert_allclose(latents, x, rtol=2e-4, atol=2e-4)
 
 
+def compiled_functions() -> int:
+    function: Any = run_stage
+    return function._cache_size()
+
+
 def test_further_seeds_prompts_and_scales_compile_nothing():
-    model, compiled = awake(), run_stage._cache_size()
+    model, compiled = awake(), compiled_functions()
     for seed, scale in ((0, 1.0), (1, 3.0)):
-        sample_latents(model, text(2), text(1), SampleConfig((2, 1, 1), scale), height=16, width=16, seed=seed, numbers=[0, 1])
-    assert run_stage._cache_size() == compiled + 3  # one function per stage
+        sample_latents(
+            model, text(2), text(1), SampleConfig((2, 1, 1), scale), height=16, width=16, seed=seed, numbers=[0, 1]
+        )
+    assert compiled_functions() == compiled + 3  # one function per stage
 
 
 def test_one_stage_model_samples_without_a_jump():

@@ -29,7 +29,9 @@ def test_parameters_moments_and_ema_are_sharded_alike():
 
 
 def test_small_parameters_are_on_every_device():
-    shardings = state_shardings({"params": {"image_out": {"bias": jax.ShapeDtypeStruct((12,), "float32")}}}, make_mesh(8))
+    shardings = state_shardings(
+        {"params": {"image_out": {"bias": jax.ShapeDtypeStruct((12,), "float32")}}}, make_mesh(8)
+    )
     assert shardings["params"]["image_out"]["bias"].spec == P()
 
 
