@@ -24,9 +24,8 @@ from benchmarks.flops import image_tokens, sampling_flops, sampling_xla_flops
 from benchmarks.table import table
 from benchmarks.timing import Timed, interleave
 from configs import presets
-from nami_jax.config import ConfigError, ModelConfig, SampleConfig
+from nami_jax.config import ConfigError, ModelConfig, SampleConfig, parse_steps
 from nami_jax.models.nami import Nami, abstract_model
-from nami_jax.sample import parse_steps
 from nami_jax.sampler import check_request, sample_stages
 
 # NAMI-2B with one of its 16 heads and depths 2, 3, 4 for 9, 16, 22.

@@ -73,7 +73,7 @@ class Trainer:
 
     def __init__(self, cfg: Config, stage_batch: Sequence[int], mesh: Mesh):
         rng, self._mesh = np.random.default_rng(0), mesh
-        require_divisible((stage_batch,), mesh)
+        require_divisible("train.stage_batches", (stage_batch,), mesh)
         self._batch = shard_batch(random_batch(cfg, stage_batch, rng), mesh)
         self._null = random_text(cfg, 1, rng)
         self._state = init_state(cfg, mesh)

@@ -33,7 +33,6 @@ def get_config() -> ConfigDict:
     flow = ConfigDict(
         {
             "sigma_ends": placeholder(tuple),  # noise level at each stage's end; None: (K-k)/K
-            "transition": "renoise",
             "time_mean": 0.0,  # of the logit-normal training times
             "time_std": 1.0,
         }

@@ -15,6 +15,16 @@ from nami_jax.train_step import State
 
 ITEMS = ("ema", "train", "data", "config")
 
+# What a run cannot change on its way: the shapes of its state, its flow, and the order of its samples.
+SAME = {
+    "model": ("channels", "patch_size", "num_heads", "rope_axes", "rope_theta", "double_blocks", "stage_single_blocks",
+              "mlp_ratio", "text_dim", "pooled_dim"),
+    "flow": ("sigma_ends", "time_mean", "time_std"),
+    "data": ("name", "train_split", "image_key", "caption_key", "caption_templates", "side", "flip"),
+    "text": ("encoder", "max_length", "mask_padding"),
+    "train": ("seed", "stage_batches", "phase_starts"),
+}  # fmt: skip
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, unfinished or of another shape."""
@@ -27,6 +37,7 @@ class Checkpoints:
         """Opens the folder; creates it if `cfg` is given, which is then saved with every checkpoint.
 
         Raises:
+            ConfigError: the folder's newest checkpoint is of another run than `cfg`.
             CheckpointError: without `cfg`, the folder holds no finished checkpoint.
         """
         folder = Path(workdir).absolute() / "checkpoints"
@@ -39,7 +50,10 @@ class Checkpoints:
         keep = cfg.train.keep_checkpoints if cfg else None
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=cfg is not None, read_only=cfg is None)
         self._manager = ocp.CheckpointManager(folder, options=options, item_names=ITEMS)
-        if cfg is None and self._manager.latest_step() is None:
+        latest = self._manager.latest_step()
+        if cfg is not None and latest is not None:
+            require_same_run(self.config(latest), cfg, folder)
+        if cfg is None and latest is None:
             unfinished = sorted(p.name for p in folder.iterdir())
             raise CheckpointError(
                 f"{folder} holds no finished checkpoint, only {unfinished}. Train on to the next save."
@@ -71,21 +85,18 @@ class Checkpoints:
         """Restores the newest checkpoint, if there is one.
 
         Args:
-            state: the freshly initialised state, or ShapeDtypeStructs, whose shardings say where the arrays go; they
-                need not be those that it was saved with.
+            state: ShapeDtypeStructs (or arrays) whose shardings say where the arrays go; they need not be those that it
+                was saved with.
 
         Returns:
             The state and the loader's position, or None where no checkpoint exists.
 
         Raises:
-            ConfigError: the checkpoint was made with another model, flow, data set or text encoder.
             CheckpointError: it cannot be read.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
-        assert self._cfg is not None
-        require_same_run(self.config(step), self._cfg, self.folder)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         ema = abstract.pop("ema")
         restored = self._restore(
@@ -111,6 +122,8 @@ class Checkpoints:
         return self._restore(step, ema=ocp.args.StandardRestore(abstract))["ema"]
 
     def _restore(self, step: int, **args: Any) -> Any:
+        if step not in self._manager.all_steps():
+            raise CheckpointError(f"{self.folder} has no step {step}. It has {sorted(self._manager.all_steps())}.")
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**args))
         except (ValueError, KeyError, OSError) as error:
@@ -121,14 +134,15 @@ class Checkpoints:
 
 
 def require_same_run(saved: Config, current: Config, folder: Path) -> None:
-    """Checks that a run continues with the model, flow, data and text encoder it was begun with.
+    """Checks that a run continues as what it was begun as. How it is computed, and how long, may change.
 
     Raises:
-        ConfigError: it does not; every differing field is listed.
+        ConfigError: it does not; the first differing field is named.
     """
     saved_fields, fields = saved.to_dict(), current.to_dict()
-    for section in ("model", "flow", "data", "text"):
-        for name, value in fields[section].items():
+    for section, names in SAME.items():
+        for name in names:
+            value = fields[section][name]
             require(saved_fields[section][name] == value, f"{section}.{name}", value,
                     f"the run in {folder} was begun with {saved_fields[section][name]!r}",
                     "Set that value, or another --workdir")  # fmt: skip

@@ -77,6 +77,7 @@ class ModelConfig:
                 f"Set e.g. {tuple(sorted(abs(b) for b in singles))}")  # fmt: skip
         require(self.double_blocks >= 0 and self.double_blocks + singles[0] >= 1, "model.double_blocks",
                 self.double_blocks, "the first stage needs at least one block", "Set it to 1 or more")  # fmt: skip
+        require(self.rope_theta > 1, "model.rope_theta", self.rope_theta, "must be above 1", "Set 10000.0")
         require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "is not a compute type",
                 "Set 'float32' or 'bfloat16'")  # fmt: skip
 
@@ -86,7 +87,6 @@ class FlowConfig:
     """How the rectified flow is cut into stages (`nami_jax.flow`)."""
 
     sigma_ends: tuple[float, ...] | None = None  # noise level at each stage's end; None: (K-k)/K
-    transition: str = "renoise"  # the jump between stages
     time_mean: float = 0.0  # training times are sigmoid(time_mean + time_std * normal)
     time_std: float = 1.0
 
@@ -97,8 +97,6 @@ class FlowConfig:
             require(len(ends) >= 1 and falling and ends[-1] == 0.0 and all(0.0 <= e < 1.0 for e in ends),
                     "flow.sigma_ends", ends, "must fall strictly within [0, 1) and end in 0.0",
                     "Set e.g. (2/3, 1/3, 0.0), or None for the paper's")  # fmt: skip
-        require(self.transition == "renoise", "flow.transition", self.transition, "is not a transition to train with",
-                "Set 'renoise'")  # fmt: skip
         require(self.time_std > 0, "flow.time_std", self.time_std, "must be positive", "Set e.g. 1.0")
 
 
@@ -163,7 +161,7 @@ class TrainConfig:
     checkpoint_every: int
     keep_checkpoints: int
     sample_every: int
-    sample_images: int  # images of a sample grid, of training captions and of held-out captions alike
+    sample_images: int  # training captions in a sample grid; held-out ones are a third of that
     fsdp: int = 1  # devices over which parameters, moments and EMA are sharded; the others hold copies
 
     def __post_init__(self) -> None:
@@ -185,6 +183,9 @@ class TrainConfig:
                 self.phase_learning_rates, "must be positive", "Set e.g. (1e-4, 1e-4, 5e-5)")  # fmt: skip
         require(self.decay in ("constant", "cosine"), "train.decay", self.decay, "is not a decay",
                 "Set 'constant' or 'cosine'")  # fmt: skip
+        require(
+            self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "must not be negative", "Set e.g. 0.01"
+        )
         require(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "must be positive", "Set e.g. 1.0")
         for name in ("ema_decay", "caption_dropout", "adam_b1", "adam_b2"):
             value = getattr(self, name)
@@ -245,6 +246,9 @@ class Config:
         for batch in self.train.stage_batches:
             require(all(b >= 1 for b in batch), "train.stage_batches", batch, "each stage needs an image in every step",
                     f"Set e.g. {tuple(max(b, 1) for b in batch)}")  # fmt: skip
+        require(self.model.channels == 3, "model.channels", self.model.channels, "the images have 3", "Set 3")
+        require(self.flow.sigma_ends is None or self.sample.grid != "released", "sample.grid", self.sample.grid,
+                "the released grid knows the default flow.sigma_ends only", "Set 'linear'")  # fmt: skip
         require_side(self.data.side, self.model, "data.side")
 
     @classmethod
@@ -259,8 +263,12 @@ class Config:
             ConfigError: a field is unknown (its nearest names are given), missing, of the wrong type or out of range.
         """
         for section in dataclasses.fields(cls):
+            given = fields.get(section.name, {})
+            require(
+                isinstance(given, Mapping), section.name, given, "must be a section of fields", "See configs/base.py"
+            )
             known = [f.name for f in dataclasses.fields(section.type)]  # pyright: ignore[reportArgumentType]
-            for name in fields.get(section.name, {}):
+            for name in given:
                 if name not in known:
                     raise ConfigError(f"{section.name}.{name}: no such config field.{nearest(name, known)}")
         try:
@@ -284,3 +292,16 @@ def require_side(side: int, model: ModelConfig, field: str) -> None:
     require(side >= unit and side % unit == 0, field, side,
             f"{model.num_stages} stages of {model.patch_size}x{model.patch_size} patches need a multiple of {unit}",
             f"Set {above}")  # fmt: skip
+
+
+def parse_steps(steps: Sequence[str] | None) -> tuple[int, ...] | None:
+    """Reads a flag such as "10,10,10", as absl splits it; None stays None.
+
+    Raises:
+        ConfigError: one of them is not a whole number.
+    """
+    if steps is None:
+        return None
+    whole = bool(steps) and all(step.strip().isdecimal() for step in steps)
+    require(whole, "steps", ",".join(steps), "must be whole numbers", "Set e.g. --steps 10,10,10")
+    return tuple(int(step) for step in steps)

@@ -1,7 +1,8 @@
 """From the training step's device metrics to numbers for people: sums over an interval, TensorBoard, the bar's text."""
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -12,8 +13,8 @@ from tensorboardX import SummaryWriter
 from nami_jax.loss import QUARTILES
 
 
-class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite. The message names the step and what to change."""
+class NonFiniteError(FloatingPointError):
+    """The loss or the gradient became NaN or infinite. The message names the step and what to change."""
 
 
 class Interval:
@@ -24,9 +25,12 @@ class Interval:
         self._metrics: list[Mapping[str, jax.Array]] = []
         self._since = time.perf_counter()
 
-    def restart_clock(self) -> None:
-        """Leaves out of the rates the time since the last summary: evaluation, sampling, saving."""
-        self._since = time.perf_counter()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time spent inside, on validation or sampling, out of the rates."""
+        entered = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - entered
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Keeps one step's metrics, as `make_train_step` describes them, and waits for those of the step before.
@@ -34,7 +38,7 @@ class Interval:
         So one step runs while the next is prepared, and the progress bar tells the true rate.
 
         Raises:
-            NonFiniteLossError: the loss of the step before is not finite.
+            NonFiniteError: the loss or gradient of the step before is not finite.
         """
         self.require_finite()
         self._steps.append(step)
@@ -44,23 +48,20 @@ class Interval:
         """Waits for the last step.
 
         Raises:
-            NonFiniteLossError: its loss is not finite.
+            NonFiniteError: its loss or gradient is not finite.
         """
         if not self._metrics:
             return
         step, metrics = self._steps[-1], self._metrics[-1]
-        loss = float(metrics["loss"])
-        if not np.isfinite(loss):
-            raise NonFiniteLossError(
-                f"step {step}: the loss is {loss} (gradient norm {float(metrics['grad_norm'])}). The checkpoints "
-                "before this step are good. Lower train.phase_learning_rates or raise train.warmup_steps."
+        loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        if not np.isfinite([loss, grad_norm]).all():
+            raise NonFiniteError(
+                f"step {step}: the loss is {loss}, the gradient norm {grad_norm}. The checkpoints before this step "
+                "are good. Lower train.phase_learning_rates or raise train.warmup_steps."
             )
 
-    def summary(self, stage_batch: Sequence[int]) -> dict[str, float]:
+    def summary(self) -> dict[str, float]:
         """Averages the steps collected since the last summary.
-
-        Args:
-            stage_batch: images of each stage in a step.
 
         Returns:
             `loss`, `grad_norm`, `learning_rate`, `steps_per_second`, `images_per_second/stage_k`, `loss/stage_k` and
@@ -68,32 +69,32 @@ class Interval:
             fell into are left out.
 
         Raises:
-            NonFiniteLossError: the loss of a step is not finite.
+            NonFiniteError: the loss or gradient of a step is not finite.
         """
         self.require_finite()
         metrics = jax.device_get(self._metrics)
         scalars = {name: float(np.mean([m[name] for m in metrics])) for name in ("loss", "grad_norm")}
-        rate = len(metrics) / (time.perf_counter() - self._since)
-        scalars["steps_per_second"] = rate
-        scalars |= {f"images_per_second/stage_{k}": b * rate for k, b in enumerate(stage_batch, start=1)}
+        seconds = time.perf_counter() - self._since
+        scalars["steps_per_second"] = len(metrics) / seconds
         scalars["learning_rate"] = float(metrics[-1]["learning_rate"])
         sums = np.sum([m["loss_sums"] for m in metrics], axis=0)  # (K, 4)
         counts = np.sum([m["loss_counts"] for m in metrics], axis=0)
         for k, (stage_sums, stage_counts) in enumerate(zip(sums, counts, strict=True), start=1):
+            scalars[f"images_per_second/stage_{k}"] = float(stage_counts.sum() / seconds)
             scalars[f"loss/stage_{k}"] = float(stage_sums.sum() / stage_counts.sum())
             for q in range(QUARTILES):
                 if stage_counts[q]:
                     scalars[f"loss/stage_{k}/noise_{q + 1}"] = float(stage_sums[q] / stage_counts[q])
-        self.__init__()
+        self._steps, self._metrics, self._since = [], [], time.perf_counter()
         return scalars
 
 
 class EventWriter:
     """Writes scalars and pictures as TensorBoard events below the workdir."""
 
-    def __init__(self, workdir: Path):
-        """Opens a new file of events in `workdir/events`."""
-        self._writer = SummaryWriter(str(workdir / "events"))
+    def __init__(self, workdir: Path, start: int):
+        """Opens a new file of events in `workdir/events`, which supersedes what was logged after step `start`."""
+        self._writer = SummaryWriter(str(workdir / "events"), purge_step=start + 1)
 
     def __enter__(self) -> Self:
         return self

@@ -97,9 +97,15 @@ class NamiPipeline:
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         self._check(prompts, num_images, batch_size)
-        given = {"guidance_scale": guidance_scale, "grid": grid, "solver": solver, "steps": steps and tuple(steps)}
+        given = {
+            "guidance_scale": guidance_scale,
+            "grid": grid,
+            "solver": solver,
+            "steps": None if steps is None else tuple(steps),
+        }
         sample = dataclasses.replace(self.cfg.sample, **{k: v for k, v in given.items() if v is not None})
-        height, width = height or self.cfg.data.side, width or self.cfg.data.side
+        side = self.cfg.data.side
+        height, width = side if height is None else height, side if width is None else width
         check_request(self.model.cfg, sample, height, width)
 
         text, negative = self.encoder(prompts), self.encoder([negative_prompt])

@@ -12,10 +12,7 @@ from flax import nnx
 from nami_jax.config import ModelConfig
 from nami_jax.models.bridge import Bridge
 from nami_jax.models.nami import Nami, abstract_model
-
-
-class WeightsError(ValueError):
-    """Weights that do not fit the network. The message lists every missing, unexpected and misshapen key."""
+from nami_jax.weights import WeightsError, require_tensors
 
 
 class Slot(NamedTuple):
@@ -164,23 +161,6 @@ def load_bridge(tensors: Mapping[str, np.ndarray]) -> Bridge:
     bridge = Bridge([(s.shape[0], s.shape[1], s.shape[2]) for s in shifts])
     nnx.update(bridge, {"scales": np.asarray(tensors["scale"]), "shifts": dict(enumerate(shifts))})
     return bridge
-
-
-def require_tensors(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
-    """Compares the shapes that a network expects with those that a file holds, key by key.
-
-    Raises:
-        WeightsError: they differ; the message lists every difference.
-    """
-    lines = [f"missing     {key} {expected[key]}" for key in expected.keys() - found.keys()]
-    lines += [f"unexpected  {key} {found[key]}" for key in found.keys() - expected.keys()]
-    lines += [
-        f"misshapen   {key}: {found[key]}, the network has {expected[key]}"
-        for key in expected.keys() & found.keys()
-        if tuple(expected[key]) != tuple(found[key])
-    ]
-    if lines:
-        raise WeightsError("the weights do not fit the network; check its sizes:\n  " + "\n  ".join(sorted(lines)))
 
 
 def _released_shape(ours: np.ndarray, key: str) -> tuple[int, ...]:

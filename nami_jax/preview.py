@@ -24,7 +24,7 @@ def make_preview(
     """Returns (parameters, step) -> path of a grid: training captions and held-out ones, originals above samples.
 
     Args:
-        cfg: the run; `train.sample_images` captions of each split, evenly spaced in it.
+        cfg: the run; `train.sample_images` training captions and a third as many held-out ones, evenly spaced.
         train: the training split.
         held_out: the held-out split.
         table: text states of all their captions.
@@ -32,7 +32,7 @@ def make_preview(
     """
     panels: list[Panel] = [
         _panel("training captions", train, cfg.train.sample_images),
-        _panel("held-out captions, never trained on", held_out, min(8, cfg.train.sample_images)),
+        _panel("held-out captions, never trained on", held_out, -(-cfg.train.sample_images // 3)),
     ]
     captions = [caption for _, captions, _ in panels for caption in captions]
     text, graphdef = table.lookup(captions), abstract_model(cfg.model)[0]

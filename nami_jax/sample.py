@@ -12,7 +12,7 @@ from absl import app, flags
 from PIL import Image
 
 from nami_jax.checkpoint import CheckpointError
-from nami_jax.config import ConfigError
+from nami_jax.config import ConfigError, parse_steps
 from nami_jax.pictures import grid, save_png
 from nami_jax.pipeline import NamiPipeline
 
@@ -33,19 +33,6 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_images", 1, "pictures of each prompt")
     flags.DEFINE_integer("batch_size", 32, "pictures drawn at once")
     flags.DEFINE_string("out", "samples", "folder for the PNGs")
-
-
-def parse_steps(steps: Sequence[str] | None) -> tuple[int, ...] | None:
-    """Reads "10,10,10", as absl splits it.
-
-    Raises:
-        ConfigError: one of them is not a whole number.
-    """
-    if steps is None:
-        return None
-    if not all(re.fullmatch(r"\d+", s.strip()) for s in steps):
-        raise ConfigError(f"--steps = {','.join(steps)}: must be whole numbers. Set e.g. --steps 10,10,10.")
-    return tuple(int(s) for s in steps)
 
 
 def file_name(number: int, prompt: str, seed: int) -> str:
@@ -75,7 +62,7 @@ def main(argv: list[str]) -> None:
         pipe = NamiPipeline.from_pretrained(args.checkpoint, step=args.step)
         settings = {
             "negative_prompt": args.negative_prompt,
-            "steps": steps or pipe.cfg.sample.steps,
+            "steps": pipe.cfg.sample.steps if steps is None else steps,
             "guidance_scale": pipe.cfg.sample.guidance_scale if args.guidance_scale is None else args.guidance_scale,
             "grid": args.grid or pipe.cfg.sample.grid,
             "solver": args.solver or pipe.cfg.sample.solver,

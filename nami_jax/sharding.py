@@ -75,13 +75,13 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def require_divisible(stage_batches: Sequence[Sequence[int]], mesh: Mesh) -> None:
-    """Checks that every stage's batch splits evenly over the devices.
+def require_divisible(field: str, stage_batches: Sequence[Sequence[int]], mesh: Mesh) -> None:
+    """Checks that every stage's batch, set by `field`, splits evenly over the devices.
 
     Raises:
         ConfigError: one does not.
     """
     for batches in stage_batches:
-        require(all(b % mesh.size == 0 for b in batches), "train.stage_batches", tuple(batches),
+        require(all(b % mesh.size == 0 for b in batches), field, tuple(batches),
                 f"each stage's images must split evenly over {mesh.size} devices",
                 f"Set {tuple(-(-b // mesh.size) * mesh.size for b in batches)}")  # fmt: skip

@@ -144,6 +144,16 @@ def load_text_encoder(cfg: TextConfig) -> TextEncoder:
     return TextEncoder(cfg, bert, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
 
 
+def encoder_widths(cfg: TextConfig) -> tuple[int, int]:
+    """Returns D and P, the sizes of `cfg`'s token states and pooled vectors, without loading weights.
+
+    Raises:
+        ModuleNotFoundError: the package that carries the weights is not installed, or in another version.
+    """
+    width = json.loads((minilm_folder() / "config.json").read_text())["hidden_size"]
+    return width, width
+
+
 def minilm_folder() -> Path:
     """Finds the folder of config.json, model.safetensors and tokenizer.json inside the installed package.
 

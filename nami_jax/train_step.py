@@ -32,6 +32,14 @@ def init_state(cfg: Config, mesh: Mesh) -> State:
     return jax.jit(_new_state, static_argnums=0, out_shardings=train_shardings(cfg, mesh))(cfg)
 
 
+def abstract_state(cfg: Config, mesh: Mesh) -> State:
+    """Returns the training state as ShapeDtypeStructs with their shardings, for restoring into it."""
+    shapes = jax.eval_shape(lambda: _new_state(cfg))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, train_shardings(cfg, mesh)
+    )
+
+
 @functools.cache
 def train_shardings(cfg: Config, mesh: Mesh) -> Any:
     """Returns the sharding of every array of the training state, in the state's own structure."""
@@ -97,7 +105,7 @@ def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tupl
 
     shardings, everywhere = train_shardings(cfg, mesh), NamedSharding(mesh, PartitionSpec())
     in_shardings = (shardings, NamedSharding(mesh, BATCH), everywhere)
-    return jax.jit(step, donate_argnums=0, in_shardings=in_shardings, out_shardings=(shardings, None))
+    return jax.jit(step, donate_argnums=0, in_shardings=in_shardings, out_shardings=(shardings, everywhere))
 
 
 @functools.cache

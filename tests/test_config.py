@@ -16,6 +16,16 @@ def test_default_config_is_valid():
     assert Config.from_dict(emoji_tiny.get_config().to_dict()).model.num_stages == 3
 
 
+def test_section_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="train = None: must be a section"):
+        Config.from_dict(CONFIG.to_dict() | {"train": None})
+
+
+def test_released_grid_with_other_windows_is_refused():
+    with pytest.raises(ConfigError, match=r"sample\.grid = 'released'"):
+        make_config(flow={"sigma_ends": (0.5, 0.2, 0.0)}, sample={"grid": "released"})
+
+
 def changed(section: str, **values):
     fields = CONFIG.to_dict()
     fields[section] |= values
@@ -57,6 +67,8 @@ def test_wrong_type_and_missing_field_name_the_field():
         ("model", {"rope_axes": (4, 5, 6)}, r"model\.rope_axes"),
         ("model", {"dtype": "float16"}, r"model\.dtype = 'float16'"),
         ("flow", {"sigma_ends": (0.3, 0.6, 0.0)}, r"flow\.sigma_ends"),
+        ("model", {"channels": 4}, r"model\.channels = 4: the images have 3"),
+        ("train", {"weight_decay": -1.0}, r"train\.weight_decay = -1\.0"),
         ("text", {"max_length": 1000}, r"text\.max_length = 1000"),
         ("data", {"caption_templates": ("a photo",)}, r"each template must hold \{\} once"),
     ],

@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 BELOW = {
     "config": set(),
     "flow": {"config"},
-    "models": {"config"},
+    "weights": set(),
+    "models": {"config", "weights"},
     "data": {"config", "models", "text"},
 }
 

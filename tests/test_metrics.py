@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import pytest
 
-from nami_jax.metrics import EventWriter, Interval, NonFiniteLossError, bar_text
+from nami_jax.metrics import EventWriter, Interval, NonFiniteError, bar_text
 
 
 def metrics(loss, sums, counts):
@@ -15,21 +15,22 @@ def test_summary_weighs_every_image_alike():
     interval = Interval()
     interval.add(1, metrics(1.0, [[1.0, 0, 0, 0]], [[1.0, 0, 0, 0]]))
     interval.add(2, metrics(3.0, [[6.0, 0, 8.0, 0]], [[2.0, 0, 1.0, 0]]))
-    summary = interval.summary((3,))
+    summary = interval.summary()
     assert summary["loss"] == pytest.approx(2.0)
     assert summary["loss/stage_1"] == pytest.approx(15 / 4)
     assert summary["loss/stage_1/noise_1"] == pytest.approx(7 / 3)
     assert summary["loss/stage_1/noise_3"] == pytest.approx(8.0)
     assert "loss/stage_1/noise_2" not in summary
-    assert summary["images_per_second/stage_1"] == pytest.approx(3 * summary["steps_per_second"])
+    # 4 images in 2 steps.
+    assert summary["images_per_second/stage_1"] == pytest.approx(2 * summary["steps_per_second"])
 
 
 def test_summary_starts_anew_each_time():
     interval = Interval()
     interval.add(1, metrics(5.0, [[5.0, 0, 0, 0]], [[1.0, 0, 0, 0]]))
-    interval.summary((1,))
+    interval.summary()
     interval.add(2, metrics(1.0, [[1.0, 0, 0, 0]], [[1.0, 0, 0, 0]]))
-    assert interval.summary((1,))["loss"] == pytest.approx(1.0)
+    assert interval.summary()["loss"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
@@ -37,10 +38,29 @@ def test_non_finite_loss_is_reported_with_its_step(loss):
     interval = Interval()
     interval.add(7, metrics(1.0, [[1.0, 0, 0, 0]], [[1.0, 0, 0, 0]]))
     interval.add(8, metrics(loss, [[1.0, 0, 0, 0]], [[1.0, 0, 0, 0]]))
-    with pytest.raises(NonFiniteLossError, match=r"step 8: the loss is (nan|inf)"):
-        interval.summary((1,))
-    with pytest.raises(NonFiniteLossError, match=r"step 8: the loss is (nan|inf)"):
+    with pytest.raises(NonFiniteError, match=r"step 8: the loss is (nan|inf)"):
+        interval.summary()
+    with pytest.raises(NonFiniteError, match=r"step 8: the loss is (nan|inf)"):
         interval.add(9, metrics(1.0, [[1.0, 0, 0, 0]], [[1.0, 0, 0, 0]]))
+
+
+def test_non_finite_gradient_is_reported_though_its_loss_is_finite():
+    interval = Interval()
+    interval.add(3, metrics(1.0, [[1.0, 0, 0, 0]], [[1.0, 0, 0, 0]]) | {"grad_norm": jnp.float32("nan")})
+    with pytest.raises(NonFiniteError, match=r"step 3: the loss is 1\.0, the gradient norm nan"):
+        interval.require_finite()
+
+
+def test_time_spent_paused_is_left_out_of_the_rates(monkeypatch):
+    now = iter([0.0, 5.0, 105.0, 110.0, 110.0])  # made, pause entered, pause left, summary, new interval
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    interval = Interval()
+    interval.add(1, metrics(1.0, [[1.0, 0, 0, 0]], [[20.0, 0, 0, 0]]))
+    with interval.paused():
+        pass
+    summary = interval.summary()
+    assert summary["steps_per_second"] == pytest.approx(0.1)
+    assert summary["images_per_second/stage_1"] == pytest.approx(2.0)
 
 
 def test_bar_shows_rate_and_loss_of_each_stage():
@@ -50,7 +70,7 @@ def test_bar_shows_rate_and_loss_of_each_stage():
 
 
 def test_events_are_written(tmp_path):
-    with EventWriter(tmp_path) as events:
+    with EventWriter(tmp_path, start=0) as events:
         events.scalars(1, {"loss": 0.5})
     (file,) = (tmp_path / "events").iterdir()
     assert b"loss" in file.read_bytes()

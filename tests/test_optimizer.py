@@ -20,6 +20,15 @@ def test_learning_rate_warms_up_and_follows_the_phases():
     assert [float(rate(s)) for s in (0, 4, 9, 49, 50, 99)] == pytest.approx([1e-5, 5e-5, 1e-4, 1e-4, 5e-5, 5e-5])
 
 
+def test_phases_too_short_for_a_step_are_passed_over():
+    short = dataclasses.replace(
+        PHASES, steps=2, warmup_steps=0, stage_batches=((1, 1, 1),) * 3, phase_starts=(0.0, 0.3, 0.4),
+        phase_learning_rates=(1.0, 2.0, 3.0),
+    )  # fmt: skip
+    rate: Any = learning_rate(short)
+    assert [float(rate(s)) for s in (0, 1)] == [1.0, 3.0]
+
+
 def test_cosine_decay_ends_at_zero():
     rate: Any = learning_rate(dataclasses.replace(PHASES, decay="cosine"))
     assert float(rate(10)) == pytest.approx(1e-4)

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file, save_file
 
 from nami_jax.config import ConfigError
 from nami_jax.parity import compare
-from nami_jax.pretrained import WeightsError
+from nami_jax.weights import WeightsError
 
 GOLDEN = Path(__file__).parent / "golden" / "nami_tiny"
 TOLERANCE = 2e-5  # of float32, over 23 guided forward passes that feed one another

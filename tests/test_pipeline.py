@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from nami_jax import NamiPipeline
-from nami_jax.config import ConfigError
-from nami_jax.sample import file_name, parse_steps
-from nami_jax.train import train
+from nami_jax.config import ConfigError, parse_steps
+from nami_jax.sample import file_name
+from nami_jax.trainer import train
 from tests.runs import card_config
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +70,7 @@ def test_oblong_pictures_are_drawn(pipe):
         ({"prompts": []}, "a prompt is empty"),
         ({"prompts": "red", "steps": (10, 10)}, r"steps = \(10, 10\): the model has 3 stages"),
         ({"prompts": "red", "height": 20}, r"height = 20: .* multiple of 8\. Set 24"),
+        ({"prompts": "red", "height": 0}, r"height = 0"),
         ({"prompts": "red", "num_images": 0}, "num_images = 0"),
         ({"prompts": "red", "solver": "rk4"}, "solver = 'rk4'"),
     ],
@@ -108,7 +109,10 @@ def test_command_writes_pictures_that_say_what_they_are(workdir, tmp_path):
     [
         (("nami_jax.sample", "--checkpoint", "nowhere", "--prompt", "x"), "error: nowhere holds no checkpoints"),
         (("nami_jax.sample", "--checkpoint", "x", "--prompt", "x", "--step_s", "3"), "Did you mean"),
-        (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--config.train.stepz=3"), "steps"),
+        (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--config.train.stepz=3"),
+         'Did you mean "steps" instead of "stepz"?'),
+        (("nami_jax.train", "--config", "configs/no.py", "--workdir", "x"), "configs/no.py"),
+        (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--stop_after=0"), "stop_after = 0"),
         (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--config.data.side=30"),
          "error: data.side = 30: 3 stages of 4x4 patches need a multiple of 16. Set 32."),
     ],
@@ -117,12 +121,13 @@ def test_wrong_command_lines_name_the_remedy_before_anything_starts(arguments, m
     run = command(*arguments)
     assert run.returncode != 0
     assert message in run.stderr
+    assert "Traceback" not in run.stderr
     assert not (ROOT / "x").exists()
 
 
 def test_steps_are_whole_numbers():
     assert parse_steps(["10", " 4"]) == (10, 4)
-    with pytest.raises(ConfigError, match=r"--steps = 10,x"):
+    with pytest.raises(ConfigError, match=r"steps = '10,x': must be whole numbers"):
         parse_steps(["10", "x"])
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from nami_jax.pretrained import WeightsError, export_nami, load_bridge, load_nami, model_config
+from nami_jax.pretrained import export_nami, load_bridge, load_nami, model_config
+from nami_jax.weights import WeightsError
 
 GOLDEN = Path(__file__).parent / "golden" / "nami_tiny"
 RELEASED = json.loads((GOLDEN / "config.json").read_text())["transformer"]

@@ -59,12 +59,15 @@ def compiled_functions() -> int:
 
 
 def test_further_seeds_prompts_and_scales_compile_nothing():
-    model, compiled = awake(), compiled_functions()
-    for seed, scale in ((0, 1.0), (1, 3.0)):
-        sample_latents(
-            model, text(2), text(1), SampleConfig((2, 1, 1), scale), height=16, width=16, seed=seed, numbers=[0, 1]
-        )
-    assert compiled_functions() == compiled + 3  # one function per stage
+    def sample(seed, scale):
+        request = {"height": 16, "width": 16, "seed": seed, "numbers": [0, 1]}
+        sample_latents(model, text(2), text(1), SampleConfig((2, 2, 2), scale), **request)
+        return compiled_functions()
+
+    model, at_first = awake(), compiled_functions()
+    after_one = sample(0, 1.0)
+    assert after_one == at_first + 3  # one function per stage
+    assert sample(1, 3.0) == after_one
 
 
 def test_one_stage_model_samples_without_a_jump():

@@ -43,4 +43,4 @@ def test_width_that_cannot_be_split_is_refused_by_parameter():
 
 def test_batch_that_cannot_be_split_over_devices_is_refused():
     with pytest.raises(ConfigError, match=r"\(32, 16, 4\): each stage's images must split evenly over 8 devices"):
-        require_divisible(((32, 16, 8), (32, 16, 4)), make_mesh())
+        require_divisible("train.stage_batches", ((32, 16, 8), (32, 16, 4)), make_mesh())

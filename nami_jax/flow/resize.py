@@ -1,4 +1,4 @@
-"""The two changes of size that relate neighbouring stages. Both take NHWC arrays of any float dtype, NumPy's too."""
+"""The changes of size that relate neighbouring stages, of NHWC arrays."""
 
 import jax.numpy as jnp
 from einops import reduce, repeat
@@ -12,13 +12,6 @@ def pool(x):
 def upsample(x):
     """Doubles height and width by repeating each value in a 2x2 block: (B, H, W, C) -> (B, 2H, 2W, C)."""
     return repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2)
-
-
-def pool_by(x, downscale: int):
-    """Applies `pool` until height and width are divided by `downscale`, a power of two."""
-    while downscale > 1:
-        x, downscale = pool(x), downscale // 2
-    return x
 
 
 def zero_block_mean(noise: jnp.ndarray) -> jnp.ndarray:

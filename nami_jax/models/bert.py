@@ -15,6 +15,8 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
+from nami_jax.weights import require_tensors
+
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
@@ -163,7 +165,7 @@ def load_bert(cfg: BertConfig, tensors: Mapping[str, np.ndarray], dtype: jax.typ
         dtype: compute type; the parameters become float32 whatever type they are stored in.
 
     Raises:
-        ValueError: keys are missing, unexpected or of another shape than `cfg` says; all of them are listed.
+        WeightsError: keys are missing, unexpected or of another shape than `cfg` says; all of them are listed.
     """
     released = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Bert(cfg, dtype=dtype, rngs=nnx.Rngs(0))))
@@ -171,23 +173,10 @@ def load_bert(cfg: BertConfig, tensors: Mapping[str, np.ndarray], dtype: jax.typ
     keys = [".".join(RELEASED_NAMES.get(str(name), str(name)) for name in path) for path, _ in flat]
     # A released linear weight is (out, in), a Flax kernel (in, out).
     shapes = [leaf.shape[::-1] if path[-1] == "kernel" else leaf.shape for path, leaf in flat]
-    require_same_keys(dict(zip(keys, shapes, strict=True)), {key: t.shape for key, t in released.items()})
+    found = {key: tensor.shape for key, tensor in released.items()}
+    require_tensors(dict(zip(keys, shapes, strict=True)), found, unused=UNUSED_KEYS)
     leaves = [
         leaf.replace(jnp.asarray(released[key].T if path[-1] == "kernel" else released[key], jnp.float32))
         for key, (path, leaf) in zip(keys, flat, strict=True)
     ]
     return nnx.merge(graphdef, nnx.from_flat_state(zip([path for path, _ in flat], leaves, strict=True)))
-
-
-def require_same_keys(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises one `ValueError` listing every key that is missing, unexpected or misshapen, unless there is none."""
-    problems = [f"missing: {key} {expected[key]}" for key in sorted(expected.keys() - found.keys())]
-    problems += [f"unexpected: {key} {found[key]}" for key in sorted(found.keys() - expected.keys() - UNUSED_KEYS)]
-    problems += [
-        f"shape: {key} is {found[key]}, the config says {expected[key]}"
-        for key in sorted(expected.keys() & found.keys())
-        if found[key] != expected[key]
-    ]
-    if problems:
-        listed = "\n  ".join(problems)
-        raise ValueError(f"These weights do not fit the BERT config; take both from one release.\n  {listed}")

@@ -124,7 +124,8 @@ def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, 
     def run(x, block_params):
         return nnx.merge(graphdef, block_params)(x, conditioning, rotation), None  # pyright: ignore[reportCallIssue]
 
-    run = jax.checkpoint(run) if cfg.remat else run
+    # Inside a scan nothing can merge the recomputation with the first pass, so it needs no guard against that.
+    run = jax.checkpoint(run, prevent_cse=not cfg.scan_blocks) if cfg.remat else run
     if cfg.scan_blocks:
         return jax.lax.scan(run, x, jax.tree.map(lambda p: p[:count], params))[0]
     for i in range(count):

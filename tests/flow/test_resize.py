@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nami_jax.flow.resize import pool, pool_by, upsample, zero_block_mean
+from nami_jax.flow.resize import pool, upsample, zero_block_mean
 
 
 def test_pool_takes_the_mean_of_each_block():
@@ -18,12 +18,6 @@ def test_upsample_repeats_each_value_in_a_block():
 def test_pooling_undoes_upsampling():
     x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
     np.testing.assert_array_equal(pool(upsample(x)), x)
-
-
-def test_pool_by_four_pools_twice():
-    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    np.testing.assert_array_equal(pool_by(x, 4), pool(pool(x)))
-    assert pool_by(x, 1) is x
 
 
 def test_noise_of_zero_block_mean_pools_to_zero():

@@ -33,8 +33,3 @@ def test_released_grid_falls_from_one_to_zero_in_every_stage(count):
         assert grid.taus[-1] == 0
         assert np.all(np.diff(grid.taus) < 0)
         assert np.all(np.diff(grid.times) < 0)
-
-
-def test_steps_of_another_number_of_stages_are_refused():
-    with pytest.raises(ValueError, match="zip"):
-        linear_grids(make_stages(3), (10, 10))

@@ -72,13 +72,13 @@ def test_every_mismatched_key_is_listed_at_once(cfg, weights):
     del broken["embeddings.word_embeddings.weight"]
     broken["encoder.layer.3.output.dense.bias"] = np.zeros(24, np.float32)
     broken["encoder.layer.0.intermediate.dense.weight"] = np.zeros((24, 56), np.float32)
-    with pytest.raises(ValueError, match="do not fit the BERT config") as error:
+    with pytest.raises(ValueError, match="weights do not fit the network") as error:
         load_bert(cfg, broken)
     assert str(error.value).splitlines()[1:] == [
-        "  missing: embeddings.word_embeddings.weight (40, 24)",
-        "  missing: encoder.layer.2.output.dense.bias (24,)",
-        "  unexpected: encoder.layer.3.output.dense.bias (24,)",
-        "  shape: encoder.layer.0.intermediate.dense.weight is (24, 56), the config says (56, 24)",
+        "  misshapen   encoder.layer.0.intermediate.dense.weight: (24, 56), the network has (56, 24)",
+        "  missing     embeddings.word_embeddings.weight (40, 24)",
+        "  missing     encoder.layer.2.output.dense.bias (24,)",
+        "  unexpected  encoder.layer.3.output.dense.bias (24,)",
     ]
 
 
