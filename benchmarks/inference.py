@@ -172,7 +172,7 @@ def main(argv: Sequence[str]) -> None:
     request = Request(args.side, args.text_tokens, args.batch)
     try:
         model = with_flags(args.preset, args.heads, args.dtype)
-        steps = parse_steps(args.steps) or ()
+        steps = parse_steps(args.steps)
         contenders = make_contenders(model, SampleConfig(steps, args.guidance_scale))
         seconds = measure(contenders, request, args.rounds)
     except ConfigError as error:

@@ -294,14 +294,8 @@ def require_side(side: int, model: ModelConfig, field: str) -> None:
             f"Set {above}")  # fmt: skip
 
 
-def parse_steps(steps: Sequence[str] | None) -> tuple[int, ...] | None:
-    """Reads a flag such as "10,10,10", as absl splits it; None stays None.
-
-    Raises:
-        ConfigError: one of them is not a whole number.
-    """
-    if steps is None:
-        return None
+def parse_steps(steps: Sequence[str]) -> tuple[int, ...]:
+    """Reads a flag such as "10,10,10", as absl splits it; raises `ConfigError` unless all are whole numbers."""
     whole = bool(steps) and all(step.strip().isdecimal() for step in steps)
     require(whole, "steps", ",".join(steps), "must be whole numbers", "Set e.g. --steps 10,10,10")
     return tuple(int(step) for step in steps)

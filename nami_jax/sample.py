@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown argument {argv[1]!r}: prompts are given as --prompt")
     args = flags.FLAGS
     try:
-        steps = parse_steps(args.steps)
+        steps = None if args.steps is None else parse_steps(args.steps)
         pipe = NamiPipeline.from_pretrained(args.checkpoint, step=args.step)
         settings = {
             "negative_prompt": args.negative_prompt,

@@ -1,6 +1,6 @@
 import pytest
 
-from configs import emoji_tiny
+from configs import emoji, emoji_single_flow, emoji_tiny, flowers
 from nami_jax.config import Config, ConfigError
 from tests.sizes import CONFIG, make_config
 
@@ -12,8 +12,9 @@ def test_dict_round_trip_through_json_types_gives_the_same_config():
     assert Config.from_dict(fields) == CONFIG
 
 
-def test_default_config_is_valid():
-    assert Config.from_dict(emoji_tiny.get_config().to_dict()).model.num_stages == 3
+@pytest.mark.parametrize(("config", "stages"), [(emoji_tiny, 3), (emoji, 3), (flowers, 3), (emoji_single_flow, 1)])
+def test_every_config_is_valid(config, stages):
+    assert Config.from_dict(config.get_config().to_dict()).model.num_stages == stages
 
 
 def test_section_that_is_none_is_refused():
