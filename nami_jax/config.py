@@ -298,4 +298,4 @@ def parse_steps(steps: Sequence[str]) -> tuple[int, ...]:
     """Reads a flag such as "10,10,10", as absl splits it; raises `ConfigError` unless all are whole numbers."""
     whole = bool(steps) and all(step.strip().isdecimal() for step in steps)
     require(whole, "steps", ",".join(steps), "must be whole numbers", "Set e.g. --steps 10,10,10")
-    return tuple(int(step) for step in steps)
+    return tuple(map(int, steps))

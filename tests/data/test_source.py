@@ -243,7 +243,7 @@ def test_a_package_that_preparation_lacks_is_named_with_the_way_around(cards, mo
         raise ModuleNotFoundError("No module named 'tensorflow'")
 
     monkeypatch.setattr(ColourCards, "half_way", staticmethod(lack))
-    with pytest.raises(ConfigError, match="No module named 'tensorflow'.*prepare the data elsewhere as array_record"):
+    with pytest.raises(ConfigError, match=r"No module named 'tensorflow'.*prepare the data elsewhere as array_record"):
         opened(cards)
 
 
