@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,19 @@ def test_every_key_that_does_not_fit_is_listed_at_once(tmp_path):
         list(compare(folder))
     for part in ("missing     x_embedder.bias", "unexpected  left.over", "misshapen   proj_out.weight"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((str(GOLDEN),), 0, "cpu: 0 vectors above 2e-05"),
+        ((str(GOLDEN), "--tolerance=1e-12"), 1, "sample.final_latents  ABOVE THE TOLERANCE"),
+        (("nowhere",), 1, "error: nowhere: config.json"),
+    ],
+)
+def test_command_fails_above_the_tolerance_and_without_its_files(arguments, code, message):
+    command = [sys.executable, "-m", "nami_jax.parity", *arguments]
+    run = subprocess.run(command, cwd=GOLDEN.parents[2], capture_output=True, text=True)
+    assert run.returncode == code, run.stderr
+    assert message in run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
