@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import dacite
 
@@ -27,6 +27,41 @@ def nearest(name: str, names: Sequence[str]) -> str:
     """Returns a hint such as " Did you mean 'steps'?" for an unknown name, or the list of what exists."""
     close = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else f" Known: {', '.join(sorted(names))}."
+
+
+class Settings:
+    """A dataclass of sections that is made from nested dicts and turned back into them."""
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Builds and checks the whole configuration.
+
+        Args:
+            fields: nested mapping with the sections of this class, as `ConfigDict.to_dict()` or JSON gives it (lists
+                count as tuples). Sections that have defaults may be left out.
+
+        Raises:
+            ConfigError: a field is unknown (its nearest names are given), missing, of the wrong type or out of range.
+        """
+        sections = {f.name: f.type for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)}  # pyright: ignore[reportArgumentType]
+        for name, section in sections.items():
+            given = fields.get(name, {})
+            require(isinstance(given, Mapping), name, given, "must be a section of fields", "See configs/base.py")
+            known = [f.name for f in dataclasses.fields(section)]  # pyright: ignore[reportArgumentType]
+            for field in given:
+                if field not in known:
+                    raise ConfigError(f"{name}.{field}: no such config field.{nearest(field, known)}")
+        try:
+            return dacite.from_dict(cls, fields, dacite.Config(strict=True, cast=[tuple]))  # pyright: ignore[reportArgumentType]
+        except dacite.UnexpectedDataError as error:
+            unknown = min(map(str, error.keys))
+            raise ConfigError(f"{unknown}: no such config section.{nearest(unknown, list(sections))}") from error
+        except (dacite.WrongTypeError, dacite.MissingValueError) as error:
+            raise ConfigError(f"{error}. Compare with configs/base.py, which lists every field.") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns nested plain dicts that `from_dict` takes back and JSON can hold."""
+        return dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +145,8 @@ class DataConfig:
     image_key: str
     caption_key: str  # a text, a sequence of texts (one is drawn each time), or a class label; "a/b" looks inside
     side: int  # height and width of the final images, pixels
+    prepared: str | None = None  # folder that `nami_jax.prepare` made, to train on latents; None: `name`'s pixels
+    buckets: tuple[tuple[int, int], ...] | None = None  # (height, width) of prepared images, pixels; None: side x side
     caption_templates: tuple[str, ...] = ("{}",)  # one is drawn each time; {} is the caption or class name
     data_dir: str = "data"  # where the prepared data set and the text states lie
     max_corrupt_share: float = 0.01  # more unreadable images than this share of the data set stop the run
@@ -121,21 +158,69 @@ class DataConfig:
                 "data.caption_templates", self.caption_templates, "each template must hold {} once",
                 "Set e.g. ('{}', 'a photo of a {}')")  # fmt: skip
         require(self.side >= 1, "data.side", self.side, "must be positive", "Set the final images' side in pixels")
+        buckets = self.buckets
+        if buckets is not None:
+            require(len(buckets) >= 1 and all(len(b) == 2 for b in buckets) and len(set(buckets)) == len(buckets),
+                    "data.buckets", buckets, "needs distinct pairs of height and width",
+                    "Set e.g. ((64, 64), (48, 80))")  # fmt: skip
+            require(self.prepared is not None, "data.buckets", buckets, "images of data.name are cut to squares",
+                    "Set data.prepared, or data.buckets = None")  # fmt: skip
+        require(not (self.flip and self.prepared), "data.flip", self.flip, "prepared latents cannot be mirrored",
+                "Set False")  # fmt: skip
         require(0.0 <= self.max_corrupt_share < 1.0, "data.max_corrupt_share", self.max_corrupt_share,
                 "must be in [0, 1)", "Set e.g. 0.01")  # fmt: skip
+
+    @property
+    def bucket_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The closed list of (height, width) that images of the last stage have, pixels."""
+        return self.buckets or ((self.side, self.side),)
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
     """The frozen text encoder (`nami_jax.text`)."""
 
-    encoder: str = "minilm"
-    max_length: int = 16  # tokens T of a prompt, the two special ones included; longer prompts are cut
-    mask_padding: bool = True  # zero the states of padding tokens
+    encoder: str = "minilm"  # or "t5_bert": token states of a T5, pooled vector of a BERT, as the released NAMI
+    max_length: int = 16  # tokens T of a prompt, special ones included; longer prompts are cut
+    mask_padding: bool = True  # hide padding tokens from the encoder and zero their states
+    folder: str | None = None  # of t5_bert's weights and tokenisers: `mt5/` and `mclip/` lie in it
+    pooled_length: int = 77  # tokens that t5_bert's BERT sees of a prompt
 
     def __post_init__(self) -> None:
-        require(self.encoder == "minilm", "text.encoder", self.encoder, "is not a text encoder", "Set 'minilm'")
-        require(3 <= self.max_length <= 512, "text.max_length", self.max_length, "must be in 3..512", "Set e.g. 16")
+        require(self.encoder in ("minilm", "t5_bert"), "text.encoder", self.encoder, "is not a text encoder",
+                "Set 'minilm' or 't5_bert'")  # fmt: skip
+        for name in ("max_length", "pooled_length"):
+            value = getattr(self, name)
+            require(3 <= value <= 512, f"text.{name}", value, "must be in 3..512", "Set e.g. 16")
+        require(self.encoder == "minilm" or self.folder is not None, "text.folder", self.folder,
+                "t5_bert needs its weights", "Set the folder that holds mt5/ and mclip/")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig:
+    """The frozen autoencoder between pixels and latents (`nami_jax.autoencoder`)."""
+
+    folder: str | None = None  # its config.json and weights, as diffusers lays out a vae; None: the flow is of pixels
+    downscale: int = 1  # pixels per latent, each way
+
+    def __post_init__(self) -> None:
+        require(self.downscale >= 1 and (self.folder is not None or self.downscale == 1), "autoencoder.downscale",
+                self.downscale, "must be 1 without an autoencoder", "Set 1, or autoencoder.folder")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class BridgeConfig:
+    """The learned jump between stages (`nami_jax.models.bridge`), trained on its own before the stages."""
+
+    kind: str | None = None  # "full": the released form, for one size; "conv": for any size; None: renoising, no bridge
+    steps: int = 10_000
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(self.kind in (None, "full", "conv"), "bridge.kind", self.kind, "is not a bridge",
+                "Set 'full', 'conv' or None")  # fmt: skip
+        require(self.steps >= 1, "bridge.steps", self.steps, "must be at least 1", "Set e.g. 10000")
+        require(self.learning_rate > 0, "bridge.learning_rate", self.learning_rate, "must be positive", "Set 1e-3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,8 +285,11 @@ class SampleConfig:
     guidance_scale: float = 3.0
     grid: str = "linear"  # "linear" or "released"
     solver: str = "euler"  # "euler" or "heun"
+    transition: str = "renoise"  # the jump between stages: "renoise" or, for a model that has one, "bridge"
 
     def __post_init__(self) -> None:
+        require(self.transition in ("renoise", "bridge"), "sample.transition", self.transition, "is not a transition",
+                "Set 'renoise' or 'bridge'")  # fmt: skip
         require(
             all(n >= 1 for n in self.steps),
             "sample.steps",
@@ -223,8 +311,25 @@ class SampleConfig:
         )
 
 
+# Sampler settings by name. "released": what the demo of the released NAMI-2B uses.
+SAMPLE_PRESETS = {"released": SampleConfig((10, 10, 10), 3.0, grid="released", solver="euler", transition="bridge")}
+
+
 @dataclasses.dataclass(frozen=True)
-class Config:
+class PipelineConfig(Settings):
+    """What sampling needs to know of a model; kept as `pipeline.json` in a folder of converted weights."""
+
+    model: ModelConfig
+    flow: FlowConfig
+    text: TextConfig
+    sample: SampleConfig
+    side: int  # height and width of pictures where none are asked for, pixels
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    bridge: BridgeConfig = BridgeConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
     """Everything that defines a run. Made by `Config.from_dict`; saved with every checkpoint."""
 
     model: ModelConfig
@@ -233,6 +338,15 @@ class Config:
     text: TextConfig
     train: TrainConfig
     sample: SampleConfig
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    bridge: BridgeConfig = BridgeConfig()
+
+    @property
+    def pipeline(self) -> PipelineConfig:
+        """The part of it that sampling needs."""
+        return PipelineConfig(
+            self.model, self.flow, self.text, self.sample, self.data.side, self.autoencoder, self.bridge
+        )
 
     def __post_init__(self) -> None:
         stages = self.model.num_stages
@@ -246,48 +360,23 @@ class Config:
         for batch in self.train.stage_batches:
             require(all(b >= 1 for b in batch), "train.stage_batches", batch, "each stage needs an image in every step",
                     f"Set e.g. {tuple(max(b, 1) for b in batch)}")  # fmt: skip
-        require(self.model.channels == 3, "model.channels", self.model.channels, "the images have 3", "Set 3")
+        require(self.autoencoder.folder is not None or self.model.channels == 3, "model.channels", self.model.channels,
+                "the images have 3", "Set 3, or autoencoder.folder for a flow of latents")  # fmt: skip
+        require((self.data.prepared is None) == (self.autoencoder.folder is None), "data.prepared", self.data.prepared,
+                "a flow of latents needs both prepared data and an autoencoder, one of pixels neither",
+                "Set data.prepared and autoencoder.folder, or neither")  # fmt: skip
         require(self.flow.sigma_ends is None or self.sample.grid != "released", "sample.grid", self.sample.grid,
                 "the released grid knows the default flow.sigma_ends only", "Set 'linear'")  # fmt: skip
-        require_side(self.data.side, self.model, "data.side")
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "Config":
-        """Builds and checks the whole configuration.
-
-        Args:
-            fields: nested mapping with the sections `model`, `flow`, `data`, `text`, `train`, `sample`, as
-                `ConfigDict.to_dict()` or a checkpoint's JSON gives it (lists count as tuples).
-
-        Raises:
-            ConfigError: a field is unknown (its nearest names are given), missing, of the wrong type or out of range.
-        """
-        for section in dataclasses.fields(cls):
-            given = fields.get(section.name, {})
-            require(
-                isinstance(given, Mapping), section.name, given, "must be a section of fields", "See configs/base.py"
-            )
-            known = [f.name for f in dataclasses.fields(section.type)]  # pyright: ignore[reportArgumentType]
-            for name in given:
-                if name not in known:
-                    raise ConfigError(f"{section.name}.{name}: no such config field.{nearest(name, known)}")
-        try:
-            return dacite.from_dict(cls, fields, dacite.Config(strict=True, cast=[tuple]))
-        except dacite.UnexpectedDataError as error:
-            sections = [f.name for f in dataclasses.fields(cls)]
-            unknown = min(map(str, error.keys))
-            raise ConfigError(f"{unknown}: no such config section.{nearest(unknown, sections)}") from error
-        except (dacite.WrongTypeError, dacite.MissingValueError) as error:
-            raise ConfigError(f"{error}. Compare with configs/base.py, which lists every field.") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns nested plain dicts that `from_dict` takes back and JSON can hold."""
-        return dataclasses.asdict(self)
+        require(self.sample.transition == "renoise" or self.bridge.kind is not None, "sample.transition",
+                self.sample.transition, "the model has no bridge", "Set 'renoise', or bridge.kind")  # fmt: skip
+        require_side(self.data.side, self.model, "data.side", self.autoencoder.downscale)
+        for side in itertools.chain.from_iterable(self.data.bucket_sizes):
+            require_side(side, self.model, "data.buckets", self.autoencoder.downscale)
 
 
-def require_side(side: int, model: ModelConfig, field: str) -> None:
-    """Checks that `side` can be halved for every stage and still be cut into patches."""
-    unit = 2 ** (model.num_stages - 1) * model.patch_size
+def require_side(side: int, model: ModelConfig, field: str, downscale: int = 1) -> None:
+    """Checks that `side`, in pixels, can be halved for every stage and still be cut into patches of latents."""
+    unit = 2 ** (model.num_stages - 1) * model.patch_size * downscale
     above = -(-side // unit) * unit
     require(side >= unit and side % unit == 0, field, side,
             f"{model.num_stages} stages of {model.patch_size}x{model.patch_size} patches need a multiple of {unit}",

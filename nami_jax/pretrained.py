@@ -3,28 +3,18 @@
 One table relates each released tensor to a slot of our stacked parameters; reading and writing both walk that table.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from nami_jax.config import ModelConfig
 from nami_jax.models.bridge import Bridge
-from nami_jax.models.nami import Nami, abstract_model
-from nami_jax.weights import WeightsError, require_tensors
-
-
-class Slot(NamedTuple):
-    """Where one released tensor lies in our parameters.
-
-    Attributes:
-        path: of our parameter.
-        index: into that parameter: the block and, for queries, keys and values, which of the three.
-    """
-
-    path: tuple[str, ...]
-    index: tuple[Any, ...] = ()
+from nami_jax.models.nami import Nami
+from nami_jax.weights import Slot, Tensor, WeightsError, export_tensors, load_module, require_tensors
 
 
 def model_config(released: Mapping[str, Any]) -> ModelConfig:
@@ -115,37 +105,33 @@ def _qkv_slots(
     return slots
 
 
-def load_nami(cfg: ModelConfig, tensors: Mapping[str, np.ndarray]) -> Nami:
+def load_nami(
+    cfg: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    param_dtype: jax.typing.DTypeLike = jnp.float32,
+    shardings: Callable[[Any], Any] | None = None,
+) -> Nami:
     """Builds the network with released weights.
 
     Args:
         cfg: its sizes.
-        tensors: released key -> array; linear weights are (outputs, inputs).
+        tensors: released key -> tensor; linear weights are (outputs, inputs).
+        param_dtype: type of the parameters, whatever type they are stored in.
+        shardings: abstract parameters -> shardings; None puts all on the first device.
 
     Raises:
         WeightsError: keys are missing, unexpected or misshapen; all are listed.
     """
-    graphdef, params = abstract_model(cfg)
-    arrays: dict[tuple[str, ...], np.ndarray] = {
-        path: np.empty(leaf.shape, np.float32) for path, leaf in _leaves(params)
-    }
-    slots = nami_slots(cfg)
-    expected = {key: _released_shape(arrays[slot.path][slot.index], key) for key, slot in slots.items()}
-    require_tensors(expected, {key: value.shape for key, value in tensors.items()})
-    for key, slot in slots.items():
-        target = arrays[slot.path][slot.index]
-        arrays[slot.path][slot.index] = np.asarray(tensors[key], np.float32).T.reshape(target.shape)
-    return nnx.merge(graphdef, _nested(arrays))
+    return load_module(
+        lambda: Nami(cfg, rngs=nnx.Rngs(0)), lambda _: nami_slots(cfg), tensors,
+        param_dtype=param_dtype, shardings=shardings,
+    )  # fmt: skip
 
 
 def export_nami(model: Nami) -> dict[str, np.ndarray]:
     """Returns the network's weights under the released keys, ready for a safetensors file; undoes `load_nami`."""
-    arrays = dict(_leaves(nnx.to_pure_dict(nnx.state(model))))
-    tensors = {}
-    for key, slot in nami_slots(model.cfg).items():
-        ours = np.asarray(arrays[slot.path])[slot.index]
-        tensors[key] = np.ascontiguousarray(ours.reshape(_released_shape(ours, key)[::-1]).T)
-    return tensors
+    return export_tensors(nnx.to_pure_dict(nnx.state(model)), nami_slots(model.cfg))
 
 
 def load_bridge(tensors: Mapping[str, np.ndarray]) -> Bridge:
@@ -161,30 +147,3 @@ def load_bridge(tensors: Mapping[str, np.ndarray]) -> Bridge:
     bridge = Bridge([(s.shape[0], s.shape[1], s.shape[2]) for s in shifts])
     nnx.update(bridge, {"scales": np.asarray(tensors["scale"]), "shifts": dict(enumerate(shifts))})
     return bridge
-
-
-def _released_shape(ours: np.ndarray, key: str) -> tuple[int, ...]:
-    """Returns the released tensor's shape for our slot: kernels (D, ...) become (outputs, D), the rest is flat."""
-    if key.endswith(".weight") and ours.ndim > 1:
-        return (ours.size // ours.shape[0], ours.shape[0])
-    return (ours.size,)
-
-
-def _leaves(params: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yields (path, leaf) of nested dicts."""
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, name))
-        else:
-            yield (*path, name), value
-
-
-def _nested(arrays: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, Any]:
-    """Undoes `_leaves`."""
-    nested: dict[str, Any] = {}
-    for path, value in arrays.items():
-        inner = nested
-        for name in path[:-1]:
-            inner = inner.setdefault(name, {})
-        inner[path[-1]] = value
-    return nested

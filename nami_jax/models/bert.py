@@ -6,16 +6,15 @@ the Hugging Face layout: MiniLM (384 wide) here, the 1024-wide text tower of Hun
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from nami_jax.weights import require_tensors
+from nami_jax.weights import Tensor, load_module, slots_by_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,37 +145,37 @@ RELEASED_NAMES = {
     "mlp_in": "intermediate.dense",
     "mlp_out": "output.dense",
     "mlp_norm": "output.LayerNorm",
-    "kernel": "weight",
-    "scale": "weight",
-    "embedding": "weight",
-    "bias": "bias",
 }
 
 # Released beside the encoder and not computed here: the [CLS] head, and a buffer that only counts 0, 1, 2, …
 UNUSED_KEYS = frozenset({"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"})
 
 
-def load_bert(cfg: BertConfig, tensors: Mapping[str, np.ndarray], dtype: jax.typing.DTypeLike = jnp.float32) -> Bert:
+def load_bert(
+    cfg: BertConfig,
+    tensors: Mapping[str, Tensor],
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    *,
+    param_dtype: jax.typing.DTypeLike = jnp.float32,
+    shardings: Callable[[Any], Any] | None = None,
+) -> Bert:
     """Builds a `Bert` around released weights, without drawing random ones first.
 
     Args:
         cfg: the sizes of the checkpoint.
         tensors: the weights by their key in Hugging Face's `BertModel`, with or without a leading "bert.".
-        dtype: compute type; the parameters become float32 whatever type they are stored in.
+        dtype: compute type.
+        param_dtype: type of the parameters, whatever type they are stored in.
+        shardings: abstract parameters -> shardings; None puts all on the first device.
 
     Raises:
         WeightsError: keys are missing, unexpected or of another shape than `cfg` says; all of them are listed.
     """
-    released = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Bert(cfg, dtype=dtype, rngs=nnx.Rngs(0))))
-    flat = nnx.to_flat_state(abstract)
-    keys = [".".join(RELEASED_NAMES.get(str(name), str(name)) for name in path) for path, _ in flat]
-    # A released linear weight is (out, in), a Flax kernel (in, out).
-    shapes = [leaf.shape[::-1] if path[-1] == "kernel" else leaf.shape for path, leaf in flat]
-    found = {key: tensor.shape for key, tensor in released.items()}
-    require_tensors(dict(zip(keys, shapes, strict=True)), found, unused=UNUSED_KEYS)
-    leaves = [
-        leaf.replace(jnp.asarray(released[key].T if path[-1] == "kernel" else released[key], jnp.float32))
-        for key, (path, leaf) in zip(keys, flat, strict=True)
-    ]
-    return nnx.merge(graphdef, nnx.from_flat_state(zip([path for path, _ in flat], leaves, strict=True)))
+    return load_module(
+        lambda: Bert(cfg, dtype=dtype, rngs=nnx.Rngs(0)),
+        lambda abstract: slots_by_name(abstract, RELEASED_NAMES),
+        {key.removeprefix("bert."): tensor for key, tensor in tensors.items()},
+        param_dtype=param_dtype,
+        shardings=shardings,
+        unused=UNUSED_KEYS,
+    )
