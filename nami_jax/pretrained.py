@@ -14,32 +14,84 @@ from flax import nnx
 from nami_jax.config import ModelConfig
 from nami_jax.models.bridge import Bridge
 from nami_jax.models.nami import Nami
-from nami_jax.weights import Slot, Tensor, WeightsError, export_tensors, load_module, require_tensors
+from nami_jax.weights import Shapes, Slot, Tensor, WeightsError, export_tensors, load_module, require_tensors
+
+# What a released transformer/config.json says of every NAMI. Latents are packed into 2x2 patches outside the network.
+FIXED = {"patch_size": 1, "guidance_embeds": False}
+PATCH_SIZE, MLP_RATIO, ROPE_THETA = 2, 4, 10000.0  # of every released network, and written nowhere
+LISTS = ("axes_dims_rope", "stage_singleblock_index")
+SIZES = ("in_channels", "num_layers", "attention_head_dim", "num_attention_heads", "joint_attention_dim",
+         "pooled_projection_dim", *LISTS)  # fmt: skip
 
 
 def model_config(released: Mapping[str, Any]) -> ModelConfig:
-    """Reads our sizes from the released `transformer/config.json` (latents are packed into 2x2 patches outside it).
+    """Reads our sizes from the released `transformer/config.json`.
 
     Raises:
-        WeightsError: the configuration describes a network that NAMI is not.
+        WeightsError: a size is missing, or the configuration describes a network that NAMI is not.
+        ConfigError: a size cannot be.
     """
-    if released.get("guidance_embeds") or released["patch_size"] != 1 or released["in_channels"] % 4:
-        raise WeightsError(
-            "config.json: expected guidance_embeds false, patch_size 1 and in_channels a multiple of 4, found "
-            f"{released.get('guidance_embeds')}, {released['patch_size']}, {released['in_channels']}. "
-            "Use the transformer of a NAMI release."
-        )
+    fields: dict[str, Any] = FIXED | {"num_single_layers": None, "out_channels": None} | dict(released)
+    bad = [name for name in SIZES if not _is_size(fields.get(name), name in LISTS)]
+    if bad:
+        raise WeightsError(f"config.json: {', '.join(bad)} missing or no sizes. Use the transformer of a NAMI release.")
+    stages = tuple(fields["stage_singleblock_index"])
+    rules = [(name, (value,)) for name, value in FIXED.items()]
+    rules += [
+        ("attention_head_dim", (sum(fields["axes_dims_rope"]),)),
+        ("num_single_layers", (None, *stages[-1:])),
+        ("out_channels", (None, fields["in_channels"])),
+        ("in_channels", (fields["in_channels"] // PATCH_SIZE**2 * PATCH_SIZE**2,)),
+    ]
+    wrong = [f"{name} = {fields[name]!r}, expected {allowed[-1]!r}" for name, allowed in rules
+             if fields[name] not in allowed]  # fmt: skip
+    if wrong:
+        raise WeightsError(f"config.json: {'; '.join(wrong)}. Use the transformer of a NAMI release.")
     return ModelConfig(
-        channels=released["in_channels"] // 4,
-        patch_size=2,
-        num_heads=released["num_attention_heads"],
-        rope_axes=tuple(released["axes_dims_rope"]),
-        double_blocks=released["num_layers"],
-        stage_single_blocks=tuple(released["stage_singleblock_index"]),
-        mlp_ratio=4,
-        text_dim=released["joint_attention_dim"],
-        pooled_dim=released["pooled_projection_dim"],
+        channels=fields["in_channels"] // PATCH_SIZE**2,
+        patch_size=PATCH_SIZE,
+        num_heads=fields["num_attention_heads"],
+        rope_axes=tuple(fields["axes_dims_rope"]),
+        double_blocks=fields["num_layers"],
+        stage_single_blocks=stages,
+        mlp_ratio=MLP_RATIO,
+        text_dim=fields["joint_attention_dim"],
+        pooled_dim=fields["pooled_projection_dim"],
+        rope_theta=ROPE_THETA,
     )
+
+
+def _is_size(value: Any, is_list: bool) -> bool:
+    numbers = value if is_list and isinstance(value, list | tuple) else [] if is_list else [value]
+    return bool(numbers) and all(type(number) is int for number in numbers)
+
+
+def released_transformer_config(cfg: ModelConfig) -> dict[str, Any]:
+    """Returns the released `transformer/config.json` of a network; undoes `model_config`.
+
+    How it computes (type, scanning, rematerialisation, low-rank pairs) is no part of a release.
+
+    Raises:
+        WeightsError: the release's code cannot run such a network.
+    """
+    fixed = {"patch_size": PATCH_SIZE, "mlp_ratio": MLP_RATIO, "rope_theta": ROPE_THETA}
+    wrong = [f"model.{name} = {getattr(cfg, name)!r}, not {value!r}" for name, value in fixed.items()
+             if getattr(cfg, name) != value]  # fmt: skip
+    if wrong:
+        raise WeightsError(f"{'; '.join(wrong)}: the released layout cannot say so. Train with the released values.")
+    return {
+        "_class_name": "FluxTransformer2DModel",
+        **FIXED,
+        "in_channels": cfg.channels * PATCH_SIZE**2,
+        "num_layers": cfg.double_blocks,
+        "num_single_layers": cfg.stage_single_blocks[-1],
+        "attention_head_dim": cfg.head_dim,
+        "num_attention_heads": cfg.num_heads,
+        "joint_attention_dim": cfg.text_dim,
+        "pooled_projection_dim": cfg.pooled_dim,
+        "axes_dims_rope": list(cfg.rope_axes),
+        "stage_singleblock_index": list(cfg.stage_single_blocks),
+    }
 
 
 def nami_slots(cfg: ModelConfig) -> dict[str, Slot]:
@@ -134,16 +186,41 @@ def export_nami(model: Nami) -> dict[str, np.ndarray]:
     return export_tensors(nnx.to_pure_dict(nnx.state(model)), nami_slots(model.cfg))
 
 
-def load_bridge(tensors: Mapping[str, np.ndarray]) -> Bridge:
-    """Builds the released bridge from `scale` (K-1,) and `shift.{i}` (1, C, H, W).
+def bridge_shapes(found: Shapes, cfg: ModelConfig | None = None) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a released bridge's tensors: `scale` (K-1,) and `shift.{i}` (1, C, H, W).
+
+    Each shift has twice the height and width of the one before it.
+
+    Args:
+        found: shapes of the tensors at hand, of which the last shift says the size.
+        cfg: sizes of the network; None takes the number of transitions and the channels from `found`.
+    """
+    count = (*found.get("scale", ()), 0)[0] if cfg is None else cfg.num_stages - 1
+    shifts = {i: found.get(f"shift.{i}", ()) for i in range(count)}
+    last = max((i for i, shape in shifts.items() if len(shape) == 4), default=None)
+    _, channels, height, width = (1, 0, 0, 0) if last is None else shifts[last]
+    sizes = [(height * 2**i // 2 ** (last or 0), width * 2**i // 2 ** (last or 0)) for i in range(count)]
+    channels = channels if cfg is None else cfg.channels
+    return {"scale": (count,)} | {f"shift.{i}": (1, channels, *size) for i, size in enumerate(sizes)}
+
+
+def load_bridge(tensors: Mapping[str, Tensor]) -> Bridge:
+    """Builds the released bridge from `scale` (K-1,) and `shift.{i}` (1, C, H, W), in float32.
 
     Raises:
-        WeightsError: the keys are not those of a bridge.
+        WeightsError: the keys are not those of a bridge, or a shape does not fit the others.
     """
-    count = len(tensors.get("scale", ()))
-    shapes = {f"shift.{i}": np.shape(tensors.get(f"shift.{i}", np.empty((1, 0, 0, 0)))) for i in range(count)}
-    require_tensors({"scale": (count,), **shapes}, {key: value.shape for key, value in tensors.items()})
-    shifts = [np.asarray(tensors[f"shift.{i}"][0]).transpose(1, 2, 0) for i in range(count)]
+    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    expected = bridge_shapes(found)
+    require_tensors(expected, found)
+    shifts = [tensors[f"shift.{i}"][...][0].transpose(1, 2, 0) for i in range(len(expected) - 1)]
     bridge = Bridge([(s.shape[0], s.shape[1], s.shape[2]) for s in shifts])
-    nnx.update(bridge, {"scales": np.asarray(tensors["scale"]), "shifts": dict(enumerate(shifts))})
+    values = {"scales": tensors["scale"][...], "shifts": dict(enumerate(shifts))}
+    nnx.update(bridge, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), values))
     return bridge
+
+
+def export_bridge(bridge: Bridge) -> dict[str, np.ndarray]:
+    """Returns a bridge of the released form under the released keys; undoes `load_bridge`."""
+    shifts = [np.asarray(shift[...]).transpose(2, 0, 1)[None] for shift in bridge.shifts]
+    return {"scale": np.asarray(bridge.scales[...])} | {f"shift.{i}": shift for i, shift in enumerate(shifts)}

@@ -1,0 +1,66 @@
+"""Weights of a NAMI release in and out: `python -m nami_jax.convert --from RELEASE --to FOLDER`, `--export` goes back.
+
+FOLDER can be sampled from (`--checkpoint FOLDER`) and fine-tuned (`--config.train.init_from=FOLDER`). `--export --from
+RUN` writes the weights of a training run as a release has them.
+"""
+
+from pathlib import Path
+
+from absl import app, flags
+
+from nami_jax.checkpoint import CheckpointError
+from nami_jax.config import ConfigError
+from nami_jax.release.conversion import Converted, convert_release
+from nami_jax.release.exporting import export_release
+from nami_jax.release.runs import export_run
+from nami_jax.weights import WeightsError
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string(
+        "from", None, "a release, or with --export a converted folder or a run's workdir", required=True
+    )
+    flags.DEFINE_string("to", None, "the folder to make", required=True)
+    flags.DEFINE_bool("export", False, "write a converted folder, or a training run, in the layout of a release")
+    flags.DEFINE_integer("step", None, "which checkpoint of a run to export; the newest if not given")
+    flags.DEFINE_enum("format", "released", ["released", "safetensors"],
+                      "of exported weights: as they were released (pickles need torch), or safetensors")  # fmt: skip
+    flags.DEFINE_bool("allow_missing", False, "convert a release without its autoencoder, text encoders or tokenisers")
+
+
+def report(converted: Converted, target: Path) -> str:
+    """Says what was converted and what was not."""
+    lines = [f"{target}: " + ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in converted.sizes.items())]
+    lines += [
+        f"left out of {name}: {size / 1e9:.2f} GB that are no part of its encoder"
+        for name, size in converted.left_out.items()
+    ]
+    if converted.absent:
+        lines.append(f"absent: {', '.join(converted.absent)}; add them to {target} before you sample from it")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    """Converts or exports."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}: folders are given as --from and --to")
+    args = flags.FLAGS
+    source, target = (Path(str(args[name].value)) for name in ("from", "to"))
+    try:
+        if args.export:
+            as_safetensors = args.format == "safetensors"
+            if (source / "checkpoints").is_dir():
+                export_run(source, target, step=args.step, as_safetensors=as_safetensors)
+            else:
+                export_release(source, target, as_safetensors=as_safetensors)
+            print(target)
+        else:
+            print(report(convert_release(source, target, allow_missing=args.allow_missing), target))
+    except (CheckpointError, ConfigError, WeightsError, ModuleNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

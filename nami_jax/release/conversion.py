@@ -1,0 +1,104 @@
+"""From a release to our folder: `convert_release`. Everything is checked before anything is written."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from nami_jax.config import ConfigError
+from nami_jax.release.folders import new_folder, require_new
+from nami_jax.release.layout import (
+    BRIDGE,
+    PARTS,
+    PIPELINE_FILE,
+    RECORD_FILE,
+    Record,
+    ReleasedPart,
+    copied_files,
+    read_part,
+)
+from nami_jax.release.networks import Network, check_parts, pipeline_config
+from nami_jax.weights import Tensor, save_tensors, tensor_bytes
+
+
+class Converted(NamedTuple):
+    """What became of a release."""
+
+    sizes: dict[str, int]  # part -> bytes
+    left_out: dict[str, int]  # part -> bytes of tensors that are no part of its network
+    absent: list[str]
+
+
+def convert_release(source: Path, target: Path, *, allow_missing: bool = False) -> Converted:
+    """Writes a release's weights, configurations and tokenisers as a folder that `NamiPipeline` loads.
+
+    Tensors keep their type and bits.
+
+    Args:
+        source: the release.
+        target: a new folder.
+        allow_missing: go on without an autoencoder, a text encoder or a tokeniser; they can be added to `target` later.
+
+    Raises:
+        ConfigError: `target` exists, or a part is missing.
+        WeightsError: a file is damaged, a network is not one that is computed here, or tensors do not fit.
+        ModuleNotFoundError: the weights are pickles, and torch is not installed.
+    """
+    require_new(target)
+    if not source.is_dir():
+        raise ConfigError(f"from = {str(source)!r}: is no folder. Give the folder that holds transformer/.")
+    found = {name: read_part(source, name) for name in PARTS}
+    parts = {name: part for name, part in found.items() if part is not None}
+    absent = missing_files(parts)
+    if "transformer" not in parts or (absent and not allow_missing):
+        remedy = "Complete the release, or go on without with --allow_missing" if "transformer" in parts else (
+            "Give the folder that holds transformer/"
+        )  # fmt: skip
+        raise ConfigError(f"from = {str(source)!r}: lacks {', '.join(absent)}. {remedy}.")
+    networks = check_parts(parts)
+    settings = pipeline_config(networks)
+    plans = {name: plan(part, networks[name]) for name, part in parts.items()}
+    sizes = {name: sum(map(tensor_bytes, tensors.values())) for name, (tensors, _) in plans.items()}
+    with (
+        new_folder(target, sum(sizes.values())) as folder,
+        tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, desc="converting") as bar,
+    ):
+        for name, (tensors, _) in plans.items():
+            save_tensors(tensors, folder / name, PARTS[name].stem, progress=bar.update)
+            for file in copied_files(parts[name].folder):
+                shutil.copyfile(file, folder / name / file.name)
+        records = {name: dataclasses.asdict(record) for name, (_, record) in plans.items()}
+        (folder / RECORD_FILE).write_text(json.dumps(records, indent=1) + "\n")
+        (folder / PIPELINE_FILE).write_text(json.dumps(settings.to_dict(), indent=2) + "\n")
+    left_out = {name: record.left_out_bytes for name, (_, record) in plans.items() if record.left_out}
+    return Converted(sizes, left_out, absent)
+
+
+def missing_files(parts: dict[str, ReleasedPart]) -> list[str]:
+    """Names the parts that are not there, a bridge excepted, and the tokenisers that are not."""
+    absent = [f"{name}/" for name in PARTS if name not in parts and name != BRIDGE]
+    for name, part in parts.items():
+        wanted = PARTS[name].tokenizer
+        if wanted and not any((part.folder / file).is_file() for file in wanted):
+            absent.append(f"{name}/{' or '.join(wanted)}")
+    return absent
+
+
+def plan(part: ReleasedPart, network: Network) -> tuple[dict[str, Tensor], Record]:
+    """Chooses the tensors that are taken over, and records what going back needs."""
+    left_out = {key: tensor for key, tensor in part.tensors.items() if network.is_left_out(key)}
+    # A second name of a tensor is not stored again, unless the network asks for it by that name.
+    aliases = {
+        key: first for key, first in part.record.aliases.items()
+        if key not in left_out and first not in left_out and network.is_unused(network.known_as(key))
+    }  # fmt: skip
+    files = {file: [key for key in keys if key not in left_out] for file, keys in part.record.files.items()}
+    record = dataclasses.replace(
+        part.record, files={file: keys for file, keys in files.items() if keys}, aliases=aliases,
+        left_out=len(left_out), left_out_bytes=sum(map(tensor_bytes, left_out.values())),
+    )  # fmt: skip
+    kept = {key: tensor for key, tensor in part.tensors.items() if key not in left_out and key not in aliases}
+    return kept, record

@@ -1,0 +1,126 @@
+"""From our folder, or from a network in memory, to the layout of a release."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nami_jax.config import ConfigError, ModelConfig
+from nami_jax.pretrained import released_transformer_config
+from nami_jax.release.folders import new_folder, require_new
+from nami_jax.release.layout import BRIDGE, PARTS, Record, copied_files, read_records
+from nami_jax.release.pickles import import_torch, save_pickle
+from nami_jax.weights import Tensor, WeightsError, open_tensors, save_tensors, tensor_bytes, write_tensors
+from nami_jax.weights.files import write_index
+
+Progress = Callable[[int], object]
+
+
+def export_release(source: Path, target: Path, *, as_safetensors: bool = False) -> None:
+    """Writes a converted folder as the release that it came from: the same tensors, bit for bit, in the same files.
+
+    Args:
+        source: a folder that `convert_release` made.
+        target: a new folder.
+        as_safetensors: write safetensors files only, which needs no torch.
+
+    Raises:
+        ConfigError: `target` exists, or `source` holds no converted weights.
+        WeightsError: a file is damaged, or `source` has other tensors than its release.json says.
+        ModuleNotFoundError: pickles are to be written, and torch is not installed.
+    """
+    require_new(target)
+    names = [name for name in PARTS if (source / name).is_dir()]
+    if "transformer" not in names:
+        raise ConfigError(f"from = {str(source)!r}: holds no transformer/. Give a folder that convert has made.")
+    records = {} if as_safetensors else read_records(source)
+    tensors = {name: open_tensors(source / name) for name in names}
+    for name in names:
+        if name in records:
+            _require_recorded(name, records[name], tensors[name])
+    if any(file.endswith(".bin") for name in records for file in records[name].files):
+        import_torch()  # before anything is written
+    size = sum(tensor_bytes(tensor) for part in tensors.values() for tensor in part.values())
+    with new_folder(target, size) as folder, tqdm(total=size, unit="B", unit_scale=True, desc="exporting") as bar:
+        for name in names:
+            write_part(folder, name, tensors[name], records.get(name), bar.update)
+            for file in copied_files(source / name):
+                (folder / name).mkdir(exist_ok=True)
+                shutil.copyfile(file, folder / name / file.name)
+
+
+def export_network(
+    target: Path,
+    cfg: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    bridge: Mapping[str, Tensor] | None = None,
+    *,
+    as_safetensors: bool = False,
+) -> None:
+    """Writes a network as a release has it: `transformer/` and, if there is one, the bridge.
+
+    Args:
+        target: a new folder.
+        cfg: the network's sizes.
+        tensors: as `pretrained.export_nami` gives them.
+        bridge: as `pretrained.export_bridge` gives it.
+        as_safetensors: write safetensors files instead of pickles, which needs no torch.
+
+    Raises:
+        ConfigError: `target` exists.
+        WeightsError: the release's layout cannot express this network.
+        ModuleNotFoundError: pickles are to be written, and torch is not installed.
+    """
+    require_new(target)
+    config = released_transformer_config(cfg)
+    parts = {"transformer": tensors} | ({} if bridge is None else {BRIDGE: bridge})
+    records = {} if as_safetensors else {name: Record({PARTS[name].pickle: list(parts[name])}) for name in parts}
+    if records:
+        import_torch()  # before anything is written
+    size = sum(tensor_bytes(tensor) for part in parts.values() for tensor in part.values())
+    with new_folder(target, size) as folder, tqdm(total=size, unit="B", unit_scale=True, desc="exporting") as bar:
+        for name, part in parts.items():
+            write_part(folder, name, part, records.get(name), bar.update)
+        (folder / "transformer" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def write_part(
+    release: Path, name: str, tensors: Mapping[str, Tensor], record: Record | None, progress: Progress
+) -> None:
+    """Writes the weights of one part.
+
+    Args:
+        release: the folder of the release.
+        name: of the part.
+        tensors: key -> tensor.
+        record: the files to write, and their index; None: safetensors by the usual names.
+        progress: told the bytes of each piece once it is written.
+    """
+    if record is None:
+        folder, stem = (release, BRIDGE) if name == BRIDGE else (release / name, PARTS[name].stem)
+        save_tensors(tensors, folder, stem, progress=progress)
+        return
+    for file, keys in record.files.items():
+        path = release / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        named = {record.prefix + key: tensors[key] for key in keys if key not in record.aliases}
+        aliases = {record.prefix + key: record.prefix + record.aliases[key] for key in keys if key in record.aliases}
+        if path.suffix == ".bin":
+            save_pickle(named, path, aliases, progress)
+        else:
+            write_tensors(named, path, progress)
+    if record.index is not None:
+        homes = {record.prefix + key: Path(file).name for file, keys in record.files.items() for key in keys}
+        write_index(homes, tensors, release / record.index)
+
+
+def _require_recorded(name: str, record: Record, tensors: Mapping[str, Tensor]) -> None:
+    recorded = {key for keys in record.files.values() for key in keys}
+    stray = sorted((recorded - record.aliases.keys()) ^ tensors.keys())
+    if stray:
+        raise WeightsError(
+            f"{name}: release.json and the weights differ in {', '.join(stray[:5])}{' ...' if len(stray) > 5 else ''}. "
+            "Convert again, or export with --format safetensors."
+        )

@@ -1,0 +1,53 @@
+"""Tensors on disk and parameters on devices: every network's weights are read and written through here.
+
+`files` reads and writes safetensors without ever holding a whole file; `slots` relates released tensors to our
+parameters by one table, which loading and exporting both walk. Knows no network.
+"""
+
+from nami_jax.weights.files import (
+    SHARD_BYTES,
+    Shapes,
+    StoredTensor,
+    Tensor,
+    WeightsError,
+    open_tensors,
+    save_tensors,
+    tensor_bytes,
+    write_tensors,
+)
+from nami_jax.weights.slots import (
+    Slot,
+    differences,
+    expected_shapes,
+    export_tensors,
+    leaves,
+    load_module,
+    load_params,
+    nested,
+    released_shape,
+    require_tensors,
+    slots_by_name,
+)
+
+__all__ = [
+    "SHARD_BYTES",
+    "Shapes",
+    "Slot",
+    "StoredTensor",
+    "Tensor",
+    "WeightsError",
+    "differences",
+    "expected_shapes",
+    "export_tensors",
+    "leaves",
+    "load_module",
+    "load_params",
+    "nested",
+    "open_tensors",
+    "released_shape",
+    "require_tensors",
+    "save_tensors",
+    "slots_by_name",
+    "tensor_bytes",
+    "write_tensors",
+]
