@@ -21,27 +21,30 @@ def decode_image(encoded: bytes, side: int) -> np.ndarray:
         OSError, SyntaxError, ValueError, EOFError: the bytes are not a whole image.
     """
     with Image.open(io.BytesIO(encoded)) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            ground = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(ground, image.convert("RGBA"))
-        image = image.convert("RGB")
+        image = on_white(ImageOps.exif_transpose(image))
         if image.size != (side, side):
             image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
         return np.asarray(image)
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """Returns the image in RGB, on white where it is transparent."""
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
 def to_stage(images: np.ndarray, factor: int) -> np.ndarray:
-    """Pools whole images down to a stage's size and to the network's range.
+    """Pools the last stage's images down to an earlier stage's size; pixels are brought to the network's range.
 
     Args:
-        images: (B, H, W, C) uint8.
+        images: (B, H, W, C), pixels as uint8 or latents as floats.
         factor: 2^(K-k) for stage k of K; the mean over its square blocks equals k-fold 2x2 means.
 
     Returns:
-        (B, H / factor, W / factor, C) float32 in [-1, 1].
+        (B, H / factor, W / factor, C) float32; pixels in [-1, 1], latents on their own scale.
     """
     pooled = einops.reduce(
         images, "b (h fh) (w fw) c -> b h w c", lambda x, axes: x.mean(axes, np.float32), fh=factor, fw=factor
     )
-    return pooled / np.float32(127.5) - np.float32(1)
+    return pooled / np.float32(127.5) - np.float32(1) if images.dtype == np.uint8 else pooled

@@ -1,14 +1,14 @@
-"""Images and text states, batched by stage: one element of the loader is one training step.
+"""Images or latents and text states, batched by stage: one element of the loader is one training step.
 
-`source` comes before, `train_step` after. The order is a function of the seed and the step alone: neither the number of
+`visits` comes before, `train_step` after. The order is a function of the seed and the step alone: neither the number of
 processes nor where a run was interrupted changes which samples a step sees, nor how they are captioned and flipped.
 """
 
-import functools
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import grain
 import numpy as np
@@ -16,14 +16,13 @@ import numpy as np
 from nami_jax.config import Config, require
 from nami_jax.data.images import to_stage
 from nami_jax.data.phases import phase_bounds
-from nami_jax.data.source import CaptionedImages, Sample
-from nami_jax.text import TextTable
+from nami_jax.data.visits import Source, Visit
 
 
 class StageBatch(TypedDict):
     """The images of one stage in one step, and their texts."""
 
-    images: np.ndarray  # (B_k, side_k, side_k, C) float32 in [-1, 1]
+    images: np.ndarray  # (B_k, H_k, W_k, C) float32, pixels in [-1, 1] or latents
     text_embeds: np.ndarray  # (B_k, T, D) float32
     pooled: np.ndarray  # (B_k, P) float32
 
@@ -31,36 +30,39 @@ class StageBatch(TypedDict):
 Step = tuple[StageBatch, ...]  # over stages 1..K
 
 
-class Visit(NamedTuple):
-    """A sample as one visit shows it."""
-
-    image: np.ndarray  # (side, side, C) uint8
-    caption: str
-
-
 def train_loader(
-    source: CaptionedImages, text: TextTable, cfg: Config, *, process_index: int = 0, process_count: int = 1
+    sources: Sequence[Source], cfg: Config, *, process_index: int = 0, process_count: int = 1
 ) -> grain.DatasetIterator[Step]:
     """Returns an iterator over the steps of a run, at step 0.
 
-    The data are shuffled anew each epoch and cut into steps of `sum(train.stage_batches[phase])` samples; a step's
-    samples go to stage 1, 2, ... in turn. `set_state({"next_index": step})` continues at any step, with any number of
-    processes; `get_state()` gives that dict.
+    Each step takes all of its samples from one source, drawn in proportion to the sources' sizes. A source is shuffled
+    anew each epoch and cut into steps of `sum(train.stage_batches[phase])` samples; a step's samples go to stage
+    1, 2, ... in turn. `set_state({"next_index": step})` continues at any step, with any number of processes;
+    `get_state()` gives that dict.
 
     Args:
-        source: the training split.
-        text: the states of all of its captions.
+        sources: the training split, one source for each size of image.
         cfg: the run.
         process_index: which share of every stage's batch to give: samples `process_index::process_count`.
         process_count: processes that together make a step.
 
     Returns:
-        Elements as `Step`, with B_k the share of `train.stage_batches` and side_k = side / 2^(K-k).
+        Elements as `Step`, with B_k the share of `train.stage_batches` and sides those of the last stage / 2^(K-k).
 
     Raises:
         ConfigError: a stage's batch cannot be shared evenly, or is nobody's.
     """
-    return _steps(source, text, cfg, process_index, process_count).to_iter_dataset(_read_options()).__iter__()
+    for sizes in cfg.train.stage_batches:
+        require(all(b >= 1 and b % process_count == 0 for b in sizes), "train.stage_batches", sizes,
+                f"{process_count} processes must share every stage's images evenly",
+                f"Set multiples of {process_count}")  # fmt: skip
+    plan = plan_steps(cfg, [len(source) for source in sources])
+    visits = [
+        grain.MapDataset.source(source).seed(cfg.train.seed).shuffle().repeat().random_map(source.visit)
+        for source in sources
+    ]
+    deal = _Dealer(plan, visits, process_index, process_count)
+    return grain.MapDataset.range(cfg.train.steps).map(deal).to_iter_dataset(_read_options()).__iter__()
 
 
 def _read_options() -> grain.ReadOptions:
@@ -69,61 +71,73 @@ def _read_options() -> grain.ReadOptions:
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
 
 
-def _steps(
-    source: CaptionedImages, text: TextTable, cfg: Config, process_index: int, process_count: int
-) -> grain.MapDataset[Step]:
-    for sizes in cfg.train.stage_batches:
-        require(all(b >= 1 and b % process_count == 0 for b in sizes), "train.stage_batches", sizes,
-                f"{process_count} processes must share every stage's images evenly",
-                f"Set multiples of {process_count}")  # fmt: skip
-    draw = functools.partial(_draw, flip=cfg.data.flip)
-    # Slicing comes after everything random: before it, the draws would depend on the number of processes.
-    visits = grain.MapDataset.source(source).seed(cfg.train.seed).shuffle().repeat().random_map(draw)
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Where each step finds its samples.
+
+    Attributes:
+        sources: (steps,) the source of each step.
+        starts: (steps,) the step's first sample in that source, counted through all epochs.
+        sizes: (steps, K) the samples of each stage.
+    """
+
+    sources: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+
+
+def plan_steps(cfg: Config, lengths: Sequence[int]) -> Plan:
+    """Draws each step's source, by the seed alone, and lays its samples after those of the source's earlier steps."""
     bounds = phase_bounds(cfg.train.steps, cfg.train.phase_starts)
-    phases, start = [], 0
-    for sizes, (first, last) in zip(cfg.train.stage_batches, itertools.pairwise(bounds), strict=True):
-        stop = start + sum(sizes) * (last - first)
-        local = [b // process_count for b in sizes]
-        if last > first:
-            batches = visits[start + process_index : stop : process_count].batch(sum(local), batch_fn=list)
-            phases.append(batches.map(functools.partial(_deal, sizes=local, text=text)))
-        start = stop
-    return grain.MapDataset.concatenate(phases)
+    sizes = np.repeat(np.array(cfg.train.stage_batches), np.diff(bounds), axis=0)
+    shares = np.array(lengths) / sum(lengths)
+    sources = np.random.default_rng(cfg.train.seed).choice(len(lengths), cfg.train.steps, p=shares)
+    counts, starts = sizes.sum(axis=1), np.zeros(cfg.train.steps, np.int64)
+    for source in range(len(lengths)):
+        (mine,) = np.nonzero(sources == source)
+        starts[mine] = np.cumsum(counts[mine]) - counts[mine]
+    return Plan(sources, starts, sizes)
 
 
-def _draw(sample: Sample, rng: np.random.Generator, flip: bool) -> Visit:
-    caption = sample["captions"][rng.integers(len(sample["captions"]))]
-    mirror = flip and rng.random() < 0.5
-    return Visit(sample["image"][:, ::-1] if mirror else sample["image"], caption)
+@dataclasses.dataclass(frozen=True)
+class _Dealer:
+    """Collects a step's visits and deals them out to the stages: the first `sizes[0]` go to stage 1, and so on."""
 
+    plan: Plan
+    visits: Sequence[Any]  # grain.MapDataset of Visit, one for each source
+    process_index: int
+    process_count: int
 
-def _deal(visits: Sequence[Visit], sizes: Sequence[int], text: TextTable) -> Step:
-    """Deals a step's visits out to the stages: the first `sizes[0]` go to stage 1, and so on."""
-    deck = iter(visits)
-    parts = [list(itertools.islice(deck, size)) for size in sizes]
-    return tuple(_stage_batch(part, text, factor) for part, factor in zip(parts, _factors(len(sizes)), strict=True))
+    def __call__(self, step: int) -> Step:
+        visits, sizes = self.visits[self.plan.sources[step]], self.plan.sizes[step]
+        first = int(self.plan.starts[step])
+        # Slicing comes after everything random: before it, the draws would depend on the number of processes.
+        mine = (visits[i] for i in range(first + self.process_index, first + int(sizes.sum()), self.process_count))
+        parts = [list(itertools.islice(mine, int(size) // self.process_count)) for size in sizes]
+        return tuple(_stage_batch(part, factor) for part, factor in zip(parts, _factors(len(sizes)), strict=True))
 
 
 def _factors(stages: int) -> list[int]:
     return [2 ** (stages - 1 - k) for k in range(stages)]
 
 
-def _stage_batch(visits: Sequence[Visit], text: TextTable, factor: int) -> StageBatch:
-    states = text.lookup([visit.caption for visit in visits])
-    images = to_stage(np.stack([visit.image for visit in visits]), factor)
-    return StageBatch(images=images, text_embeds=states.embeds, pooled=states.pooled)
+def _stage_batch(visits: Sequence[Visit], factor: int) -> StageBatch:
+    return StageBatch(
+        images=to_stage(np.stack([visit.image for visit in visits]), factor),
+        text_embeds=np.stack([visit.embeds for visit in visits]),
+        pooled=np.stack([visit.pooled for visit in visits]),
+    )
 
 
 def eval_batches(
-    source: CaptionedImages, text: TextTable, cfg: Config, *, process_index: int = 0, process_count: int = 1
+    sources: Sequence[Source], cfg: Config, *, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Step]:
     """Yields the held-out split once, in order, each image at every stage's size and with its first caption.
 
-    All batches are full: the last is filled from the start of the split, whose images then count a little more.
+    All batches are full: the last of a source is filled from the source's start, whose images then count a little more.
 
     Args:
-        source: the held-out split.
-        text: the states of its captions.
+        sources: the held-out split, one source for each size of image.
         cfg: the run; `train.eval_batch` images make a batch.
         process_index: which consecutive share of each batch to give.
         process_count: processes that together make a batch.
@@ -135,7 +149,7 @@ def eval_batches(
     require(size % process_count == 0, "train.eval_batch", size, f"{process_count} processes must share it evenly",
             f"Set a multiple of {process_count}")  # fmt: skip
     share = size // process_count
-    for start in range(process_index * share, -(-len(source) // size) * size, size):
-        samples = [source[i % len(source)] for i in range(start, start + share)]
-        visits = [Visit(sample["image"], sample["captions"][0]) for sample in samples]
-        yield tuple(_stage_batch(visits, text, factor) for factor in _factors(cfg.model.num_stages))
+    for source in sources:
+        for start in range(process_index * share, -(-len(source) // size) * size, size):
+            visits = [source.visit(source[i % len(source)], None) for i in range(start, start + share)]
+            yield tuple(_stage_batch(visits, factor) for factor in _factors(cfg.model.num_stages))

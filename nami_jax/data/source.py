@@ -1,6 +1,6 @@
 """Random access to the decoded images and captions of any tensorflow-datasets data set.
 
-`prepare` comes before, `loader` after. `source[i]` depends on `i` only, so any order and any position can be resumed.
+`tfds_builder` comes before, `visits` after. `source[i]` depends on `i` only, so any order and position can be resumed.
 """
 
 import struct
@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 
 from nami_jax.config import DataConfig
 from nami_jax.data.images import decode_image
-from nami_jax.data.prepare import caption_feature, prepared_builder
+from nami_jax.data.tfds_builder import feature_value, open_records
 
 # What Pillow raises for bytes that are no image, are cut short or have been overwritten.
 _CORRUPT = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
@@ -85,7 +84,7 @@ class CaptionedImages:
             return None
         record = self._records[index]
         try:
-            image = decode_image(_value(record, self._cfg.image_key), self._cfg.side)
+            image = decode_image(feature_value(record, self._cfg.image_key), self._cfg.side)
         except _CORRUPT as error:
             self._count_corrupt(index, error)
             return None
@@ -106,7 +105,7 @@ class CaptionedImages:
             ) from error
 
     def _captions(self, record: Mapping[str, Any]) -> tuple[str, ...]:
-        value = _value(record, self._cfg.caption_key)
+        value = feature_value(record, self._cfg.caption_key)
         values = value if isinstance(value, list | tuple | np.ndarray) and np.ndim(value) else [value]
         texts = [text for text in map(self._text, values) if text]
         templates = self._cfg.caption_templates
@@ -116,13 +115,6 @@ class CaptionedImages:
         if self._class_names is not None:
             return self._class_names[int(value)].replace("_", " ").strip()
         return (value.decode() if isinstance(value, bytes) else str(value)).strip()
-
-
-def _value(record: Mapping[str, Any], key: str) -> Any:
-    value: Any = record
-    for name in key.split("/"):
-        value = value[name]
-    return value
 
 
 def open_source(cfg: DataConfig, split: str) -> CaptionedImages:
@@ -135,13 +127,8 @@ def open_source(cfg: DataConfig, split: str) -> CaptionedImages:
     Raises:
         ConfigError: a name in `cfg`, or `split`, does not exist; raised before anything is downloaded where possible.
     """
-    builder = prepared_builder(cfg, split)
-    label = caption_feature(cfg, builder)
-    decoders: Any = tfds.decode.SkipDecoding()  # Pillow decodes, so that a corrupt image can be told from a missing one
-    for name in reversed(cfg.image_key.split("/")):
-        decoders = {name: decoders}
-    records: Any = builder.as_data_source(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue]
-    return CaptionedImages(records, cfg, label.names if isinstance(label, tfds.features.ClassLabel) else None)
+    records, class_names = open_records(cfg, split)
+    return CaptionedImages(records, cfg, class_names)
 
 
 def all_captions(source: CaptionedImages) -> list[str]:

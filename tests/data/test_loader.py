@@ -5,8 +5,9 @@ import pytest
 
 from nami_jax.config import ConfigError
 from nami_jax.data.images import to_stage
-from nami_jax.data.loader import eval_batches, train_loader
+from nami_jax.data.loader import eval_batches, plan_steps, train_loader
 from nami_jax.data.source import CaptionedImages, CorruptDataError, all_captions, open_source
+from nami_jax.data.visits import Pixels, Visit
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +18,14 @@ def source(run_config) -> CaptionedImages:
 @pytest.fixture
 def text(source, make_table):
     return make_table(all_captions(source))
+
+
+def loader(source, text, cfg, **processes):
+    return train_loader([Pixels(source, text, cfg.data.flip)], cfg, **processes)
+
+
+def evaluation(source, text, cfg, **processes):
+    return eval_batches([Pixels(source, text)], cfg, **processes)
 
 
 def all_equal(one, other):
@@ -42,7 +51,7 @@ def contents(steps):
 
 
 def test_an_element_is_one_step_of_every_stage(source, text, run_config):
-    step = next(train_loader(source, text, run_config))
+    step = next(loader(source, text, run_config))
     assert [batch["images"].shape for batch in step] == [(8, 8, 8, 3), (4, 16, 16, 3), (4, 32, 32, 3)]
     assert [batch["text_embeds"].shape for batch in step] == [(8, 5, 3), (4, 5, 3), (4, 5, 3)]
     assert [batch["pooled"].shape for batch in step] == [(8, 2), (4, 2), (4, 2)]
@@ -52,26 +61,26 @@ def test_an_element_is_one_step_of_every_stage(source, text, run_config):
 
 
 def test_sizes_change_with_the_phase_and_the_run_ends_with_its_steps(source, text, run_config):
-    sizes = [tuple(len(batch["images"]) for batch in step) for step in train_loader(source, text, run_config)]
+    sizes = [tuple(len(batch["images"]) for batch in step) for step in loader(source, text, run_config)]
     assert sizes == [(8, 4, 4)] * 3 + [(4, 8, 4)] * 3 + [(4, 4, 12)] * 4
 
 
 def test_equal_seeds_give_equal_steps_and_others_do_not(source, text, run_config, replace):
-    first = next(train_loader(source, text, run_config))
-    all_equal(first, next(train_loader(source, text, run_config)))
-    other = next(train_loader(source, text, replace(run_config, "train", seed=4)))
+    first = next(loader(source, text, run_config))
+    all_equal(first, next(loader(source, text, run_config)))
+    other = next(loader(source, text, replace(run_config, "train", seed=4)))
     assert not np.array_equal(first[0]["pooled"], other[0]["pooled"])
 
 
 @pytest.mark.parametrize("position", [2, 3, 7])
 def test_resuming_continues_where_it_stopped(source, text, run_config, position):
-    steps = list(train_loader(source, text, run_config))
-    interrupted = train_loader(source, text, run_config)
+    steps = list(loader(source, text, run_config))
+    interrupted = loader(source, text, run_config)
     for _ in range(position):
         next(interrupted)
     state = interrupted.get_state()
     assert state == {"next_index": position}
-    resumed = train_loader(source, text, run_config)
+    resumed = loader(source, text, run_config)
     resumed.set_state(state)
     rest = list(resumed)
     assert len(rest) == len(steps) - position
@@ -84,7 +93,7 @@ def test_any_number_of_processes_sees_the_same_samples_stage_by_stage(source, te
     runs = {
         count: list(
             zip(
-                *(train_loader(source, text, cfg, process_index=i, process_count=count) for i in range(count)),
+                *(loader(source, text, cfg, process_index=i, process_count=count) for i in range(count)),
                 strict=True,
             )
         )
@@ -97,7 +106,7 @@ def test_any_number_of_processes_sees_the_same_samples_stage_by_stage(source, te
 def test_no_image_comes_twice_within_an_epoch_whatever_its_stage_and_phase(source, text, run_config):
     shown = {to_stage(source[i]["image"][None], f)[0].tobytes(): i for i in range(len(source)) for f in (4, 2, 1)}
     assert len(shown) == 3 * len(source)
-    steps = train_loader(source, text, run_config)
+    steps = loader(source, text, run_config)
     seen = collections.Counter(shown[image.tobytes()] for step in steps for batch in step for image in batch["images"])
     assert seen.total() == 3 * 16 + 3 * 16 + 4 * 20 < len(source)
     assert max(seen.values()) == 1
@@ -108,7 +117,7 @@ def test_captions_differ_from_visit_to_visit_and_belong_to_the_image(source, tex
     states = {text.lookup([caption]).pooled.tobytes(): caption for caption in all_captions(source)}
     captions = {source[i]["image"].tobytes(): source[i]["captions"] for i in range(len(source))}
     drawn = collections.defaultdict(set)
-    for step in train_loader(source, text, cfg):
+    for step in loader(source, text, cfg):
         for image, pooled in zip(step[-1]["images"], step[-1]["pooled"], strict=True):
             key = np.rint((image + 1) * 127.5).astype(np.uint8).tobytes()
             caption = states[pooled.tobytes()]
@@ -118,8 +127,8 @@ def test_captions_differ_from_visit_to_visit_and_belong_to_the_image(source, tex
 
 
 def test_half_of_the_images_are_mirrored_if_asked(source, text, run_config, replace):
-    plain = next(train_loader(source, text, run_config))[0]["images"]
-    flipped = next(train_loader(source, text, replace(run_config, "data", flip=True)))[0]["images"]
+    plain = next(loader(source, text, run_config))[0]["images"]
+    flipped = next(loader(source, text, replace(run_config, "data", flip=True)))[0]["images"]
     mirrored = [np.array_equal(a[:, ::-1], b) for a, b in zip(plain, flipped, strict=True)]
     same = [np.array_equal(a, b) for a, b in zip(plain, flipped, strict=True)]
     assert all(a or b for a, b in zip(mirrored, same, strict=True))
@@ -128,13 +137,13 @@ def test_half_of_the_images_are_mirrored_if_asked(source, text, run_config, repl
 
 def test_batches_that_processes_cannot_share_are_refused(source, text, run_config):
     with pytest.raises(ConfigError, match=r"train\.stage_batches = \(8, 4, 4\): 8 processes.*multiples of 8"):
-        train_loader(source, text, run_config, process_count=8)
+        loader(source, text, run_config, process_count=8)
 
 
 def test_a_corrupt_data_set_stops_the_loader(run_config, make_table):
     broken = CaptionedImages([{"image": b"", "captions": [b"x"]}] * 20, run_config.data)
     with pytest.raises(CorruptDataError, match="max_corrupt_share"):
-        next(train_loader(broken, make_table(["x"]), run_config))
+        next(loader(broken, make_table(["x"]), run_config))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +154,7 @@ def held_out(run_config) -> CaptionedImages:
 def test_every_epoch_shows_every_image_once_in_an_order_of_its_own(held_out, make_table, run_config, replace):
     cfg = replace(run_config, "train", stage_batches=((2, 2, 3),) * 3)  # seven samples a step, 14 images: five epochs
     shown = {to_stage(held_out[i]["image"][None], f)[0].tobytes(): i for i in range(14) for f in (4, 2, 1)}
-    steps = train_loader(held_out, make_table(all_captions(held_out)), cfg)
+    steps = loader(held_out, make_table(all_captions(held_out)), cfg)
     order = [shown[image.tobytes()] for step in steps for batch in step for image in batch["images"]]
     epochs = [tuple(order[i : i + 14]) for i in range(0, 70, 14)]
     assert len(held_out) == 14
@@ -156,7 +165,7 @@ def test_every_epoch_shows_every_image_once_in_an_order_of_its_own(held_out, mak
 def test_evaluation_covers_the_split_in_full_batches_at_every_stage(held_out, make_table, run_config):
     captions = all_captions(held_out)
     table = make_table(captions)
-    batches = list(eval_batches(held_out, table, run_config))
+    batches = list(evaluation(held_out, table, run_config))
     assert len(batches) == -(-len(held_out) // 8)
     for stage, side in enumerate((8, 16, 32)):
         assert all(batch[stage]["images"].shape == (8, side, side, 3) for batch in batches)
@@ -169,8 +178,8 @@ def test_evaluation_covers_the_split_in_full_batches_at_every_stage(held_out, ma
 
 def test_evaluation_batches_join_up_from_any_number_of_processes(held_out, make_table, run_config):
     table = make_table(all_captions(held_out))
-    whole = list(eval_batches(held_out, table, run_config))
-    halves = [list(eval_batches(held_out, table, run_config, process_index=i, process_count=2)) for i in range(2)]
+    whole = list(evaluation(held_out, table, run_config))
+    halves = [list(evaluation(held_out, table, run_config, process_index=i, process_count=2)) for i in range(2)]
     for batch, *parts in zip(whole, *halves, strict=True):
         for stage, pieces in zip(batch, zip(*parts, strict=True), strict=True):
             for name in stage:
@@ -179,4 +188,68 @@ def test_evaluation_batches_join_up_from_any_number_of_processes(held_out, make_
 
 def test_an_evaluation_batch_that_processes_cannot_share_is_refused(held_out, make_table, run_config):
     with pytest.raises(ConfigError, match=r"train\.eval_batch = 8"):
-        next(eval_batches(held_out, make_table(["x"]), run_config, process_count=3))
+        next(evaluation(held_out, make_table(["x"]), run_config, process_count=3))
+
+
+class Numbered:
+    """Images of one size that say which they are."""
+
+    num_corrupt = 0
+
+    def __init__(self, height, width, count, first):
+        self.shape, self.count, self.first = (height, width, 1), count, first
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return np.full(self.shape, self.first + index, np.float32)
+
+    def visit(self, sample, rng):
+        return Visit(sample, "", np.zeros((5, 3), np.float32), sample[0, 0])
+
+
+@pytest.fixture
+def buckets():
+    return [Numbered(32, 32, 60, 0), Numbered(16, 64, 20, 100)]
+
+
+def test_a_step_takes_all_of_its_samples_from_one_bucket_in_proportion_to_their_sizes(buckets, run_config, replace):
+    cfg = replace(run_config, "train", steps=80)
+    sides = [
+        tuple(batch["images"].shape[1:3] for batch in step) for step in train_loader(buckets, cfg)
+    ]  # latents keep their scale
+    square, wide = ((8, 8), (16, 16), (32, 32)), ((4, 16), (8, 32), (16, 64))
+    assert set(sides) == {square, wide}
+    assert 10 <= sides.count(wide) <= 30  # a quarter of 80
+
+
+def test_every_bucket_goes_through_epochs_of_its_own(buckets, run_config, replace):
+    cfg = replace(run_config, "train", steps=40, stage_batches=((4, 8, 8),) * 3)
+    seen = {0: [], 100: []}
+    for step in train_loader(buckets, cfg):
+        numbers = np.concatenate([batch["images"][:, 0, 0, 0] for batch in step])
+        seen[100 if numbers[0] >= 100 else 0].append(numbers)
+    assert all(set(numbers) == set(range(100, 120)) for numbers in seen[100])
+    epochs = [np.concatenate(seen[0][i : i + 3]) for i in range(0, len(seen[0]) - 2, 3)]
+    assert len(epochs) > 5
+    assert all(set(numbers) == set(range(60)) for numbers in epochs)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_buckets_do_not_depend_on_the_number_of_processes(buckets, run_config, processes):
+    whole = list(train_loader(buckets, run_config))
+    parts = [
+        list(train_loader(buckets, run_config, process_index=i, process_count=processes)) for i in range(processes)
+    ]
+    for step, *shares in zip(whole, *parts, strict=True):
+        for k, batch in enumerate(step):
+            found = sorted(np.concatenate([share[k]["pooled"] for share in shares])[:, 0])
+            assert found == sorted(batch["pooled"][:, 0])
+
+
+def test_a_longer_run_begins_as_the_shorter_one(buckets, run_config, replace):
+    phase = {"phase_starts": (0.0,), "stage_batches": ((8, 4, 4),), "phase_learning_rates": (1e-3,)}
+    short, long = (plan_steps(replace(run_config, "train", steps=n, **phase), [60, 20]) for n in (20, 50))
+    np.testing.assert_array_equal(short.sources, long.sources[:20])
+    np.testing.assert_array_equal(short.starts, long.starts[:20])

@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from nami_jax.config import ConfigError, DataConfig
-from nami_jax.data.prepare import prepared_builder
 from nami_jax.data.source import CaptionedImages, CorruptDataError, all_captions, open_source
+from nami_jax.data.tfds_builder import prepared_builder
 
 COLOURS = ("red", "green", "blue", "black", "gold", "grey")
 

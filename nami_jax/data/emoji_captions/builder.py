@@ -44,6 +44,7 @@ class EmojiCaptions(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [
         EmojiConfig(name="food_animals_32", size=32, categories=("Food & Drink", "Animals & Nature")),
+        EmojiConfig(name="food_animals_64", size=64, categories=("Food & Drink", "Animals & Nature")),
         EmojiConfig(name="all_32", size=32),
         EmojiConfig(name="all_64", size=64),
         EmojiConfig(name="all_128", size=128),

@@ -5,7 +5,7 @@ checked before anything is built or downloaded, the split as soon as its names a
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -86,6 +86,33 @@ def _require_split(cfg: DataConfig, builder: tfds.core.DatasetBuilder, split: st
         raise ConfigError(f"{field} = {split!r}: no such split of {cfg.name}.{hint}") from error
     if size == 0:
         raise ConfigError(f"{field} = {split!r}: holds no images. Set a split, or a part of one, that is not empty.")
+
+
+def open_records(cfg: DataConfig, split: str) -> tuple[Sequence[Mapping[str, Any]], Sequence[str] | None]:
+    """Opens a split, preparing the data set first if it is absent.
+
+    Returns:
+        Its records, with images as their encoded bytes and texts as bytes; and the names of the classes if the caption
+        is a class label.
+
+    Raises:
+        ConfigError: as `prepared_builder`.
+    """
+    builder = prepared_builder(cfg, split)
+    label = caption_feature(cfg, builder)
+    decoders: Any = tfds.decode.SkipDecoding()  # Pillow decodes, so that a corrupt image can be told from a missing one
+    for name in reversed(cfg.image_key.split("/")):
+        decoders = {name: decoders}
+    records: Any = builder.as_data_source(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue]
+    return records, label.names if isinstance(label, tfds.features.ClassLabel) else None
+
+
+def feature_value(record: Mapping[str, Any], key: str) -> Any:
+    """Returns a record's feature; "a/b" looks inside `a`."""
+    value: Any = record
+    for name in key.split("/"):
+        value = value[name]
+    return value
 
 
 def image_feature(cfg: DataConfig, builder: tfds.core.DatasetBuilder) -> Feature:

@@ -1,0 +1,61 @@
+"""Random squares of a data set's images, batched: one element of the loader is one training step of an autoencoder.
+
+`source` comes before, `autoencoder_trainer` after. As in `loader`, the order is a function of the seed and the step
+alone.
+"""
+
+import functools
+
+import grain
+import numpy as np
+
+from nami_jax.config import require
+from nami_jax.data.images import to_stage
+from nami_jax.data.source import CaptionedImages, Sample
+
+
+def crop_loader(
+    source: CaptionedImages,
+    *,
+    seed: int,
+    batch: int,
+    crop: int,
+    flip: bool,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[np.ndarray]:
+    """Returns an endless iterator over the steps of a run, at step 0; the data are shuffled anew each epoch.
+
+    `set_state({"next_index": step})` continues at any step, with any number of processes; `get_state()` gives that.
+
+    Args:
+        source: the training split.
+        seed: of order, places and mirroring.
+        batch: images of a step.
+        crop: side of the squares cut from them, pixels; at most the side of the images.
+        flip: whether to mirror half of them.
+        process_index: which share of each batch to give: samples `process_index::process_count`.
+        process_count: processes that together make a step.
+
+    Returns:
+        Elements (batch / process_count, crop, crop, 3) float32 in [-1, 1].
+
+    Raises:
+        ConfigError: a batch cannot be shared evenly.
+    """
+    require(batch % process_count == 0, "train.batch", batch, f"{process_count} processes must share it evenly",
+            f"Set a multiple of {process_count}")  # fmt: skip
+    draw = functools.partial(_draw, crop=crop, flip=flip)
+    # Slicing comes after everything random: before it, the draws would depend on the number of processes.
+    visits = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(draw)
+    batches = visits[process_index::process_count].batch(batch // process_count, batch_fn=np.stack)
+    pixels = batches.map(functools.partial(to_stage, factor=1))
+    # One thread: with the images decoded in memory (data.cache_images) cropping is nothing beside a training step.
+    return pixels.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)).__iter__()
+
+
+def _draw(sample: Sample, rng: np.random.Generator, crop: int, flip: bool) -> np.ndarray:
+    image = sample["image"]
+    top, left = rng.integers(0, np.array(image.shape[:2]) - crop + 1)
+    square = image[top : top + crop, left : left + crop]
+    return square[:, ::-1] if flip and rng.random() < 0.5 else square

@@ -1,0 +1,242 @@
+"""Prepared data on disk: latents and text states that `nami_jax.preparation` wrote, read at random for training.
+
+`preparation` comes before, `visits` and `loader` after; this module is what both know of the files. A folder holds
+
+- `prepared.json`: everything the data depend on (`Prepared`), written first;
+- `data/`: ArrayRecord files, each of one unit of work, one split and one bucket of (height, width);
+- `manifests/000017.json`: the files of unit 17 and what it left out, written once these files are whole. A file that
+  no manifest names is never read, so whatever an interrupted preparation left behind counts for nothing;
+- `empty.msgpack`: the states of the empty caption, for classifier-free guidance.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import grain
+import ml_dtypes
+import numpy as np
+from absl import logging
+from flax.serialization import msgpack_restore, msgpack_serialize
+
+from nami_jax.config import Config, ConfigError, require
+from nami_jax.text import TextStates, encoder_id
+
+FORMAT = 1  # of everything below; a change of it makes older folders unreadable
+SETTINGS_FILE, EMPTY_FILE, MANIFESTS, DATA = "prepared.json", "empty.msgpack", "manifests", "data"
+SPLITS = ("train", "held_out")
+AGAIN = "run `python -m nami_jax.prepare` with this config"
+
+Bucket = tuple[int, int]  # (height, width), pixels
+
+
+class LatentSample(NamedTuple):
+    """One image: N captions, the templates filled in, and the latents at the last stage's size."""
+
+    id: str
+    captions: tuple[str, ...]  # at least one, none blank
+    latents: np.ndarray  # (h, w, C) float32; 8 bits of precision, as they are stored in bfloat16
+    text_embeds: np.ndarray  # (N, T, D) bfloat16
+    pooled: np.ndarray  # (N, P) float32: small beside the embeds, and it steers every block
+
+    def pack(self) -> bytes:
+        """Returns the record that `unpack` reads."""
+        fields: dict[str, Any] = self._asdict() | {"captions": list(self.captions)}
+        for name in ("latents", "text_embeds"):
+            fields[name] = fields[name].astype(ml_dtypes.bfloat16)
+        return msgpack_serialize(fields)
+
+    @classmethod
+    def unpack(cls, record: bytes) -> Self:
+        """Reads a record."""
+        fields: Any = msgpack_restore(record)
+        fields["latents"] = fields["latents"].astype(np.float32)
+        return cls(**fields | {"captions": tuple(fields["captions"])})
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Everything that prepared data depend on: a run that continues them, or trains on them, must agree with it."""
+
+    source: str  # "folder", "tars" or "tfds"
+    source_digest: str  # of the list of records
+    records: int  # in the source, good and bad
+    unit_size: int  # records of a unit of work
+    units: int
+    eval_share: float | None  # of the records that are held out; None: the source has splits of its own
+    buckets: tuple[Bucket, ...]
+    max_upscale: float  # images that would have to be enlarged more are left out
+    max_pixels: int  # and larger ones too
+    autoencoder: str  # its fingerprint
+    downscale: int
+    channels: int  # C
+    text_encoder: str  # its id
+    max_length: int  # T
+    text_dim: int  # D
+    pooled_dim: int  # P
+    dtype: str  # in which autoencoder and text encoder computed
+    caption_templates: tuple[str, ...]
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Returns the content of `prepared.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, path: str) -> Self:
+        """Reads the content of the `prepared.json` at `path`; raises `ConfigError` if it is of another format."""
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path} is damaged: {error}. Remove its folder and {AGAIN}.") from error
+        found = fields.get("format")
+        require(found == FORMAT, f"{path}: format", found, f"this version reads format {FORMAT}",
+                f"Set another data.prepared and {AGAIN}")  # fmt: skip
+        fields["buckets"] = tuple(tuple(bucket) for bucket in fields["buckets"])
+        return cls(**fields | {"caption_templates": tuple(fields["caption_templates"])})
+
+
+class Shard(NamedTuple):
+    """An ArrayRecord file as a manifest lists it."""
+
+    name: str  # below the folder, e.g. "data/train-48x80-000017.arrayrecord"
+    split: str
+    bucket: Bucket
+    records: int
+    bytes: int
+
+
+def manifest_name(unit: int) -> str:
+    """Returns where the manifest of a unit of work lies below the folder."""
+    return f"{MANIFESTS}/{unit:06d}.json"
+
+
+def manifest_shards(manifest: dict[str, Any]) -> Iterator[Shard]:
+    """Yields the files that a parsed manifest lists."""
+    for fields in manifest["shards"]:
+        yield Shard(**fields | {"bucket": tuple(fields["bucket"])})
+
+
+class _WholeFile(NamedTuple):
+    """What grain wants to know of a file so as not to open it before it is read."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
+
+
+class BucketSource:
+    """Random access to the records of one split and bucket, in the order of the units of work; can be pickled."""
+
+    def __init__(self, folder: Path, bucket: Bucket, shards: Sequence[Shard]):
+        """Takes the shards of one bucket and split; files are opened when a record of theirs is first read."""
+        self.bucket = bucket
+        files: Any = [_WholeFile(str(folder / s.name), 0, s.records, s.records) for s in shards]
+        self._records: Any = grain.sources.ArrayRecordDataSource(files)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"BucketSource({len(self)} latents of images of {self.bucket[0]}x{self.bucket[1]} pixels)"
+
+    def __getitem__(self, index: int) -> LatentSample:
+        """Returns record `index`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {self!r}")
+        return LatentSample.unpack(self._records[index])
+
+
+class PreparedLatents:
+    """A folder made by `nami_jax.prepare`, checked against the config of the run that is to train on it."""
+
+    def __init__(self, folder: Path, cfg: Config):
+        """Opens a folder on a local (or mounted) disk.
+
+        Args:
+            folder: usually `cfg.data.prepared`.
+            cfg: the run.
+
+        Raises:
+            ConfigError: the folder is missing, unfinished or damaged, or was prepared for other settings.
+        """
+        self.folder = folder
+        require((folder / SETTINGS_FILE).is_file(), "data.prepared", str(folder), f"has no {SETTINGS_FILE}",
+                f"First {AGAIN}")  # fmt: skip
+        self.settings = Prepared.from_json((folder / SETTINGS_FILE).read_text(), str(folder / SETTINGS_FILE))
+        self._buckets = cfg.data.bucket_sizes
+        _require_same(self.settings, cfg, folder)
+        self._shards = self._complete_shards()
+
+    def require_autoencoder(self, fingerprint: str) -> None:
+        """Raises `ConfigError` unless the latents were made by the autoencoder of this fingerprint."""
+        made_by = self.settings.autoencoder
+        require(made_by == fingerprint, "autoencoder.folder", fingerprint,
+                f"the latents in {self.folder} were made by another autoencoder, {made_by}",
+                f"Set the folder of that one, or another data.prepared and {AGAIN}")  # fmt: skip
+
+    def sources(self, split: str) -> list[BucketSource]:
+        """Returns one source for each bucket that has records, in the order of the config.
+
+        Args:
+            split: "train" or "held_out".
+
+        Raises:
+            ConfigError: the split has no records at all.
+        """
+        sources = []
+        for bucket in self._buckets:
+            shards = [shard for shard in self._shards if (shard.split, shard.bucket) == (split, bucket)]
+            if shards:
+                sources.append(BucketSource(self.folder, bucket, shards))
+            else:
+                logging.info("%s: no images of %dx%d pixels in %s.", self.folder, *bucket, split)
+        require(bool(sources), "data.prepared", str(self.folder), f"has no records of {split!r}",
+                f"Set another data.prepared and {AGAIN} and more images, or a larger --eval_share")  # fmt: skip
+        return sources
+
+    @property
+    def empty(self) -> TextStates:
+        """The states of the empty caption: embeds (1, T, D) and pooled (1, P), float32."""
+        states: Any = msgpack_restore((self.folder / EMPTY_FILE).read_bytes())
+        return TextStates(**states)
+
+    def _complete_shards(self) -> list[Shard]:
+        """Reads all manifests; raises `ConfigError` if one, or a file that one names, is missing."""
+        paths = [self.folder / manifest_name(unit) for unit in range(self.settings.units)]
+        done = [path for path in paths if path.is_file()]
+        require(len(done) == len(paths), "data.prepared", str(self.folder),
+                f"only {len(done)} of {len(paths)} units of work are done", f"To continue, {AGAIN}")  # fmt: skip
+        shards = []
+        for path in done:
+            for shard in manifest_shards(json.loads(path.read_text())):
+                file = self.folder / shard.name
+                require(file.is_file() and file.stat().st_size == shard.bytes, "data.prepared", str(self.folder),
+                        f"{shard.name} is missing or damaged", f"Remove {path} and {AGAIN}")  # fmt: skip
+                shards.append(shard)
+        return shards
+
+
+def _require_same(prepared: Prepared, cfg: Config, folder: Path) -> None:
+    """Raises `ConfigError` naming the first setting of a run that does not fit the data in `folder`."""
+    for field, value, found in (
+        ("data.buckets", sorted(cfg.data.bucket_sizes), sorted(prepared.buckets)),
+        ("data.caption_templates", cfg.data.caption_templates, prepared.caption_templates),
+        ("autoencoder.downscale", cfg.autoencoder.downscale, prepared.downscale),
+        ("model.channels", cfg.model.channels, prepared.channels),
+        ("text.max_length", cfg.text.max_length, prepared.max_length),
+        ("model.text_dim", cfg.model.text_dim, prepared.text_dim),
+        ("model.pooled_dim", cfg.model.pooled_dim, prepared.pooled_dim),
+    ):
+        require(value == found, field, value, f"{folder} was prepared with {found!r}",
+                f"Set that value, or another data.prepared and {AGAIN}")  # fmt: skip
+    try:
+        found = encoder_id(cfg.text)
+    except (ConfigError, ModuleNotFoundError) as error:  # training on prepared data needs no text encoder
+        logging.warning("Whether %s was prepared with the text encoder of this config is not known: %s", folder, error)
+        return
+    require(found == prepared.text_encoder, "text", found, f"{folder} was prepared with {prepared.text_encoder!r}",
+            f"Set that text encoder, or another data.prepared and {AGAIN}")  # fmt: skip

@@ -1,0 +1,77 @@
+"""A picture to check a preparation by: originals above what the stored latents decode to, with their captions."""
+
+import collections
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from PIL import Image
+
+from nami_jax.data.latents import Bucket, LatentSample, Shard, manifest_shards
+from nami_jax.pictures import grid, stack, to_images
+from nami_jax.preparation import files
+from nami_jax.preparation.errors import Reject
+from nami_jax.preparation.job import Job
+from nami_jax.preparation.sources import Unit
+from nami_jax.preparation.worker import pictures
+
+CONTACT_SHEET = "contact_sheet.png"
+PER_BUCKET = 8
+UNITS_PER_BUCKET = 4  # that they are taken from: originals are read again
+LARGEST = 256  # longest side at which a picture is shown, pixels
+
+
+def write_contact_sheet(job: Job, units: Sequence[Unit], manifests: Sequence[dict[str, Any]]) -> None:
+    """Draws a few records of each bucket, spread over the source, into `contact_sheet.png`."""
+    chosen: dict[Bucket, list[tuple[Unit, Shard]]] = collections.defaultdict(list)
+    for unit, manifest in zip(units, manifests, strict=True):
+        for shard in manifest_shards(manifest):
+            chosen[shard.bucket].append((unit, shard))
+    grids = [_bucket_grid(job, bucket, chosen[bucket]) for bucket in sorted(chosen)]
+    if grids:
+        buffer = io.BytesIO()
+        stack(grids).save(buffer, "PNG")
+        files.write(files.join(job.out, CONTACT_SHEET), buffer.getvalue())
+
+
+def _bucket_grid(job: Job, bucket: Bucket, shards: Sequence[tuple[Unit, Shard]]) -> Image.Image:
+    picked = [shards[i * len(shards) // UNITS_PER_BUCKET] for i in range(UNITS_PER_BUCKET)]
+    each = -(-PER_BUCKET // len(dict.fromkeys(picked)))
+    samples, originals = [], []
+    for unit, shard in dict.fromkeys(picked):
+        some = list(_records(job.out, shard, each))
+        pixels = _originals(job, unit, {sample.id for sample in some})
+        samples += some
+        originals += [pixels[sample.id] for sample in some]
+    autoencoder = job.networks().autoencoder
+    # One by one: decoding takes more memory than encoding, and here it need not be fast.
+    decoded = [autoencoder.decode(sample.latents[None])[0] for sample in samples]
+    rows = [[_shown(Image.fromarray(x)) for x in originals], [_shown(x) for x in to_images(np.stack(decoded))]]
+    title = f"{bucket[0]}x{bucket[1]} pixels: originals above, decoded latents below"
+    return grid([sample.captions[0] for sample in samples], rows, title)
+
+
+def _records(out: str, shard: Shard, count: int) -> Iterator[LatentSample]:
+    """Yields the first records of a file."""
+    with files.local_copy(files.join(out, shard.name)) as path:
+        records: Any = grain.sources.ArrayRecordDataSource([path])
+        for i in range(min(count, shard.records)):
+            yield LatentSample.unpack(records[i])
+
+
+def _originals(job: Job, unit: Unit, ids: set[str]) -> dict[str, np.ndarray]:
+    """Reads the pixels of some records of a unit again."""
+    found: dict[str, np.ndarray] = {}
+    for picture in pictures(job, unit):
+        if not isinstance(picture, Reject) and picture.id in ids:
+            found[picture.id] = picture.pixels
+            if len(found) == len(ids):
+                break
+    return found
+
+
+def _shown(image: Image.Image) -> Image.Image:
+    image.thumbnail((LARGEST, LARGEST))
+    return image

@@ -1,0 +1,188 @@
+"""Files on a local disk or, by way of Beam, on any file system that it knows (`gs://`, `s3://`, `hdfs://`, ...).
+
+A file written here appears under its name only once it is whole.
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import os
+import posixpath
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nami_jax.preparation.errors import PreparationError
+
+UNFINISHED = "unfinished"  # folder of local files that are still being written
+
+
+def is_remote(path: str) -> bool:
+    """Tells whether a path is for Beam to open."""
+    return "://" in path
+
+
+def beam_file_systems() -> Any:
+    """Returns Beam's access to all file systems it knows; imported late, since only remote paths need it."""
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems
+
+
+def open_binary(path: str) -> BinaryIO:
+    """Opens a file for reading, with `seek`. Raises `OSError` if it cannot be opened."""
+    if not is_remote(path):
+        return open(path, "rb")
+    from apache_beam.io.filesystem import CompressionTypes
+
+    return beam_file_systems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+def read(path: str) -> bytes:
+    """Returns the content of a file."""
+    with open_binary(path) as file:
+        return file.read()
+
+
+def exists(path: str) -> bool:
+    """Tells whether there is such a file."""
+    return beam_file_systems().exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def match(pattern: str) -> list[str]:
+    """Returns the files that a pattern with `*`, `?` and `[...]` matches."""
+    if not is_remote(pattern):
+        return [path for path in glob.glob(pattern) if os.path.isfile(path)]
+    (found,) = beam_file_systems().match([pattern])
+    return [file.path for file in found.metadata_list]
+
+
+def listing(folder: str) -> set[str]:
+    """Returns the names of the files in a folder, hidden ones left out; none if there is no such folder."""
+    if is_remote(folder):
+        return {path.rpartition("/")[2] for path in match(join(folder, "*"))}
+    if not os.path.isdir(folder):
+        return set()
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")}
+
+
+def write(path: str, content: bytes) -> None:
+    """Writes a file whole or not at all, replacing one of that name.
+
+    Raises:
+        PreparationError: the disk is full, or the place cannot be written to.
+    """
+    with _explained(path):
+        if is_remote(path):
+            with beam_file_systems().create(path) as file:  # appears when it is closed
+                file.write(content)
+            return
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        unfinished = Path(f"{path}.{uuid.uuid4().hex}.tmp")
+        try:
+            unfinished.write_bytes(content)
+            _replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def publish(local: Path, path: str) -> None:
+    """Moves a finished local file to its place, where it appears whole, replacing one of that name.
+
+    Raises:
+        PreparationError: the disk is full, or the place cannot be written to.
+    """
+    with _explained(path):
+        if is_remote(path):
+            with open(local, "rb") as source, beam_file_systems().create(path) as file:
+                shutil.copyfileobj(source, file)
+            local.unlink()
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _replace(local, path)
+
+
+def _replace(unfinished: Path, path: str) -> None:
+    with open(unfinished, "rb") as file:
+        os.fsync(file.fileno())  # else a power cut could leave the name without its content
+    os.replace(unfinished, path)
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: str, error: Exception) -> PreparationError:
+    """Returns what to tell when a file could not be written."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    remedy = "Free some space" if full else "Mend that"
+    return PreparationError(f"{path} cannot be written: {error}. {remedy} and run the same command: it continues.")
+
+
+@contextlib.contextmanager
+def scratch(out: str) -> Iterator[Path]:
+    """Makes a local folder for files that are being written, and removes it; on the disk of `out` if that is local."""
+    parent = None
+    if not is_remote(out):
+        parent = os.path.join(out, UNFINISHED)
+        os.makedirs(parent, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[Path]:
+    """Gives a file that only local code can open; one that is local already is given as it is."""
+    if not is_remote(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, posixpath.basename(path))
+        copy.write_bytes(read(path))
+        yield copy
+
+
+@contextlib.contextmanager
+def only_run(out: str) -> Iterator[None]:
+    """Keeps other preparations out of a local folder, and clears away what a killed one left half-written.
+
+    A remote folder cannot be locked. Two preparations there write the same files, so neither harms the other.
+
+    Args:
+        out: the folder; made if need be.
+
+    Raises:
+        PreparationError: another one is at work there, or the folder cannot be made.
+    """
+    if is_remote(out):
+        yield
+        return
+    with _explained(out):
+        os.makedirs(out, exist_ok=True)
+    with open(os.path.join(out, ".lock"), "w") as lock:  # the system lets go of it however the process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PreparationError(f"{out}: another preparation is at work there. Wait for it, or stop it.") from error
+        shutil.rmtree(os.path.join(out, UNFINISHED), ignore_errors=True)
+        for stale in [*Path(out).glob("*.tmp"), *Path(out).glob("*/*.tmp")]:
+            stale.unlink()
+        yield
+        shutil.rmtree(os.path.join(out, UNFINISHED), ignore_errors=True)
+
+
+def join(folder: str, *names: str) -> str:
+    """Returns a path below a folder, local or remote."""
+    return posixpath.join(folder, *names)

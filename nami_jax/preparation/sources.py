@@ -1,0 +1,108 @@
+"""What data are prepared from: any source is cut into units of work, and a unit is read record by record.
+
+The three kinds are `FolderSource`, `TarSource` and `TfdsSource`; `find_source` says which a user means. First in the
+data flow: `worker` reads units, anywhere, so sources are small and can be pickled.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from nami_jax.data.latents import SPLITS
+from nami_jax.preparation.errors import Reject, RejectedError
+
+MAX_FILE_BYTES = 256 * 1024**2  # of one image; a larger file is left out unread
+
+
+class Unit(NamedTuple):
+    """A unit of work: records that follow one another in one file or split."""
+
+    index: int
+    part: str  # the file or split they lie in
+    start: int  # where they begin there: a byte of a file, a record of a split
+    stop: int
+    first: int  # number of the first record in `part`, from 0; of the first line, for a file of lines
+    count: int  # records
+    duplicates: tuple[int, ...] = ()  # numbers of records whose id an earlier record has
+    damage: str = ""  # why `part` cannot be read beyond this unit
+
+    def grown(self, stop: int, repeated: tuple[int, ...]) -> "Unit":
+        """Returns the unit with one more record, which ends at `stop` and whose number is `repeated` if its id is."""
+        return self._replace(stop=stop, count=self.count + 1, duplicates=self.duplicates + repeated)
+
+
+class Plan(NamedTuple):
+    """All units of work of a source."""
+
+    units: list[Unit]
+    digest: str  # changes with the list of records
+
+
+class Item(NamedTuple):
+    """A record as it is found. `load` returns its encoded image, or raises `RejectedError`."""
+
+    id: str
+    load: Callable[[], bytes]
+    captions: tuple[str, ...]
+
+
+class Source(Protocol):
+    """Where records come from."""
+
+    kind: ClassVar[str]
+
+    @property
+    def eval_share(self) -> float | None:
+        """The share of records to hold out; None if the source itself says which."""
+        ...
+
+    def plan(self, unit_size: int) -> Plan:
+        """Cuts the source into units of at most `unit_size` records, always in the same way."""
+        ...
+
+    def read(self, unit: Unit) -> Iterator[Item | Reject]:
+        """Yields the records of a unit, `unit.count` of them, in order."""
+        ...
+
+    def split(self, unit: Unit, record_id: str) -> str:
+        """Returns the split, one of `SPLITS`, that a record belongs to."""
+        ...
+
+
+def split_by_hash(record_id: str, eval_share: float) -> str:
+    """Draws the split of a record by its id alone, so that it is the same in every run and among any other records."""
+    draw = int.from_bytes(hashlib.sha256(record_id.encode()).digest()[:8]) / 2**64
+    return SPLITS[1] if draw < eval_share else SPLITS[0]
+
+
+def printable(name: str) -> str:
+    """Returns a name with bytes that are no UTF-8, which Python keeps as lone surrogates, spelt out."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def parse_json(content: bytes) -> Any:
+    """Parses JSON from anyone; raises `RejectedError` if it is broken, no UTF-8, or nested without end."""
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise RejectedError("text is not UTF-8", str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise RejectedError("broken JSON", str(error)) from error
+
+
+def clean_captions(value: Any) -> tuple[str, ...]:
+    """Returns the captions in a field, a text, a list of texts or nothing; blank ones are dropped.
+
+    Raises:
+        RejectedError: it is something else, or holds what is no Unicode text.
+    """
+    texts = value if isinstance(value, list) else [] if value is None else [value]
+    for text in texts:
+        if not isinstance(text, str):
+            raise RejectedError("caption is no text", f"{text!r:.80}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # a lone surrogate, which JSON can hold
+            raise RejectedError("text is not UTF-8", str(error)) from error
+    return tuple(text.strip() for text in texts if text.strip())

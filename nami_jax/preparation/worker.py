@@ -1,0 +1,130 @@
+"""One unit of work from its source to its files: the function that Beam calls, on whatever machine.
+
+`sources`, `pixels` and `encoding` come before. The manifest is written last: a unit counts once its manifest is there,
+and the files of a unit that was interrupted are written again, with the same content under the same names.
+"""
+
+import functools
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from nami_jax.data.latents import DATA, Bucket, LatentSample, Shard, manifest_name
+from nami_jax.preparation import files
+from nami_jax.preparation.encoding import Encoder, Picture
+from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
+from nami_jax.preparation.job import Job
+from nami_jax.preparation.pixels import fit_image, limit_pillow
+from nami_jax.preparation.sources import Item, Unit
+
+THREADS = min(16, os.cpu_count() or 1)
+AT_ONCE = 4 * THREADS  # records that are decoded while the networks wait
+
+
+def prepare_unit(fields: Sequence[Any], job: Job) -> tuple[int, int]:
+    """Prepares a unit of work, unless its manifest says that it is done.
+
+    Args:
+        fields: of a `Unit`.
+        job: the preparation.
+
+    Returns:
+        The numbers of records that were kept and that were rejected.
+
+    Raises:
+        PreparationError: the files cannot be written, or the source has changed since it was planned.
+    """
+    unit = Unit(*fields)
+    manifest = files.join(job.out, manifest_name(unit.index))
+    if files.exists(manifest):
+        return 0, 0
+    limit_pillow(job.options.limits)
+    rejects: list[Reject] = []
+    with files.scratch(job.out) as folder:
+        shards = ShardWriter(job, unit, folder)
+        encoder = Encoder(job, shards.write)
+        for result in pictures(job, unit):
+            if isinstance(result, Reject):
+                rejects.append(result)
+            else:
+                encoder.add(result)
+        encoder.finish()
+        written = shards.publish()
+    kept = sum(shard.records for shard in written)
+    if kept + len(rejects) != unit.count + bool(unit.damage):
+        raise PreparationError(f"{unit.part} has changed while it was prepared. Run again, with another --out.")
+    content = {
+        "unit": unit.index,
+        "shards": [shard._asdict() for shard in written],
+        "rejects": [reject._asdict() for reject in rejects],
+    }
+    files.write(manifest, (json.dumps(content, indent=1) + "\n").encode())
+    return kept, len(rejects)
+
+
+def pictures(job: Job, unit: Unit) -> Iterator[Picture | Reject]:
+    """Yields the records of a unit in order, decoded in threads and brought to the size of a bucket."""
+    read = job.source.read(unit)
+    look = functools.partial(_look, job=job)
+    with ThreadPoolExecutor(THREADS) as pool:
+        while some := list(itertools.islice(read, AT_ONCE)):
+            yield from pool.map(look, some)
+
+
+def _look(item: Item | Reject, job: Job) -> Picture | Reject:
+    if isinstance(item, Reject):
+        return item
+    templates = job.cfg.data.caption_templates
+    captions = tuple(dict.fromkeys(t.replace("{}", text) for text in item.captions for t in templates))
+    if not captions:
+        return Reject(item.id, "empty caption", "")
+    try:
+        bucket, pixels = fit_image(item.load(), job.cfg.data.bucket_sizes, job.options.limits)
+    except RejectedError as error:
+        return Reject(item.id, error.reason, error.detail)
+    return Picture(item.id, bucket, pixels, captions)
+
+
+class ShardWriter:
+    """The files of a unit: one for each split and bucket that has records."""
+
+    def __init__(self, job: Job, unit: Unit, folder: Path):
+        """Writes to the local `folder` until `publish`."""
+        self._job, self._unit, self._folder = job, unit, folder
+        self._writers: dict[tuple[str, Bucket], tuple[str, ArrayRecordWriter]] = {}
+        self._counts: dict[str, int] = {}
+
+    def write(self, bucket: Bucket, sample: LatentSample) -> None:
+        """Adds a record to its file."""
+        key = (self._job.source.split(self._unit, sample.id), bucket)
+        if key not in self._writers:
+            name = f"{key[0]}-{bucket[0]}x{bucket[1]}-{self._unit.index:06d}.arrayrecord"
+            # One record in a group: training reads single ones in any order.
+            self._writers[key] = name, ArrayRecordWriter(str(self._folder / name), "group_size:1")
+            self._counts[name] = 0
+        name, writer = self._writers[key]
+        try:
+            writer.write(sample.pack())
+        except (OSError, RuntimeError) as error:
+            raise files.cannot_write(str(self._folder / name), error) from error
+        self._counts[name] += 1
+
+    def publish(self) -> list[Shard]:
+        """Finishes the files, moves them to their place and returns what the manifest says of them."""
+        shards = []
+        for (split, bucket), (name, writer) in sorted(self._writers.items()):
+            local = self._folder / name
+            try:
+                writer.close()
+            except (OSError, RuntimeError) as error:
+                raise files.cannot_write(str(local), error) from error
+            size = local.stat().st_size
+            files.publish(local, files.join(self._job.out, DATA, name))
+            shards.append(Shard(f"{DATA}/{name}", split, bucket, self._counts[name], size))
+        return shards

@@ -1,0 +1,73 @@
+"""Prepares latents and text states to train on: `python -m nami_jax.prepare --config configs/… --source …`.
+
+The config is that of the training run. The source is a folder with a `metadata.jsonl`, WebDataset tars or the name of a
+tensorflow-datasets set. The same command continues an interrupted run. Flags that are not among its own go to Apache
+Beam: `--runner=DataflowRunner --project=…`, or `--direct_num_workers=4 --direct_running_mode=multi_processing` here.
+Workers elsewhere need this package and, under the same names, the source and the folders that the config names.
+"""
+
+import dataclasses
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from nami_jax.config import Config, ConfigError
+from nami_jax.preparation.errors import PreparationError
+from nami_jax.preparation.job import Options
+from nami_jax.preparation.run import prepare
+from nami_jax.weights import WeightsError
+
+DEFAULTS = Options()
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    config_flags.DEFINE_config_file("config", None, "file of the config that will train, e.g. configs/emoji_latent.py")
+    flags.DEFINE_string("source", None, "folder with metadata.jsonl, WebDataset tars, or tensorflow-datasets name")
+    flags.DEFINE_string("out", None, "folder to prepare into; data.prepared of the config if not given")
+    flags.DEFINE_integer("unit_size", DEFAULTS.unit_size, "images of a unit of work, which an interruption may undo")
+    flags.DEFINE_float("eval_share", DEFAULTS.eval_share, "share to hold out; tensorflow-datasets has splits instead")
+    flags.DEFINE_float("max_upscale", DEFAULTS.max_upscale, "reject images that would be enlarged more than this")
+    flags.DEFINE_integer("max_pixels", DEFAULTS.max_pixels, "reject larger images, undecoded")
+    flags.DEFINE_integer("batch_size", DEFAULTS.batch_size, "images that the autoencoder is given at once")
+    flags.DEFINE_enum("dtype", DEFAULTS.dtype, ["float32", "bfloat16"], "compute type of both networks")
+    flags.mark_flags_as_required(["config", "source"])
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command's own flags, in any order among Beam's, and returns what is left.
+
+    A flag or a field of the config that does not exist ends the program without a traceback.
+    """
+    flags.FLAGS.set_gnu_getopt(True)
+    try:
+        rest = flags.FLAGS(argv, known_only=True)
+        flags.FLAGS.config.to_dict()  # a file that could not be loaded is reported at its first use
+    except flags.Error as error:
+        raise SystemExit(f"error: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = (error.__cause__ or error).args[-1]
+        raise SystemExit(f"error: --config: {reason}\nconfigs/base.py lists every field of a config.") from error
+    return rest
+
+
+def main(argv: list[str]) -> None:
+    """Prepares as the flags say and prints a summary."""
+    logging.set_verbosity(logging.WARNING)
+    args: Any = flags.FLAGS
+    own = [field.name for field in dataclasses.fields(Options)]
+    try:
+        cfg = Config.from_dict(args.config.to_dict())
+        options = Options(**{name: getattr(args, name) for name in own})
+        out = str(args.out or cfg.data.prepared)
+        print(prepare(cfg, args.source, out, options, argv[1:], [*own, "config", "source", "out"]))
+    except (ConfigError, PreparationError, WeightsError, ModuleNotFoundError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    if out != cfg.data.prepared:
+        print(f"To train on it, set --config.data.prepared={out}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)

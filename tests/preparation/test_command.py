@@ -1,0 +1,54 @@
+"""The command's flags, beside Beam's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions, StandardOptions, TypeOptions
+
+from nami_jax.config import ConfigError
+from nami_jax.preparation.job import Options
+from nami_jax.preparation.pipeline import beam_options
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_flags_of_beam_are_passed_on():
+    options = beam_options(["--direct_num_workers", "3", "--direct_running_mode=multi_processing"])
+    assert options.view_as(DirectOptions).direct_num_workers == 3
+    assert options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+    assert options.view_as(TypeOptions).allow_unsafe_triggers  # keeps DirectRunner from fetching a program
+
+
+def test_other_runners_are_given_flags_that_only_they_know():
+    arguments = ["--runner=FlinkRunner", "--flink_master=host:1", "--zzz_of_the_cluster=7"]
+    options = beam_options(arguments, own=["unit_size"])
+    assert options.view_as(StandardOptions).runner == "FlinkRunner"
+    assert not options.view_as(TypeOptions).allow_unsafe_triggers
+    with pytest.raises(ConfigError, match=r"--unit_sise: .*Did you mean --unit_size"):
+        beam_options([*arguments, "--unit_sise=3"], own=["unit_size"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"unit_size": 0}, r"unit_size = 0: must be at least 1\. Set e\.g\. 256"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"max_pixels": 0}, "max_pixels = 0"),
+        ({"eval_share": 1.0}, r"eval_share = 1\.0: must be in \[0, 1\)"),
+        ({"max_upscale": 0.5}, r"max_upscale = 0\.5: must be at least 1"),
+        ({"dtype": "float16"}, r"dtype = 'float16': is not a compute type"),
+    ],
+)
+def test_options_out_of_range_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        Options(**fields)
+
+
+def test_own_flags_are_found_behind_those_of_beam():
+    arguments = ["--runner", "DirectRunner", "--source", "nowhere", "--nothing_of_ours", "x", "--unit_size", "0"]
+    command = [sys.executable, "-m", "nami_jax.prepare", "--config", "configs/emoji_tiny.py", *arguments]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.strip() == "error: unit_size = 0: must be at least 1. Set e.g. 256."

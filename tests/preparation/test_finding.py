@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+
+from nami_jax.config import ConfigError
+from nami_jax.preparation.finding import find_source
+from nami_jax.preparation.folder_source import FolderSource
+from nami_jax.preparation.tar_source import TarSource
+from nami_jax.preparation.tfds_source import TfdsSource
+from tests.runs import PlainCards, card_config
+
+
+@pytest.fixture
+def data(tmp_path):
+    return card_config(tmp_path / "sets").data
+
+
+def test_a_folder_with_metadata_is_a_folder(tmp_path, data):
+    (tmp_path / "metadata.jsonl").touch()
+    assert find_source(str(tmp_path), data, 0.1) == FolderSource(str(tmp_path), 0.1)
+
+
+def test_tars_are_given_as_a_folder_a_pattern_or_a_file(tmp_path, data):
+    for name in ("a/1.tar", "a/0.tar", "b/0.tar", "a/0.json", "a/x.tar.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    a = f"{tmp_path}/a"
+    assert find_source(a, data, 0.1) == TarSource(f"{a}/", ("0.tar", "1.tar"), 0.1)
+    assert find_source(f"{a}/1.tar", data, 0.1) == TarSource(f"{a}/", ("1.tar",), 0.1)
+    assert find_source(f"{tmp_path}/*/0.*", data, 0.1) == TarSource(f"{tmp_path}/", ("a/0.tar", "b/0.tar"), 0.1)
+
+
+def test_a_name_is_a_data_set_and_replaces_that_of_the_config(tmp_path, data):
+    other = dataclasses.replace(data, name="something else")
+    assert find_source("plain_cards", other, 0.1) == TfdsSource(data)
+    assert PlainCards.name in {path.name for path in (tmp_path / "sets").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nothing", r"source = 'nothing': no such folder, and as a data set: data\.name = 'nothing'"),
+        ("plain_card", r"Did you mean 'plain_cards'"),
+        ("./nothing", r"no such folder, file or data set\. Give a folder that holds metadata\.jsonl"),
+        ("nothing/*.tar", r"matches no file that ends in \.tar"),
+        ("nothing.tar", r"matches no file that ends in \.tar"),
+        ("{tmp_path}/empty", r"holds neither metadata\.jsonl nor tars\. Give"),
+        ("{tmp_path}/both", r"holds both metadata\.jsonl and tars\. Give '.*/both/\*\.tar'"),
+    ],
+)
+def test_what_names_nothing_or_two_things_is_refused_with_what_was_looked_for(tmp_path, data, source, message):
+    for name in ("empty", "both"):
+        (tmp_path / name).mkdir()
+    for name in ("metadata.jsonl", "0.tar"):
+        (tmp_path / "both" / name).touch()
+    with pytest.raises(ConfigError, match=message):
+        find_source(source.format(tmp_path=tmp_path), data, 0.1)

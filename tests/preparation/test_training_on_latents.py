@@ -1,0 +1,72 @@
+"""The whole latent path: prepare, train on two buckets, resume, sample."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from nami_jax import NamiPipeline
+from nami_jax.autoencoder import save_autoencoder
+from nami_jax.config import AutoencoderConfig, ConfigError
+from nami_jax.models.autoencoder import AutoencoderKL, AutoencoderKLConfig
+from nami_jax.preparation.job import Options
+from nami_jax.preparation.run import prepare
+from nami_jax.trainer import train
+from tests.preparation.conftest import png, write_lines
+
+ONE_DEVICE = jax.devices()[:1]
+
+
+@pytest.fixture(scope="module")
+def prepared(latent_config, data_fields, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latents")
+    images = folder / "images"
+    images.mkdir()
+    sizes = [(20, 20)] * 12 + [(40, 20)] * 12
+    for i, (width, height) in enumerate(sizes):
+        (images / f"{i}.png").write_bytes(png(width, height, "red" if i % 2 else "blue"))
+    write_lines(images, [{"file_name": f"{i}.png", "text": f"card {i}"} for i in range(len(sizes))])
+    cfg = data_fields(latent_config, prepared=str(folder / "prepared"))
+    prepare(cfg, str(images), str(folder / "prepared"), Options(unit_size=24, eval_share=0.3))
+    train_fields = {"steps": 6, "eval_every": 6, "sample_every": 6, "checkpoint_every": 3, "sample_images": 3}
+    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, **train_fields))
+
+
+@pytest.fixture(scope="module")
+def run(prepared, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train(prepared, workdir, ONE_DEVICE)
+
+
+def test_a_run_on_two_buckets_continues_bit_equal(prepared, run, tmp_path):
+    train(prepared, tmp_path, ONE_DEVICE, stop_after=3)
+    again = train(prepared, tmp_path, ONE_DEVICE)
+    for found, expected in zip(jax.tree.leaves(again["params"]), jax.tree.leaves(run[1]["params"]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_samples_are_decoded_at_any_shape_that_the_stages_take(run):
+    pipe = NamiPipeline.from_pretrained(run[0])
+    assert [image.size for image in pipe("card 3", num_images=2, steps=(1, 1, 1))] == [(16, 16)] * 2
+    assert pipe("card 3", width=32, steps=(1, 1, 1))[0].size == (32, 16)
+    with pytest.raises(ConfigError, match=r"width = 24: .* multiple of 16"):
+        pipe("card 3", width=24)
+
+
+def test_latents_of_another_autoencoder_are_refused(prepared, tmp_path: Path):
+    sizes = AutoencoderKLConfig(
+        block_out_channels=(4, 4), latent_channels=4, norm_num_groups=2, mid_block_add_attention=False
+    )
+    save_autoencoder(tmp_path / "vae", AutoencoderKL(sizes, rngs=nnx.Rngs(1)))
+    cfg = dataclasses.replace(prepared, autoencoder=AutoencoderConfig(str(tmp_path / "vae"), 2))
+    with pytest.raises(ConfigError, match="were made by another autoencoder"):
+        train(cfg, tmp_path / "run", ONE_DEVICE)
+
+
+def test_an_autoencoder_of_other_sizes_is_named(prepared, tmp_path):
+    cfg = dataclasses.replace(prepared, autoencoder=dataclasses.replace(prepared.autoencoder, downscale=1))
+    with pytest.raises(ConfigError, match=r"autoencoder\.downscale = 1: the autoencoder in .* has 2"):
+        train(cfg, tmp_path, ONE_DEVICE)
