@@ -1,27 +1,36 @@
 """Checkpoints of a run through Orbax: everything that resuming needs, and what sampling needs as an item of its own.
 
-A checkpoint holds `ema` (the weights to sample with), `train` (parameters, optimizer, step, random key), `data` (the
-loader's position) and `config`. Saving is asynchronous; a save that was cut short leaves no checkpoint behind.
+A checkpoint holds `ema` (the weights to sample with), `train` (parameters, optimizer, step, random key), `bridge` (if
+the run has one), `data` (the loader's position) and `config`. What LoRA leaves frozen is not in it: that lies where
+`train.init_from` says. Saving is asynchronous; a save that was cut short leaves no checkpoint behind.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
-from nami_jax.config import Config, require
+from nami_jax.autoencoder_config import TASK, AutoencoderRun
+from nami_jax.config import Config, Settings, require
 from nami_jax.train_step import State
 
-ITEMS = ("ema", "train", "data", "config")
+ITEMS = ("ema", "train", "bridge", "data", "config")
+TRAIN = ("params", "opt", "step", "key")
+Run = TypeVar("Run", bound=Config | AutoencoderRun)
+Same = Mapping[str, tuple[str, ...]]  # section -> the fields of it that a run cannot change on its way
 
-# What a run cannot change on its way: the shapes of its state, its flow, and the order of its samples.
-SAME = {
+# Of a flow: the shapes of its state, its flow, and the order of its samples.
+SAME: Same = {
     "model": ("channels", "patch_size", "num_heads", "rope_axes", "rope_theta", "double_blocks", "stage_single_blocks",
-              "mlp_ratio", "text_dim", "pooled_dim"),
+              "mlp_ratio", "text_dim", "pooled_dim", "lora_rank"),
     "flow": ("sigma_ends", "time_mean", "time_std"),
-    "data": ("name", "train_split", "image_key", "caption_key", "caption_templates", "side", "flip"),
-    "text": ("encoder", "max_length", "mask_padding"),
+    "data": ("name", "train_split", "image_key", "caption_key", "caption_templates", "side", "flip",
+             "buckets"),
+    "text": ("encoder", "max_length", "mask_padding", "pooled_length"),
+    "autoencoder": ("downscale",),
+    "bridge": ("kind", "steps", "learning_rate"),
     "train": ("seed", "stage_batches", "phase_starts"),
 }  # fmt: skip
 
@@ -33,8 +42,10 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`. Use as a context manager: leaving it waits for the save in flight."""
 
-    def __init__(self, workdir: Path, cfg: Config | None = None):
+    def __init__(self, workdir: Path, cfg: Config | AutoencoderRun | None = None, same: Same = SAME):
         """Opens the folder; creates it if `cfg` is given, which is then saved with every checkpoint.
+
+        `same` are the fields in which `cfg` must agree with the newest checkpoint.
 
         Raises:
             ConfigError: the folder's newest checkpoint is of another run than `cfg`.
@@ -52,7 +63,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder, options=options, item_names=ITEMS)
         latest = self._manager.latest_step()
         if cfg is not None and latest is not None:
-            require_same_run(self.config(latest), cfg, folder)
+            require_same_run(self._config(latest, type(cfg)), cfg, folder, same)
         if cfg is None and latest is None:
             unfinished = sorted(p.name for p in folder.iterdir())
             raise CheckpointError(
@@ -70,16 +81,15 @@ class Checkpoints:
         assert self._cfg is not None
         if step in self._manager.all_steps():
             return
-        train = {name: value for name, value in state.items() if name != "ema"}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                ema=ocp.args.StandardSave(state["ema"]),
-                train=ocp.args.StandardSave(train),
-                data=ocp.args.JsonSave(data_state),
-                config=ocp.args.JsonSave(self._cfg.to_dict()),
-            ),
-        )
+        items = {
+            "ema": ocp.args.StandardSave(state["ema"]),
+            "train": ocp.args.StandardSave({name: state[name] for name in TRAIN}),
+            "data": ocp.args.JsonSave(data_state),
+            "config": ocp.args.JsonSave(self._cfg.to_dict()),
+        }
+        if state.get("bridge"):
+            items["bridge"] = ocp.args.StandardSave(state["bridge"])
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore_latest(self, state: State) -> tuple[State, dict] | None:
         """Restores the newest checkpoint, if there is one.
@@ -89,7 +99,7 @@ class Checkpoints:
                 was saved with.
 
         Returns:
-            The state and the loader's position, or None where no checkpoint exists.
+            The state, without `frozen`, and the loader's position, or None where no checkpoint exists.
 
         Raises:
             CheckpointError: it cannot be read.
@@ -98,14 +108,16 @@ class Checkpoints:
         if step is None:
             return None
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        ema = abstract.pop("ema")
-        restored = self._restore(
-            step,
-            ema=ocp.args.StandardRestore(ema),
-            train=ocp.args.StandardRestore(abstract),
-            data=ocp.args.JsonRestore(),
-        )
-        return {**restored["train"], "ema": restored["ema"]}, restored["data"]
+        items = {
+            "ema": ocp.args.StandardRestore(abstract["ema"]),
+            "train": ocp.args.StandardRestore({name: abstract[name] for name in TRAIN}),
+            "data": ocp.args.JsonRestore(),
+        }
+        if abstract.get("bridge"):
+            items["bridge"] = ocp.args.StandardRestore(abstract["bridge"])
+        restored = self._restore(step, **items)
+        state = {**restored["train"], "ema": restored["ema"], "bridge": restored.get("bridge", {})}
+        return state, restored["data"]
 
     def latest_step(self) -> int:
         """Returns the newest finished checkpoint's step."""
@@ -114,12 +126,21 @@ class Checkpoints:
         return step
 
     def config(self, step: int) -> Config:
-        """Returns the configuration saved with a checkpoint."""
-        return Config.from_dict(self._restore(step, config=ocp.args.JsonRestore())["config"])
+        """Returns the configuration saved with a checkpoint of a flow."""
+        return self._config(step, Config)
 
-    def ema(self, step: int, abstract: Any) -> Any:
-        """Restores the EMA weights alone, as the pytree of ShapeDtypeStructs `abstract` says."""
-        return self._restore(step, ema=ocp.args.StandardRestore(abstract))["ema"]
+    def _config(self, step: int, kind: type[Run]) -> Run:
+        fields = self._restore(step, config=ocp.args.JsonRestore())["config"]
+        wanted, task = (TASK if kind is AutoencoderRun else "flow"), fields.get("task", "flow")
+        if task != wanted:
+            raise CheckpointError(
+                f"{self.folder} is of a run whose task is {task!r}, not {wanted!r}. Give another workdir."
+            )
+        return kind.from_dict(fields)
+
+    def item(self, step: int, name: str, abstract: Any) -> Any:
+        """Restores the weights `name`, "ema" or "bridge", alone, as the ShapeDtypeStructs of `abstract` say."""
+        return self._restore(step, **{name: ocp.args.StandardRestore(abstract)})[name]
 
     def _restore(self, step: int, **args: Any) -> Any:
         if step not in self._manager.all_steps():
@@ -133,14 +154,14 @@ class Checkpoints:
             ) from error
 
 
-def require_same_run(saved: Config, current: Config, folder: Path) -> None:
+def require_same_run(saved: Settings, current: Settings, folder: Path, same: Same) -> None:
     """Checks that a run continues as what it was begun as. How it is computed, and how long, may change.
 
     Raises:
         ConfigError: it does not; the first differing field is named.
     """
     saved_fields, fields = saved.to_dict(), current.to_dict()
-    for section, names in SAME.items():
+    for section, names in same.items():
         for name in names:
             value = fields[section][name]
             require(saved_fields[section][name] == value, f"{section}.{name}", value,

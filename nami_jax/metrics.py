@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +20,9 @@ class NonFiniteError(FloatingPointError):
 class Interval:
     """Collects the metrics of consecutive steps until `summary` is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate_field: str = "train.phase_learning_rates") -> None:
+        """Starts an interval; `rate_field` of the config is what to lower if the loss does not stay finite."""
+        self._rate_field = rate_field
         self._steps: list[int] = []
         self._metrics: list[Mapping[str, jax.Array]] = []
         self._since = time.perf_counter()
@@ -33,7 +35,7 @@ class Interval:
         self._since += time.perf_counter() - entered
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Keeps one step's metrics, as `make_train_step` describes them, and waits for those of the step before.
+        """Keeps one step's metrics, as its maker describes them, and waits for those of the step before.
 
         So one step runs while the next is prepared, and the progress bar tells the true rate.
 
@@ -57,36 +59,47 @@ class Interval:
         if not np.isfinite([loss, grad_norm]).all():
             raise NonFiniteError(
                 f"step {step}: the loss is {loss}, the gradient norm {grad_norm}. The checkpoints before this step "
-                "are good. Lower train.phase_learning_rates or raise train.warmup_steps."
+                f"are good. Lower {self._rate_field} or raise train.warmup_steps."
             )
 
     def summary(self) -> dict[str, float]:
         """Averages the steps collected since the last summary.
 
         Returns:
-            `loss`, `grad_norm`, `learning_rate`, `steps_per_second`, `images_per_second/stage_k`, `loss/stage_k` and
-            `loss/stage_k/noise_q` for the quarter q of the stage's noise range, 1 the cleanest; quarters that no image
-            fell into are left out.
+            Each metric of shape () under its name (`loss`, `grad_norm`, ...; of `learning_rate` the last) and
+            `steps_per_second`; where the steps have `loss_sums` and `loss_counts`, the scalars of `_by_stage` too.
 
         Raises:
             NonFiniteError: the loss or gradient of a step is not finite.
         """
         self.require_finite()
         metrics = jax.device_get(self._metrics)
-        scalars = {name: float(np.mean([m[name] for m in metrics])) for name in ("loss", "grad_norm")}
         seconds = time.perf_counter() - self._since
-        scalars["steps_per_second"] = len(metrics) / seconds
-        scalars["learning_rate"] = float(metrics[-1]["learning_rate"])
-        sums = np.sum([m["loss_sums"] for m in metrics], axis=0)  # (K, 4)
-        counts = np.sum([m["loss_counts"] for m in metrics], axis=0)
-        for k, (stage_sums, stage_counts) in enumerate(zip(sums, counts, strict=True), start=1):
-            scalars[f"images_per_second/stage_{k}"] = float(stage_counts.sum() / seconds)
-            scalars[f"loss/stage_{k}"] = float(stage_sums.sum() / stage_counts.sum())
-            for q in range(QUARTILES):
-                if stage_counts[q]:
-                    scalars[f"loss/stage_{k}/noise_{q + 1}"] = float(stage_sums[q] / stage_counts[q])
+        scalars = {
+            name: float(np.mean([m[name] for m in metrics])) for name, x in metrics[0].items() if np.ndim(x) == 0
+        }
+        scalars |= {"learning_rate": float(metrics[-1]["learning_rate"]), "steps_per_second": len(metrics) / seconds}
+        if "loss_sums" in metrics[0]:
+            scalars |= _by_stage(metrics, seconds)
         self._steps, self._metrics, self._since = [], [], time.perf_counter()
         return scalars
+
+
+def _by_stage(metrics: Sequence[Mapping[str, np.ndarray]], seconds: float) -> dict[str, float]:
+    """Returns `images_per_second/stage_k`, `loss/stage_k` and `loss/stage_k/noise_q`, every image counting alike.
+
+    Noise q is the quarter of the stage's noise range, 1 the cleanest; quarters that no image fell into are left out.
+    """
+    scalars = {}
+    sums = np.sum([m["loss_sums"] for m in metrics], axis=0)  # (K, 4)
+    counts = np.sum([m["loss_counts"] for m in metrics], axis=0)
+    for k, (stage_sums, stage_counts) in enumerate(zip(sums, counts, strict=True), start=1):
+        scalars[f"images_per_second/stage_{k}"] = float(stage_counts.sum() / seconds)
+        scalars[f"loss/stage_{k}"] = float(stage_sums.sum() / stage_counts.sum())
+        for q in range(QUARTILES):
+            if stage_counts[q]:
+                scalars[f"loss/stage_{k}/noise_{q + 1}"] = float(stage_sums[q] / stage_counts[q])
+    return scalars
 
 
 class EventWriter:

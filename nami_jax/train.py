@@ -1,7 +1,8 @@
 """Trains a model: `python -m nami_jax.train --config configs/emoji_tiny.py --workdir runs/emoji_tiny`.
 
 Leaves in the workdir: `checkpoints/`, TensorBoard `events/`, `samples/` (grids) and `config.json`. The same command
-continues an interrupted run. Fields of the config are set as flags: `--config.train.steps=2000`.
+continues an interrupted run. Fields of the config are set as flags: `--config.train.steps=2000`. A config whose `task`
+is "autoencoder" trains one, and leaves it in `vae/`.
 """
 
 import shlex
@@ -11,11 +12,14 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from nami_jax.autoencoder_config import TASK, AutoencoderRun
+from nami_jax.autoencoder_trainer import train_autoencoder
 from nami_jax.checkpoint import CheckpointError
 from nami_jax.config import Config, ConfigError
 from nami_jax.data.source import CorruptDataError
 from nami_jax.metrics import NonFiniteError
 from nami_jax.trainer import train
+from nami_jax.weights import WeightsError
 
 
 def define_flags() -> None:
@@ -38,15 +42,22 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Trains as the flags say and ends with the command that samples from the result."""
+    """Trains as the flags say and ends with what to do with the result."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}: fields of the config are set as --config.train.steps=2000")
     logging.set_verbosity(logging.WARNING)
-    workdir = Path(flags.FLAGS.workdir)
+    fields, workdir, stop_after = flags.FLAGS.config.to_dict(), Path(flags.FLAGS.workdir), flags.FLAGS.stop_after
+    is_autoencoder = fields.get("task") == TASK
     try:
-        train(Config.from_dict(flags.FLAGS.config.to_dict()), workdir, stop_after=flags.FLAGS.stop_after)
-    except (CheckpointError, ConfigError, CorruptDataError, ModuleNotFoundError, NonFiniteError) as error:
+        if is_autoencoder:
+            train_autoencoder(AutoencoderRun.from_dict(fields), workdir, stop_after=stop_after)
+        else:
+            train(Config.from_dict(fields), workdir, stop_after=stop_after)
+    except (CheckpointError, ConfigError, CorruptDataError, ModuleNotFoundError, NonFiniteError, WeightsError) as error:
         raise SystemExit(f"error: {error}") from error
+    if is_autoencoder:
+        print(f"For a flow of its latents set autoencoder.folder = {str(workdir / 'vae')!r}.")
+        return
     command = [sys.executable, "-m", "nami_jax.sample", "--checkpoint", str(workdir), "--prompt", "red apple"]
     print(f"Sample from it:\n{shlex.join(command)}")
 

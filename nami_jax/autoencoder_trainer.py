@@ -1,0 +1,108 @@
+"""The training of an autoencoder, from its data to a `vae` folder that a flow of latents can be trained with.
+
+`data.crops` gives the batches, `autoencoder_step` makes the steps, `autoencoder_review` judges them; `train` is the
+command around this. `trainer` is the same for a flow.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from nami_jax.autoencoder import save_autoencoder
+from nami_jax.autoencoder_config import SAME, AutoencoderRun
+from nami_jax.autoencoder_review import make_preview, make_validation, with_unit_latents
+from nami_jax.autoencoder_step import abstract_state, init_state, make_train_step
+from nami_jax.checkpoint import Checkpoints
+from nami_jax.config import require
+from nami_jax.data.crops import crop_loader
+from nami_jax.data.source import CaptionedImages, open_source
+from nami_jax.metrics import EventWriter, Interval
+from nami_jax.models.vgg import Vgg
+from nami_jax.perceptual import load_perceptual
+from nami_jax.sharding import make_mesh, require_divisible, shard_batch
+from nami_jax.train_step import State
+from nami_jax.watch import Views, Watch
+
+
+def train_autoencoder(
+    cfg: AutoencoderRun, workdir: Path, devices: Sequence[Any] | None = None, stop_after: int | None = None
+) -> State:
+    """Runs or continues the training of an autoencoder and writes `workdir/vae`.
+
+    Args:
+        cfg: the run.
+        workdir: where it is kept.
+        devices: to train on; all if not given. Each has all parameters and its share of the batch.
+        stop_after: stop once this many steps are done in all, saving; the next call continues. None: at `train.steps`.
+
+    Returns:
+        The training state at the end.
+
+    Raises:
+        ConfigError: settings that cannot work, found before any compilation.
+        ModuleNotFoundError: the package with the perceptual network is missing.
+        NonFiniteError: the loss or the gradient became NaN or infinite.
+    """
+    require(stop_after is None or stop_after >= 1, "stop_after", stop_after, "must be at least 1", "Leave it out")
+    mesh = make_mesh(devices=devices)
+    require_divisible("train.batch", ((cfg.train.batch,),), mesh)
+    vgg = load_perceptual(cfg.loss.perceptual_blocks) if cfg.loss.perceptual else None
+    vgg = jax.device_put(vgg, NamedSharding(mesh, PartitionSpec()))  # whole on every device
+    stop = cfg.train.steps if stop_after is None else min(stop_after, cfg.train.steps)
+    with Checkpoints(workdir, cfg, SAME) as checkpoints:
+        train, held_out = (open_source(cfg.data, split) for split in (cfg.data.train_split, cfg.data.eval_split))
+        state = _run(cfg, workdir, mesh, checkpoints, stop, vgg, train, held_out)
+    save_autoencoder(workdir / "vae", with_unit_latents(cfg, state["ema"], train))
+    return state
+
+
+def _run(
+    cfg: AutoencoderRun,
+    workdir: Path,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    stop: int,
+    vgg: Vgg | None,
+    train: CaptionedImages,
+    held_out: CaptionedImages,
+) -> State:
+    """Takes the steps that are left up to `stop` and returns the state after them."""
+    loader = crop_loader(
+        train, seed=cfg.train.seed, batch=cfg.train.batch, crop=cfg.train.crop, flip=cfg.data.flip,
+        process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+    restored = checkpoints.restore_latest(abstract_state(cfg, mesh))
+    state, position = restored or (init_state(cfg, mesh), {"next_index": 0})
+    loader.set_state(position)
+    start, train_step = int(state["step"]), make_train_step(cfg, mesh)
+    (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
+
+    def scalars(summary: Mapping[str, float]) -> dict[str, float]:
+        images_per_second = cfg.train.batch * summary["steps_per_second"]
+        return {"images_per_second": images_per_second, "corrupt_images": train.num_corrupt}
+
+    views = Views(
+        scalars, _bar_text, make_validation(cfg, vgg, held_out), make_preview(cfg, held_out, workdir / "samples")
+    )
+    with (
+        EventWriter(workdir, start) as events,
+        tqdm(total=cfg.train.steps, initial=start, desc="training", unit="step", smoothing=0.05) as bar,
+    ):
+        watch = Watch(cfg.train, views, Interval("train.learning_rate"), events, bar, stop)
+        for step in range(start + 1, stop + 1):
+            state, metrics = train_step(state, vgg, shard_batch(next(loader), mesh))
+            watch.after_step(step, metrics)
+            if watch.due(step, cfg.train.checkpoint_every):
+                watch.interval.require_finite()
+                checkpoints.save(step, state, loader.get_state())
+            watch.show(step, state)
+    return state
+
+
+def _bar_text(scalars: Mapping[str, float]) -> str:
+    return f"images/s {scalars['images_per_second']:.0f}, loss {scalars['loss']:.4f}"

@@ -1,0 +1,71 @@
+"""The first convolutions of VGG16: images in, what each block sees in them out. Compares images, frozen.
+
+`nami_jax.perceptual` finds the weights and makes a loss of the features. Simonyan and Zisserman, arXiv 1409.1556,
+configuration D.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nami_jax.weights import Slot, Tensor, load_module
+
+BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # channels of the convolutions
+MEAN_BGR = (104.00699, 116.66877, 122.67892)  # of ImageNet, levels of 0..255; what the weights were trained with
+
+
+class Vgg(nnx.Module):
+    """The first blocks of VGG16, each of 3x3 convolutions with ReLU; 2x2 maxima are taken between blocks."""
+
+    def __init__(self, num_blocks: int, *, rngs: nnx.Rngs):
+        blocks, inputs = [], 3
+        for widths in BLOCKS[:num_blocks]:
+            convs = []
+            for width in widths:
+                convs.append(nnx.Conv(inputs, width, (3, 3), rngs=rngs))
+                inputs = width
+            blocks.append(nnx.List(convs))
+        self.blocks = nnx.List(blocks)
+
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, ...]:
+        """Maps images (B, H, W, 3), RGB in [-1, 1], to the last activations of each block.
+
+        Returns:
+            relu1_2 (B, H, W, 64), relu2_2 (B, H/2, W/2, 128), relu3_3 (B, H/4, W/4, 256), ..., float32; odd sides are
+            halved upwards.
+        """
+        states = (images[..., ::-1] + 1) * 127.5 - jnp.asarray(MEAN_BGR, images.dtype)[None, None, None]
+        features = []
+        for i, block in enumerate(self.blocks):
+            if i:
+                states = nnx.max_pool(states, (2, 2), (2, 2), padding="SAME")
+            for conv in block:
+                states = jax.nn.relu(conv(states))
+            features.append(states)
+        return tuple(features)
+
+
+def load_vgg(num_blocks: int, tensors: Mapping[str, Tensor]) -> Vgg:
+    """Builds the first blocks around given weights.
+
+    Args:
+        num_blocks: 1 to 5.
+        tensors: "block1_conv1.weight" (O, I, 3, 3), "block1_conv1.bias" (O,), ... of exactly these blocks.
+
+    Raises:
+        WeightsError: keys are missing, unexpected or misshapen; all are listed.
+    """
+    return load_module(lambda: Vgg(num_blocks, rngs=nnx.Rngs(0)), _slots, tensors)
+
+
+def _slots(abstract: Any) -> dict[str, Slot]:
+    leaves = {"kernel": "weight", "bias": "bias"}
+    return {
+        f"block{i + 1}_conv{j + 1}.{released}": Slot(("blocks", i, j, leaf))
+        for i, block in abstract["blocks"].items()
+        for j in block
+        for leaf, released in leaves.items()
+    }
