@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
             "dtype": "float32",  # compute type; "bfloat16" on accelerators. Parameters stay float32
             "scan_blocks": False,  # True on accelerators: compile time does not grow with depth. False is faster on CPU
             "remat": False,  # True saves memory: activations of a block are computed again in the backward pass
+            "lora_rank": placeholder(int),  # train low-rank pairs beside the blocks' kernels alone; None: everything
         }
     )
     flow = ConfigDict(
@@ -50,13 +51,30 @@ def get_config() -> ConfigDict:
             "max_corrupt_share": 0.01,  # unreadable images are skipped; more than this share stop the run
             "cache_images": 4096,  # decoded images kept in memory
             "flip": False,  # mirror half of the images
+            "prepared": placeholder(str),  # folder made by `python -m nami_jax.prepare`, for a flow of latents
+            "buckets": placeholder(tuple),  # (height, width) of prepared images, pixels; None: side x side alone
+        }
+    )
+    autoencoder = ConfigDict(
+        {
+            "folder": placeholder(str),  # config.json and weights as in diffusers' vae/; None: the flow is of pixels
+            "downscale": 1,  # pixels per latent, each way
+        }
+    )
+    bridge = ConfigDict(
+        {
+            "kind": placeholder(str),  # "full": the released form, for one size; "conv": for any size; None: no bridge
+            "steps": 10_000,  # trained on its own, before the stages
+            "learning_rate": 1e-3,
         }
     )
     text = ConfigDict(
         {
-            "encoder": "minilm",
-            "max_length": 16,  # tokens, the two special ones included
-            "mask_padding": True,  # zero the states of padding tokens
+            "encoder": "minilm",  # or "t5_bert", as the released NAMI
+            "max_length": 16,  # tokens, the special ones included
+            "mask_padding": True,  # hide padding tokens from the encoder and zero their states
+            "folder": placeholder(str),  # of t5_bert's weights: mt5/ and mclip/ lie in it
+            "pooled_length": 77,  # tokens that t5_bert's BERT sees
         }
     )
     train = ConfigDict(
@@ -83,7 +101,27 @@ def get_config() -> ConfigDict:
             "sample_every": 500,
             "sample_images": 24,
             "fsdp": 1,  # devices that share parameters and moments; 1: every device holds all
+            "init_from": placeholder(str),  # folder of converted weights to start from; None: random ones
         }
     )
-    sample = ConfigDict({"steps": (10, 10, 10), "guidance_scale": 3.0, "grid": "linear", "solver": "euler"})
-    return ConfigDict({"model": model, "flow": flow, "data": data, "text": text, "train": train, "sample": sample})
+    sample = ConfigDict(
+        {
+            "steps": (10, 10, 10),
+            "guidance_scale": 3.0,
+            "grid": "linear",
+            "solver": "euler",
+            "transition": "renoise",  # or "bridge", for a run that has one
+        }
+    )
+    return ConfigDict(
+        {
+            "model": model,
+            "flow": flow,
+            "data": data,
+            "text": text,
+            "autoencoder": autoencoder,
+            "bridge": bridge,
+            "train": train,
+            "sample": sample,
+        }
+    )

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from nami_jax.config import FlowConfig
-from nami_jax.flow.interpolant import interpolate, logit_normal, stage_ends
+from nami_jax.flow.interpolant import carry_noise, end_before, interpolate, logit_normal, pool_noise, stage_ends
+from nami_jax.flow.resize import pool, upsample
 from nami_jax.flow.stages import Stage
+from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.nami import Nami
 
 QUARTILES = 4  # the noise range of a stage is logged in this many equal parts
@@ -31,7 +33,49 @@ def draw(key: jax.Array, shape: tuple[int, ...], flow: FlowConfig, caption_dropo
     )
 
 
-def stage_losses(model: Nami, stage: Stage, batch: dict, null: dict, draws: StageDraws) -> jax.Array:
+class BridgeBefore(NamedTuple):
+    """A learned jump into a stage, and the stage that it comes from."""
+
+    bridge: AnyBridge
+    before: Stage
+
+
+def bridged_start(jump: BridgeBefore, latents: jax.Array, noise: jax.Array) -> jax.Array:
+    """Returns where the bridge leads from the end of the stage before.
+
+    Args:
+        jump: the bridge into this stage.
+        latents: (B, H, W, C) clean latents at this stage's size.
+        noise: (B, H/2, W/2, C) standard normal, in which the stage before ended.
+    """
+    x_end = end_before(latents, noise, jump.before.sigma_end)
+    return jump.bridge(upsample(x_end), stage=jump.before.number + 1)
+
+
+def bridge_loss(jump: BridgeBefore, stage: Stage, latents: jax.Array, noise: jax.Array) -> jax.Array:
+    """Returns the mean squared error () of the bridged start against the stage's own, x_start. NAMI, CVPR 2026.
+
+    Both stem from one draw of `noise` (B, H, W, C), white at this stage's size.
+    """
+    x_start, _ = stage_ends(latents, noise, stage)
+    return jnp.mean(jnp.square(bridged_start(jump, latents, pool_noise(noise)) - x_start))
+
+
+def bridged_ends(jump: BridgeBefore, latents: jax.Array, noise: jax.Array, stage: Stage) -> tuple[jax.Array, jax.Array]:
+    """Returns the ends of a stage's path that begins where the bridge leads; as `flow.interpolant.stage_ends`.
+
+    The noise of both is what a sample carries up from its first stage: a bridge adds none, and no solver can make what
+    is not in its start. With white noise in x_end, as without a bridge, stages would be trained on inputs that no
+    sampling ever gives them (docs/bridge.md); the paper does not say which it takes.
+    """
+    noise = carry_noise(noise, jump.before.number)
+    _, x_end = stage_ends(latents, noise, stage)
+    return bridged_start(jump, latents, pool(noise)), x_end
+
+
+def stage_losses(
+    model: Nami, stage: Stage, batch: dict, null: dict, draws: StageDraws, jump: BridgeBefore | None = None
+) -> jax.Array:
     """Computes the mean squared error of the predicted velocity, one value per image.
 
     Args:
@@ -41,13 +85,17 @@ def stage_losses(model: Nami, stage: Stage, batch: dict, null: dict, draws: Stag
             `pooled` (B, P) of their captions.
         null: `text_embeds` (1, T, D) and `pooled` (1, P) of the empty caption.
         draws: noise, times and dropped captions.
+        jump: the trained bridge into this stage, whose path then starts where the bridge leads; None: at x_start.
 
     Returns:
         (B,) float32.
 
     Source: NAMI, arXiv 2503.09242, sec. 3.1.
     """
-    x_start, x_end = stage_ends(batch["images"], draws.noise, stage)
+    if jump is None:
+        x_start, x_end = stage_ends(batch["images"], draws.noise, stage)
+    else:
+        x_start, x_end = bridged_ends(jump, batch["images"], draws.noise, stage)
     x_t, velocity = interpolate(x_start, x_end, draws.tau)
     text_embeds = jnp.where(draws.drop[:, None, None], null["text_embeds"], batch["text_embeds"])
     pooled = jnp.where(draws.drop[:, None], null["pooled"], batch["pooled"])

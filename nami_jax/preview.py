@@ -1,61 +1,76 @@
 """The pictures by which a person watches a run: samples of fixed captions with fixed noise, growing sharper."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
 from PIL import Image
 
 from nami_jax.config import Config
-from nami_jax.data.source import CaptionedImages
+from nami_jax.data.images import to_stage
+from nami_jax.data.visits import Data, Source, Visit
+from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.nami import abstract_model
 from nami_jax.pictures import grid, save_png, stack, to_images
 from nami_jax.sampler import sample_latents
-from nami_jax.text import TextTable
+from nami_jax.text import TextStates
 
-Panel = tuple[str, list[str], list[Image.Image]]  # title, captions, originals
+Decode = Callable[[np.ndarray], np.ndarray]  # latents (B, h, w, C) -> pixels (B, H, W, 3) in [-1, 1]
 
 
-def make_preview(
-    cfg: Config, train: CaptionedImages, held_out: CaptionedImages, table: TextTable, folder: Path
-) -> Callable[[Any, int], Path]:
-    """Returns (parameters, step) -> path of a grid: training captions and held-out ones, originals above samples.
+class Panel(NamedTuple):
+    """Some captions of a split, and the images that they belong to."""
+
+    title: str
+    visits: list[Visit]
+
+
+def make_preview(cfg: Config, data: Data, decode: Decode, folder: Path) -> Callable[[Any, AnyBridge | None, int], Path]:
+    """Returns (parameters, bridge, step) -> path of a grid: training and held-out captions, originals above samples.
 
     Args:
-        cfg: the run; `train.sample_images` training captions and a third as many held-out ones, evenly spaced.
-        train: the training split.
-        held_out: the held-out split.
-        table: text states of all their captions.
+        cfg: the run; `train.sample_images` training captions and a third as many held-out ones, evenly spaced in the
+            first bucket.
+        data: what the run trains on.
+        decode: makes pixels of the model's latents; the identity for a model of pixels.
         folder: where the grids go.
     """
-    panels: list[Panel] = [
-        _panel("training captions", train, cfg.train.sample_images),
-        _panel("held-out captions, never trained on", held_out, -(-cfg.train.sample_images // 3)),
+    panels = [
+        _panel("training captions", data.train[0], cfg.train.sample_images),
+        _panel("held-out captions, never trained on", data.held_out[0], -(-cfg.train.sample_images // 3)),
     ]
-    captions = [caption for _, captions, _ in panels for caption in captions]
-    text, graphdef = table.lookup(captions), abstract_model(cfg.model)[0]
+    visits = [visit for panel in panels for visit in panel.visits]
+    captions = [visit.caption for visit in visits]
+    text = TextStates(np.stack([v.embeds for v in visits]), np.stack([v.pooled for v in visits]))
+    latents = to_stage(np.stack([v.image for v in visits]), 1)
+    originals, graphdef = to_images(decode(latents)), abstract_model(cfg.model)[0]
 
-    def preview(params: Any, step: int) -> Path:
-        pixels = sample_latents(
-            nnx.merge(graphdef, params), text, table.empty, cfg.sample, height=cfg.data.side, width=cfg.data.side,
-            seed=cfg.train.seed, numbers=range(len(captions)), sigma_ends=cfg.flow.sigma_ends,
+    def preview(params: Any, bridge: AnyBridge | None, step: int) -> Path:
+        drawn = sample_latents(
+            nnx.merge(graphdef, params), text, data.empty, cfg.sample, height=latents.shape[1], width=latents.shape[2],
+            seed=cfg.train.seed, numbers=range(len(captions)), sigma_ends=cfg.flow.sigma_ends, bridge=bridge,
         )  # fmt: skip
-        samples = to_images(np.asarray(pixels))
-        sheets = []
-        for title, some, originals in panels:
-            drawn, samples = samples[: len(some)], samples[len(some) :]
-            sheets.append(grid(some, [originals, drawn], f"step {step}, {title}: originals above, samples below"))
         path = folder / f"step_{step:07d}.png"
         about = {"captions": captions, "step": step, "seed": cfg.train.seed, "steps": cfg.sample.steps}
-        save_png(stack(sheets), path, about)
+        save_png(_sheet(panels, originals, to_images(decode(np.asarray(drawn))), step), path, about)
         return path
 
     return preview
 
 
-def _panel(title: str, source: CaptionedImages, count: int) -> Panel:
+def _panel(title: str, source: Source, count: int) -> Panel:
     indices = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
-    samples = [source[int(i)] for i in indices]
-    return title, [s["captions"][0] for s in samples], [Image.fromarray(s["image"]) for s in samples]
+    return Panel(title, [source.visit(source[int(i)], None) for i in indices])
+
+
+def _sheet(panels: Sequence[Panel], originals: list[Image.Image], samples: list[Image.Image], step: int) -> Image.Image:
+    sheets, first = [], 0
+    for title, visits in panels:
+        some = slice(first, first + len(visits))
+        captions = [visit.caption for visit in visits]
+        head = f"step {step}, {title}: originals above, samples below"
+        sheets.append(grid(captions, [originals[some], samples[some]], head))
+        first += len(visits)
+    return stack(sheets)

@@ -4,6 +4,7 @@ Writes one PNG per picture and, for more than one, a captioned `grid.png`. Promp
 each PNG's metadata.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +13,26 @@ from absl import app, flags
 from PIL import Image
 
 from nami_jax.checkpoint import CheckpointError
-from nami_jax.config import ConfigError, parse_steps
+from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps
 from nami_jax.pictures import grid, save_png
 from nami_jax.pipeline import NamiPipeline
+from nami_jax.weights import WeightsError
 
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string("checkpoint", None, "workdir of a training run, e.g. runs/emoji_tiny", required=True)
-    flags.DEFINE_integer("step", None, "which checkpoint; the newest if not given")
+    flags.DEFINE_string("checkpoint", None, "workdir of a training run, or folder of converted weights", required=True)
+    flags.DEFINE_integer("step", None, "which checkpoint of a run; the newest if not given")
+    flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "compute type; as configured if not given")
+    flags.DEFINE_bool("keep_encoder", True, "--nokeep_encoder frees the text encoder's memory before sampling")
     flags.DEFINE_multi_string("prompt", None, "what to draw; repeat it for several", required=True)
     flags.DEFINE_string("negative_prompt", "", "what guidance leads away from")
-    flags.DEFINE_list("steps", None, "solver steps per stage, e.g. 10,10,10; as in the run's config if not given")
-    flags.DEFINE_float("guidance_scale", None, "1 is no guidance; as in the run's config if not given")
+    flags.DEFINE_enum(
+        "preset", None, list(SAMPLE_PRESETS), "named settings, which the next five flags replace one by one"
+    )
+    flags.DEFINE_list("steps", None, "solver steps per stage, e.g. 10,10,10; the model's own if not given")
+    flags.DEFINE_float("guidance_scale", None, "1 is no guidance; the model's own if not given")
+    flags.DEFINE_enum("transition", None, ["renoise", "bridge"], "jump between stages")
     flags.DEFINE_enum("grid", None, ["linear", "released"], "time grid")
     flags.DEFINE_enum("solver", None, ["euler", "heun"], "ODE solver")
     flags.DEFINE_integer("height", None, "pixels; as trained if not given")
@@ -59,23 +67,22 @@ def main(argv: list[str]) -> None:
     args = flags.FLAGS
     try:
         steps = None if args.steps is None else parse_steps(args.steps)
-        pipe = NamiPipeline.from_pretrained(args.checkpoint, step=args.step)
-        settings = {
-            "negative_prompt": args.negative_prompt,
-            "steps": pipe.cfg.sample.steps if steps is None else steps,
-            "guidance_scale": pipe.cfg.sample.guidance_scale if args.guidance_scale is None else args.guidance_scale,
-            "grid": args.grid or pipe.cfg.sample.grid,
-            "solver": args.solver or pipe.cfg.sample.solver,
-            "seed": args.seed,
-        }
+        pipe = NamiPipeline.from_pretrained(
+            args.checkpoint, step=args.step, dtype=args.dtype, keep_encoder=args.keep_encoder
+        )
+        settings = pipe.settings(
+            args.preset, steps=steps, guidance_scale=args.guidance_scale, grid=args.grid, solver=args.solver,
+            transition=args.transition,
+        )  # fmt: skip
+        about = dataclasses.asdict(settings) | {"negative_prompt": args.negative_prompt, "seed": args.seed}
         pictures = pipe(
             args.prompt, height=args.height, width=args.width, num_images=args.num_images,
-            batch_size=args.batch_size, progress=True, **settings,
+            batch_size=args.batch_size, progress=True, **about,
         )  # fmt: skip
-    except (ConfigError, CheckpointError, ModuleNotFoundError) as error:
+    except (ConfigError, CheckpointError, WeightsError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     prompts = [prompt for prompt in args.prompt for _ in range(args.num_images)]
-    save_pictures(pictures, prompts, Path(args.out), {**settings, "checkpoint": pipe.source})
+    save_pictures(pictures, prompts, Path(args.out), {**about, "checkpoint": pipe.source})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from nami_jax.flow.schedule import Grid, linear_grids, released_grids
 from nami_jax.flow.solver import SOLVERS
 from nami_jax.flow.stages import Stage, make_stages
 from nami_jax.flow.transition import renoise
-from nami_jax.models.bridge import Bridge
+from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.nami import Nami
 
 
@@ -46,14 +46,31 @@ def _image_noise(key: jax.Array, numbers: jax.Array, shape: tuple[int, int, int]
     return jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers)
 
 
-def check_request(model: ModelConfig, sample: SampleConfig, height: int, width: int) -> None:
+def check_request(
+    model: ModelConfig,
+    sample: SampleConfig,
+    height: int,
+    width: int,
+    bridge: AnyBridge | None = None,
+    downscale: int = 1,
+) -> None:
     """Checks what a user asks for before anything is compiled.
 
+    Args:
+        model: the network's sizes.
+        sample: the sampler's settings.
+        height: of the pictures, pixels.
+        width: of the pictures, pixels.
+        bridge: the learned transition that is to make the jumps; None for renoising.
+        downscale: pixels per latent, each way.
+
     Raises:
-        ConfigError: a side that the stages or patches do not divide, or steps of the wrong length.
+        ConfigError: a side that the stages, the patches or the bridge do not take, or steps of the wrong length.
     """
-    require_side(height, model, "height")
-    require_side(width, model, "width")
+    require_side(height, model, "height", downscale)
+    require_side(width, model, "width", downscale)
+    if bridge is not None:
+        bridge.require_size(height // downscale, width // downscale)
     require(len(sample.steps) == model.num_stages, "steps", sample.steps, f"the model has {model.num_stages} stages",
             f"Give {model.num_stages} counts, one per stage")  # fmt: skip
 
@@ -82,7 +99,7 @@ def guided_velocity(model: Nami, text: tuple, guidance_scale, stage: Stage):
     return velocity
 
 
-def jump(x: jax.Array, noise: jax.Array | None, before: Stage, bridge: Bridge | None) -> jax.Array:
+def jump(x: jax.Array, noise: jax.Array | None, before: Stage, bridge: AnyBridge | None) -> jax.Array:
     """Takes the latents (B, H, W, C) at the end of stage `before` to the next stage's start (B, 2H, 2W, C)."""
     if bridge is not None:
         return bridge(upsample(x), stage=before.number + 1)
@@ -93,7 +110,7 @@ def jump(x: jax.Array, noise: jax.Array | None, before: Stage, bridge: Bridge | 
 @functools.partial(jax.jit, static_argnames=("stage", "before", "solver"))
 def run_stage(
     model: Nami,
-    bridge: Bridge | None,
+    bridge: AnyBridge | None,
     x: jax.Array,
     noise: jax.Array | None,
     text: tuple,
@@ -135,7 +152,8 @@ def sample_stages(
     seed: int,
     numbers: Sequence[int],
     sigma_ends: Sequence[float] | None = None,
-    bridge: Bridge | None = None,
+    bridge: AnyBridge | None = None,
+    initial: jax.Array | None = None,
 ) -> Iterator[jax.Array]:
     """Yields the latents at the end of each stage, (B, H_k, W_k, C) float32, coarsest first.
 
@@ -149,13 +167,18 @@ def sample_stages(
         numbers: (B,) image numbers within the request; noise is keyed by seed and number.
         sigma_ends: as in training; None for the paper's.
         bridge: the learned transition, or None for renoising.
+        initial: (B, H_1, W_1, C) standard normal, to start from; None draws it.
 
     Raises:
-        ConfigError: a side that the stages or patches do not divide, or steps of the wrong length.
+        ConfigError: a side that the stages, the patches or the bridge do not take, steps of the wrong length, or
+            initial latents of another shape.
     """
-    check_request(model.cfg, sample, height, width)
+    check_request(model.cfg, sample, height, width, bridge)
     stages = make_stages(model.cfg.num_stages, sigma_ends)
-    x, before = image_noise(seed, numbers, stages[0], stage_shape(model.cfg, stages[0], height, width)), None
+    shape, before = stage_shape(model.cfg, stages[0], height, width), None
+    x = image_noise(seed, numbers, stages[0], shape) if initial is None else jnp.asarray(initial)
+    require(x.shape == (len(numbers), *shape), "initial", x.shape, "is not the shape of the first stage's latents",
+            f"Give {(len(numbers), *shape)}")  # fmt: skip
     for stage, grid in zip(stages, stage_grids(stages, sample), strict=True):
         shape = stage_shape(model.cfg, stage, height, width)
         noise = None if before is None or bridge else image_noise(seed, numbers, stage, shape)
@@ -184,7 +207,7 @@ def sample_latents(
         negative: the same of the negative prompts, batch B or 1.
         sample: steps per stage, guidance scale, grid and solver.
         progress: show a bar over the stages.
-        **request: height, width, seed, numbers, sigma_ends and bridge, as `sample_stages` takes them.
+        **request: height, width, seed, numbers, sigma_ends, bridge and initial, as `sample_stages` takes them.
 
     Returns:
         (B, height, width, C) float32.

@@ -1,10 +1,10 @@
 """The joint training step over all stages, and the state it turns into the next one.
 
-Before it: `data.loader` gives one batch per stage. After it: `train` logs the metrics and saves the state.
+Before it: `data.loader` gives one batch per stage. After it: `trainer` logs the metrics and saves the state.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,28 +13,39 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nami_jax import lora
 from nami_jax.config import Config
-from nami_jax.flow.stages import Stage, make_stages
-from nami_jax.loss import by_quartile, draw, stage_losses
+from nami_jax.flow.stages import make_stages
+from nami_jax.loss import BridgeBefore, StageDraws, by_quartile, draw, stage_losses
+from nami_jax.models.bridge import AnyBridge, make_bridge
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.optimizer import learning_rate, make_optimizer
 from nami_jax.sharding import BATCH, state_shardings
+from nami_jax.weights import leaves, nested
 
 State = dict[str, Any]
 
 
-def init_state(cfg: Config, mesh: Mesh) -> State:
+def init_state(cfg: Config, mesh: Mesh, base: Any = None, bridge: Any = None) -> State:
     """Creates the training state sharded from the start: no device ever holds all of it.
 
+    Args:
+        cfg: the run.
+        mesh: axes (data, fsdp).
+        base: trained parameters to start from, which are donated; None: random ones.
+        bridge: the trained bridge's parameters; None: an untrained one, or none if the run has none.
+
     Returns:
-        A dict of `params`, `ema`, `opt`, `step` () int32 and `key`.
+        A dict of `params` (those that are trained), `ema` of them, `opt`, `step` () int32, `key`, `frozen` (the
+        parameters that are not trained; empty without LoRA) and `bridge` (empty without one).
     """
-    return jax.jit(_new_state, static_argnums=0, out_shardings=train_shardings(cfg, mesh))(cfg)
+    create = jax.jit(_new_state, static_argnums=0, donate_argnums=1, out_shardings=train_shardings(cfg, mesh))
+    return create(cfg, base or {}, new_bridge(cfg) if bridge is None else bridge)
 
 
 def abstract_state(cfg: Config, mesh: Mesh) -> State:
     """Returns the training state as ShapeDtypeStructs with their shardings, for restoring into it."""
-    shapes = jax.eval_shape(lambda: _new_state(cfg))
+    shapes = jax.eval_shape(lambda: _new_state(cfg, {}, new_bridge(cfg)))
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, train_shardings(cfg, mesh)
     )
@@ -43,20 +54,50 @@ def abstract_state(cfg: Config, mesh: Mesh) -> State:
 @functools.cache
 def train_shardings(cfg: Config, mesh: Mesh) -> Any:
     """Returns the sharding of every array of the training state, in the state's own structure."""
-    return state_shardings(jax.eval_shape(lambda: _new_state(cfg)), mesh)
+    return state_shardings(jax.eval_shape(lambda: _new_state(cfg, {}, new_bridge(cfg))), mesh)
 
 
-def _new_state(cfg: Config) -> State:
+def _new_state(cfg: Config, base: Any, bridge: Any) -> State:
     # rbg compiles faster than threefry and draws the same numbers on any number of devices.
     key = jax.random.key(cfg.train.seed, impl="rbg")
-    params = nnx.to_pure_dict(nnx.state(Nami(cfg.model, rngs=nnx.Rngs(key))))
+    fresh = nnx.to_pure_dict(nnx.state(Nami(cfg.model, rngs=nnx.Rngs(key))))
+    params = nested(dict(leaves(fresh)) | dict(leaves(base)))
+    params, frozen = lora.split(params) if cfg.model.lora_rank else (params, {})
     return {
         "params": params,
         "ema": jax.tree.map(jnp.copy, params),
         "opt": make_optimizer(cfg.train).init(params),
         "step": jnp.zeros((), jnp.int32),
         "key": key,
+        "frozen": frozen,
+        "bridge": bridge,
     }
+
+
+def bridge_module(cfg: Config) -> AnyBridge | None:
+    """Builds the untrained bridge of a run, if it has one, for latents of `data.side`."""
+    if cfg.bridge.kind is None:
+        return None
+    side = cfg.data.side // cfg.autoencoder.downscale
+    return make_bridge(cfg.bridge.kind, cfg.model, side, side, nnx.Rngs(cfg.train.seed))
+
+
+def new_bridge(cfg: Config) -> Any:
+    """Returns an untrained bridge's parameters, {} for a run without one."""
+    bridge = bridge_module(cfg)
+    return {} if bridge is None else nnx.to_pure_dict(nnx.state(bridge))
+
+
+def bridge_structure(cfg: Config) -> nnx.GraphDef | None:
+    """Returns what `nnx.merge` needs beside a bridge's parameters; None for a run without a bridge."""
+    if cfg.bridge.kind is None:
+        return None
+    return nnx.split(nnx.eval_shape(lambda: bridge_module(cfg)))[0]
+
+
+def sampling_weights(state: State) -> Any:
+    """Returns the network's parameters to validate and sample with: the EMA, with what is not trained."""
+    return lora.join(state["ema"], state["frozen"])
 
 
 @functools.cache
@@ -72,18 +113,14 @@ def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tupl
         cfg: the run.
         mesh: axes (data, fsdp).
     """
-    stages = make_stages(cfg.model.num_stages, cfg.flow.sigma_ends)
     optimizer, schedule = make_optimizer(cfg.train), learning_rate(cfg.train)
-    graphdef, _ = abstract_model(cfg.model)
+    stage_parts = _stage_loss(cfg, cfg.train.caption_dropout)
 
-    def loss_fn(params, batch, null, key):
-        model = nnx.merge(graphdef, params)
+    def loss_fn(params, frozen, bridge, batch, null, key):
         losses, sums, counts = [], [], []
-        for stage, part in zip(stages, batch, strict=True):
-            stage_key = jax.random.fold_in(key, stage.number)
-            draws = draw(stage_key, part["images"].shape, cfg.flow, cfg.train.caption_dropout)
-            losses.append(stage_losses(model, stage, part, null, draws))
-            stage_sums, stage_counts = by_quartile(losses[-1], draws.tau)
+        for per_image, draws in stage_parts(lora.join(params, frozen), bridge, batch, null, key):
+            losses.append(per_image)
+            stage_sums, stage_counts = by_quartile(per_image, draws.tau)
             sums.append(stage_sums)
             counts.append(stage_counts)
         # Each image counts once, whatever its stage: the phases' ratios are the stages' weights.
@@ -91,7 +128,9 @@ def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tupl
 
     def step(state, batch, null):
         key = jax.random.fold_in(state["key"], state["step"])
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"], batch, null, key)
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state["params"], state["frozen"], state["bridge"], batch, null, key
+        )
         updates, opt = optimizer.update(grads, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         decay = ema_decay(cfg.train.ema_decay, state["step"])
@@ -109,23 +148,30 @@ def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tupl
 
 
 @functools.cache
-def make_eval_step(cfg: Config) -> Callable[[Any, Any, Any, jax.Array], jax.Array]:
-    """Returns the jitted (params, batch, null, key) -> mean loss per stage (K,): no caption is dropped."""
-    stages = make_stages(cfg.model.num_stages, cfg.flow.sigma_ends)
-    graphdef, _ = abstract_model(cfg.model)
+def make_eval_step(cfg: Config) -> Callable[[Any, Any, Any, Any, jax.Array], jax.Array]:
+    """Returns the jitted (params, bridge, batch, null, key) -> mean loss per stage (K,): no caption is dropped."""
+    stage_parts = _stage_loss(cfg, caption_dropout=0.0)
 
-    def step(params, batch, null, key):
-        model = nnx.merge(graphdef, params)
-        return jnp.stack(
-            [_eval_loss(model, stage, part, null, cfg, key) for stage, part in zip(stages, batch, strict=True)]
-        )
+    def step(params, bridge, batch, null, key):
+        return jnp.stack([losses.mean() for losses, _ in stage_parts(params, bridge, batch, null, key)])
 
     return jax.jit(step)
 
 
-def _eval_loss(model: Nami, stage: Stage, part: dict, null: dict, cfg: Config, key: jax.Array) -> jax.Array:
-    draws = draw(jax.random.fold_in(key, stage.number), part["images"].shape, cfg.flow, caption_dropout=0.0)
-    return stage_losses(model, stage, part, null, draws).mean()
+def _stage_loss(cfg: Config, caption_dropout: float) -> Callable[..., Iterator[tuple[jax.Array, StageDraws]]]:
+    """Returns (params, bridge, batch, null, key) -> each stage's losses (B_k,) and what was drawn for them."""
+    stages = make_stages(cfg.model.num_stages, cfg.flow.sigma_ends)
+    graphdef, bridge_graphdef = abstract_model(cfg.model)[0], bridge_structure(cfg)
+
+    def losses(params, bridge, batch, null, key):
+        model = nnx.merge(graphdef, params)
+        learned = None if bridge_graphdef is None else nnx.merge(bridge_graphdef, bridge)
+        for before, stage, part in zip((None, *stages[:-1]), stages, batch, strict=True):
+            draws = draw(jax.random.fold_in(key, stage.number), part["images"].shape, cfg.flow, caption_dropout)
+            jump = None if before is None or learned is None else BridgeBefore(learned, before)
+            yield stage_losses(model, stage, part, null, draws, jump), draws
+
+    return losses
 
 
 def ema_decay(limit: float, step: jax.Array) -> jax.Array:

@@ -4,24 +4,37 @@
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
+from flax import nnx
+from jax.sharding import Mesh
 from tqdm import tqdm
 
+from nami_jax.autoencoder import Autoencoder
+from nami_jax.bridge_training import train_bridge
 from nami_jax.checkpoint import Checkpoints
+from nami_jax.compilation import compile_steps, shapes_of
 from nami_jax.config import Config, require
 from nami_jax.data.loader import eval_batches, train_loader
-from nami_jax.data.source import CaptionedImages, all_captions, open_source
+from nami_jax.data.visits import Data, open_data
 from nami_jax.metrics import EventWriter, Interval, bar_text
 from nami_jax.preview import make_preview
-from nami_jax.sharding import make_mesh, require_divisible, shard_batch
-from nami_jax.text import TextTable, encode_captions, encoder_widths
-from nami_jax.train_step import State, abstract_state, init_state, make_eval_step, make_train_step
+from nami_jax.sharding import make_mesh, require_divisible, shard_batch, state_shardings
+from nami_jax.text import encoder_widths
+from nami_jax.train_step import (
+    State,
+    abstract_state,
+    bridge_structure,
+    init_state,
+    make_eval_step,
+    sampling_weights,
+)
+from nami_jax.trained import load_base, load_base_bridge
+from nami_jax.watch import Views, Watch
 
 
 def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop_after: int | None = None) -> State:
@@ -43,40 +56,33 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
     mesh = make_mesh(cfg.train.fsdp, devices)
     check_run(cfg, mesh, stop_after)
     stop = cfg.train.steps if stop_after is None else min(stop_after, cfg.train.steps)
+    autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
     with Checkpoints(workdir, cfg) as checkpoints:
-        train_source, held_out, table = open_data(cfg)
-        null = dict(zip(("text_embeds", "pooled"), table.empty, strict=True))
-        processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        loader = train_loader(train_source, table, cfg, **processes)
-        state, position = checkpoints.restore_latest(abstract_state(cfg, mesh)) or (init_state(cfg, mesh), None)
-        if position is not None:
-            loader.set_state(position)
-        start, train_step, eval_step = int(state["step"]), make_train_step(cfg, mesh), make_eval_step(cfg)
+        data = open_data(cfg, autoencoder and autoencoder.fingerprint)
+        loader = train_loader(data.train, cfg, **processes())
+        state, position = begin_or_continue(cfg, mesh, checkpoints, data)
+        loader.set_state(position)
+        start, null = int(state["step"]), dict(zip(("text_embeds", "pooled"), data.empty, strict=True))
         (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
-
-        def validate(params: Any) -> dict[str, float]:
-            key, losses = jax.random.key(cfg.train.seed), []
-            for i, batch in enumerate(eval_batches(held_out, table, cfg, **processes)):
-                losses.append(eval_step(params, shard_batch(batch, mesh), null, jax.random.fold_in(key, i)))
-            return {f"validation/stage_{k}": float(loss) for k, loss in enumerate(np.mean(losses, axis=0), start=1)}
-
+        programs = compile_steps(cfg, mesh, state, null, start) if start < stop else {}
         with (
             EventWriter(workdir, start) as events,
             tqdm(total=cfg.train.steps, initial=start, desc="training", unit="step", smoothing=0.05) as bar,
         ):
-            preview = make_preview(cfg, train_source, held_out, table, workdir / "samples")
-            watch = Watch(cfg, events, bar, validate, preview, stop)
+            views = make_views(cfg, mesh, data, autoencoder, workdir / "samples")
+            watch = Watch(cfg.train, views, Interval(), events, bar, stop)
             for step in range(start + 1, stop + 1):
-                state, metrics = train_step(state, shard_batch(next(loader), mesh), null)
+                batch = next(loader)
+                state, metrics = programs[shapes_of(batch)](state, shard_batch(batch, mesh), null)
                 watch.after_step(step, metrics)
                 if watch.due(step, cfg.train.checkpoint_every):
                     watch.interval.require_finite()
                     checkpoints.save(step, state, loader.get_state())
-                watch.show(step, state["ema"], train_source.num_corrupt)
+                watch.show(step, state)
     return state
 
 
-def check_run(cfg: Config, mesh: jax.sharding.Mesh, stop_after: int | None) -> None:
+def check_run(cfg: Config, mesh: Mesh, stop_after: int | None) -> None:
     """Checks what a run needs beyond its config: devices and the text encoder.
 
     Raises:
@@ -85,61 +91,64 @@ def check_run(cfg: Config, mesh: jax.sharding.Mesh, stop_after: int | None) -> N
     require(stop_after is None or stop_after >= 1, "stop_after", stop_after, "must be at least 1", "Leave it out")
     require_divisible("train.stage_batches", cfg.train.stage_batches, mesh)
     require_divisible("train.eval_batch", ((cfg.train.eval_batch,),), mesh)
+    if cfg.data.prepared is not None:
+        return  # text states come with the latents, whose reader checks their widths
     for field, width in zip(("text_dim", "pooled_dim"), encoder_widths(cfg.text), strict=True):
         value = getattr(cfg.model, field)
         require(value == width, f"model.{field}", value, f"the text encoder gives {width}", f"Set {width}")
 
 
-def open_data(cfg: Config) -> tuple[CaptionedImages, CaptionedImages, TextTable]:
-    """Prepares the data set and its captions' states where absent; returns training split, held-out split, states."""
-    train_source, held_out = (open_source(cfg.data, split) for split in (cfg.data.train_split, cfg.data.eval_split))
-    captions = {*all_captions(train_source), *all_captions(held_out)}
-    return train_source, held_out, encode_captions(cfg.text, sorted(captions), Path(cfg.data.data_dir) / "text")
+def processes() -> dict[str, int]:
+    """Returns this process's place among those that train together, as the loader takes it."""
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
-class Watch:
-    """What a person sees of a run: the bar, metrics, validation losses and sample grids, each when it is due."""
+def begin_or_continue(cfg: Config, mesh: Mesh, checkpoints: Checkpoints, data: Data) -> tuple[State, dict]:
+    """Returns the state of the newest checkpoint, or that of a new run, and the loader's position.
 
-    def __init__(
-        self,
-        cfg: Config,
-        events: EventWriter,
-        bar: tqdm,
-        validate: Callable[[Any], dict[str, float]],
-        preview: Callable[[Any, int], Path],
-        stop: int,
-    ):
-        """Collects the parts; `validate` and `preview` take the EMA weights, `stop` is the last step of this go."""
-        self.interval = Interval()
-        self._cfg, self._events, self._bar, self._stop = cfg.train, events, bar, stop
-        self._validate, self._preview = validate, preview
+    A new run starts from `train.init_from`, if that is set, and trains its bridge first, if it has one.
+    """
+    restored = checkpoints.restore_latest(abstract_state(cfg, mesh))
+    if restored is not None and cfg.model.lora_rank is None:
+        return restored[0] | {"frozen": {}}, restored[1]
+    base = None if cfg.train.init_from is None else load_base(cfg, lambda params: state_shardings(params, mesh))
+    if restored is not None:
+        return restored[0] | {"frozen": base}, restored[1]
+    bridge = load_base_bridge(cfg)
+    if bridge is None and cfg.bridge.kind is not None:
+        bridge = train_bridge(cfg, mesh, data.train, **processes())
+    state, position = init_state(cfg, mesh, base, bridge), {"next_index": 0}
+    if bridge is not None:
+        checkpoints.save(0, state, position)  # so that an interrupted run need not train the bridge again
+    return state, position
 
-    def due(self, step: int, every: int) -> bool:
-        """Tells whether something that is done `every` so many steps, and at the last, is due after `step`."""
-        return step % every == 0 or step == self._stop
 
-    def after_step(self, step: int, metrics: Any) -> None:
-        """Takes in the metrics of a step.
+def make_views(cfg: Config, mesh: Mesh, data: Data, autoencoder: Autoencoder | None, folder: Path) -> Views:
+    """Returns what is shown of a run: its rates, validation losses and sample grids in `folder`."""
+    structure = bridge_structure(cfg) if cfg.sample.transition == "bridge" else None
+    decode = autoencoder.decode if autoencoder else np.asarray
+    preview = make_preview(cfg, data, decode, folder)
 
-        Raises:
-            NonFiniteError: the loss or gradient of the step before is not finite.
-        """
-        self.interval.add(step, metrics)
-        self._bar.update()
+    def scalars(summary: Mapping[str, float]) -> dict[str, float]:
+        del summary
+        return {"corrupt_images": sum(source.num_corrupt for source in data.train)}
 
-    def show(self, step: int, params: Any, num_corrupt: int) -> None:
-        """Writes and shows what is due after a step, given the EMA weights and the corrupt images met so far."""
-        if self.due(step, self._cfg.log_every):
-            scalars = self.interval.summary() | {"corrupt_images": num_corrupt}
-            self._events.scalars(step, scalars)
-            self._bar.set_postfix_str(bar_text(scalars))
-        with self.interval.paused():
-            if self.due(step, self._cfg.eval_every):
-                losses = self._validate(params)
-                self._events.scalars(step, losses)
-                self._bar.write(f"step {step}: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
-            if self.due(step, self._cfg.sample_every):
-                path = self._preview(params, step)
-                with Image.open(path) as picture:
-                    self._events.picture(step, "samples", np.asarray(picture))
-                self._bar.write(f"step {step}: samples in {path}")
+    def draw(state: State, step: int) -> Path:
+        bridge = None if structure is None else nnx.merge(structure, state["bridge"])
+        return preview(sampling_weights(state), bridge, step)
+
+    return Views(scalars, bar_text, make_validation(cfg, mesh, data), draw)
+
+
+def make_validation(cfg: Config, mesh: Mesh, data: Data) -> Callable[[State], dict[str, float]]:
+    """Returns state -> mean loss of each stage over the held-out split, with the same draws each time."""
+    eval_step, null = make_eval_step(cfg), dict(zip(("text_embeds", "pooled"), data.empty, strict=True))
+
+    def validate(state: State) -> dict[str, float]:
+        key, losses, params = jax.random.key(cfg.train.seed), [], sampling_weights(state)
+        for i, batch in enumerate(eval_batches(data.held_out, cfg, **processes())):
+            batch = shard_batch(batch, mesh)
+            losses.append(eval_step(params, state["bridge"], batch, null, jax.random.fold_in(key, i)))
+        return {f"validation/stage_{k}": float(loss) for k, loss in enumerate(np.mean(losses, axis=0), start=1)}
+
+    return validate

@@ -1,6 +1,8 @@
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import jax
@@ -9,8 +11,10 @@ import pytest
 from PIL import Image
 
 from nami_jax import NamiPipeline
-from nami_jax.config import ConfigError, parse_steps
+from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps
+from nami_jax.flow.stages import make_stages
 from nami_jax.sample import file_name
+from nami_jax.sampler import image_noise
 from nami_jax.trainer import train
 from tests.runs import card_config
 
@@ -73,11 +77,50 @@ def test_oblong_pictures_are_drawn(pipe):
         ({"prompts": "red", "height": 0}, r"height = 0"),
         ({"prompts": "red", "num_images": 0}, "num_images = 0"),
         ({"prompts": "red", "solver": "rk4"}, "solver = 'rk4'"),
+        ({"prompts": "red", "preset": "release"}, "preset = 'release': no such preset. Did you mean 'released'"),
+        ({"prompts": "red", "preset": "released"}, "transition = 'bridge': this model has no bridge. Set 'renoise'"),
+        ({"prompts": "red", "transition": "jump"}, "sample.transition = 'jump'"),
     ],
 )
 def test_bad_requests_are_refused(pipe, request_, message):
     with pytest.raises(ConfigError, match=message):
         pipe(request_.pop("prompts"), **request_)
+
+
+def test_settings_are_the_presets_with_what_is_given_in_their_place(pipe):
+    released = pipe.settings("released", steps=[4, 4, 4], transition="renoise", solver=None)
+    assert (released.steps, released.transition, released.grid) == ((4, 4, 4), "renoise", "released")
+    assert pipe.settings() == pipe.cfg.sample
+    assert SAMPLE_PRESETS["released"].steps == (10, 10, 10)
+
+
+def test_given_states_and_initial_latents_make_the_same_picture(pipe):
+    text, negative = pipe.encode(["red card", ""], split=1)
+    initial = image_noise(3, [0], make_stages(3)[0], (4, 4, 3))
+    drawn = pipe.decode(pipe.sample_latents(text, negative, initial=initial, seed=3))
+    assert np.array_equal(pixels(drawn), pixels(pipe("red card", seed=3)))
+    other = pipe.decode(pipe.sample_latents(text, negative, initial=-initial, seed=3))
+    assert not np.array_equal(pixels(drawn), pixels(other))
+    with pytest.raises(ConfigError, match=r"initial = \(1, 8, 8, 3\): is not the shape .* Give \(1, 4, 4, 3\)"):
+        pipe.sample_latents(text, negative, initial=np.zeros((1, 8, 8, 3), np.float32))
+
+
+def test_the_text_encoder_is_kept_or_freed_by_choice(workdir):
+    pipe = NamiPipeline.from_pretrained(workdir, keep_encoder=False)
+    pipe.encode(["red card", ""], split=1)
+    assert pipe._encoder is None
+    pipe.keep_encoder = True
+    pipe.encode(["red card", ""], split=1)
+    kept = weakref.ref(pipe._encoder)
+    pipe.free_encoder()
+    gc.collect()
+    assert kept() is None
+
+
+def test_compute_type_can_be_chosen(workdir):
+    pipe = NamiPipeline.from_pretrained(workdir, dtype="bfloat16")
+    assert pipe.model.cfg.dtype == "bfloat16"
+    assert pipe("red card")[0].size == (16, 16)
 
 
 def test_a_long_prompt_is_cut_with_a_warning(pipe, caplog):

@@ -4,9 +4,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from nami_jax.config import SampleConfig
+from nami_jax.config import ConfigError, SampleConfig
 from nami_jax.flow.stages import make_stages
+from nami_jax.models.bridge import Bridge
 from nami_jax.sampler import image_noise, jump, run_stage, sample_latents
 from tests.models.test_nami import awake
 from tests.sizes import MODEL
@@ -75,3 +77,23 @@ def test_one_stage_model_samples_without_a_jump():
     latents = sample_latents(awake(cfg), text(1), text(1), SampleConfig((3,)), height=4, width=6, seed=0, numbers=[0])
     assert latents.shape == (1, 4, 6, 3)
     assert jax.numpy.isfinite(latents).all()
+
+
+def test_with_a_bridge_nothing_but_the_first_latents_is_drawn():
+    model, request = awake(), {"height": 16, "width": 16, "numbers": [0]}
+    initial = image_noise(0, [0], STAGES[0], (4, 4, 3))
+    bridge = Bridge([(8, 8, 3), (16, 16, 3)])
+    drawn = [
+        sample_latents(model, text(1), text(1), SampleConfig((1, 1, 1)), seed=s, bridge=b, initial=initial, **request)
+        for s, b in ((0, bridge), (1, bridge), (0, None), (1, None))
+    ]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.allclose(drawn[2], drawn[3])
+
+
+def test_the_released_bridge_refuses_other_sizes_before_anything_is_compiled():
+    before = compiled_functions()
+    with pytest.raises(ConfigError, match=r"latents of 16x16 only, not 16x24"):
+        sample_latents(awake(), text(1), text(1), SampleConfig((1, 1, 1)), height=16, width=24, seed=0, numbers=[0],
+                       bridge=Bridge([(8, 8, 3), (16, 16, 3)]))  # fmt: skip
+    assert compiled_functions() == before

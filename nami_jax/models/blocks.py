@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nami_jax.config import ModelConfig
-from nami_jax.models.layers import Modulation, linear, modulate
+from nami_jax.models.layers import Modulation, adaptable, modulate
 from nami_jax.models.rope import rotate
 
 
@@ -22,12 +22,17 @@ class QKV(nnx.Module):
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(cfg.dtype)
         self.linear = nnx.LinearGeneral(cfg.width, (3, cfg.num_heads, cfg.head_dim), dtype=dtype, rngs=rngs)
+        outputs = 3 * cfg.width
+        rank = cfg.lora_rank
+        self.lora = nnx.LoRA(cfg.width, rank, outputs, dtype=dtype, rngs=rngs) if rank else None
         self.q_norm = nnx.RMSNorm(cfg.head_dim, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
         self.k_norm = nnx.RMSNorm(cfg.head_dim, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Maps (B, L, D) to three arrays (B, L, N, H)."""
-        q, k, v = jnp.moveaxis(self.linear(x), -3, 0)  # (B, L, 3, N, H) -> 3 of (B, L, N, H)
+        qkv = self.linear(x)  # (B, L, 3, N, H)
+        qkv = qkv + self.lora(x).reshape(qkv.shape) if self.lora else qkv
+        q, k, v = jnp.moveaxis(qkv, -3, 0)  # 3 of (B, L, N, H)
         return self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype), v
 
 
@@ -43,9 +48,9 @@ class Stream(nnx.Module):
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.modulation = Modulation(cfg, 6, rngs=rngs)
         self.qkv = QKV(cfg, rngs=rngs)
-        self.proj = linear(cfg, cfg.width, cfg.width, rngs)
-        self.mlp_in = linear(cfg, cfg.width, cfg.mlp_ratio * cfg.width, rngs)
-        self.mlp_out = linear(cfg, cfg.mlp_ratio * cfg.width, cfg.width, rngs)
+        self.proj = adaptable(cfg, cfg.width, cfg.width, rngs)
+        self.mlp_in = adaptable(cfg, cfg.width, cfg.mlp_ratio * cfg.width, rngs)
+        self.mlp_out = adaptable(cfg, cfg.mlp_ratio * cfg.width, cfg.width, rngs)
 
     def finish(self, x: jax.Array, attended: jax.Array, modulation: list[jax.Array]) -> jax.Array:
         """Adds to x (B, L, D) the gated attention result and then the gated MLP."""
@@ -83,8 +88,8 @@ class SingleBlock(nnx.Module):
         hidden = cfg.mlp_ratio * cfg.width
         self.modulation = Modulation(cfg, 3, rngs=rngs)
         self.qkv = QKV(cfg, rngs=rngs)
-        self.mlp_in = linear(cfg, cfg.width, hidden, rngs)
-        self.proj = linear(cfg, cfg.width + hidden, cfg.width, rngs)
+        self.mlp_in = adaptable(cfg, cfg.width, hidden, rngs)
+        self.proj = adaptable(cfg, cfg.width + hidden, cfg.width, rngs)
 
     def __call__(self, x: jax.Array, conditioning: jax.Array, rotation: Any) -> jax.Array:
         """Maps tokens (B, T + L, D), conditioning (B, D) and RoPE rotations to tokens."""

@@ -1,17 +1,26 @@
-"""BridgeFlow, the learned jump of the released NAMI: a scale and a shift for each transition between stages."""
+"""The learned jump between stages: what BridgeFlow of the released NAMI is, and a form of it for any image size.
+
+Its counterpart in closed form is `nami_jax.flow.transition`; both turn a stage's result into the next stage's start.
+"""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from nami_jax.config import ModelConfig, require
+
+HIDDEN = 32  # channels inside the size-free bridge's convolutions
+
 
 class Bridge(nnx.Module):
-    """Turns upsampled latents of one stage into the next stage's start: s_k U(x) + B_k.
+    """The released form: s_k U(x) + B_k. Source: NAMI, CVPR 2026 version.
 
-    The shifts have the latents' full size, so a bridge fits one image size only. Source: NAMI, CVPR 2026 version.
+    The shifts have the latents' full size, so it fits one image size only.
     """
 
-    def __init__(self, shapes: list[tuple[int, int, int]]):
+    def __init__(self, shapes: Sequence[tuple[int, int, int]]):
         """Builds the identity.
 
         Args:
@@ -23,3 +32,59 @@ class Bridge(nnx.Module):
     def __call__(self, upsampled: jax.Array, *, stage: int) -> jax.Array:
         """Maps upsampled latents (B, H, W, C) of stage k-1 to the start of stage k, `stage` in 2..K."""
         return self.scales[stage - 2] * upsampled + self.shifts[stage - 2][None]
+
+    def require_size(self, height: int, width: int) -> None:
+        """Checks that the last stage's latents have the size that the shifts were made for.
+
+        Raises:
+            ConfigError: they have not.
+        """
+        if self.shifts:
+            size = self.shifts[len(self.shifts) - 1].shape[:2]
+            require((height, width) == size, "transition", "bridge",
+                    f"this bridge is for latents of {size[0]}x{size[1]} only, not {height}x{width}",
+                    f"Set a height and width that give {size[0]}x{size[1]}, or transition 'renoise', which takes any "
+                    "size, or train a size-free bridge (bridge.kind = 'conv')")  # fmt: skip
+
+
+class ConvBridge(nnx.Module):
+    """A form for any height and width: s_k U(x) plus what two small convolutions see around each point.
+
+    The convolutions' biases are the shift of each channel; what they add is how the image's edges continue.
+    """
+
+    def __init__(self, channels: int, transitions: int, *, rngs: nnx.Rngs):
+        self.scales = nnx.Param(jnp.ones(transitions))
+        self.conv_in = nnx.List([nnx.Conv(channels, HIDDEN, (3, 3), rngs=rngs) for _ in range(transitions)])
+        # Zero at the start: the bridge begins as the identity, like the released form.
+        zeros = nnx.initializers.zeros_init()
+        self.conv_out = nnx.List(
+            [nnx.Conv(HIDDEN, channels, (3, 3), kernel_init=zeros, rngs=rngs) for _ in range(transitions)]
+        )
+
+    def __call__(self, upsampled: jax.Array, *, stage: int) -> jax.Array:
+        """Maps upsampled latents (B, H, W, C) of stage k-1 to the start of stage k, `stage` in 2..K."""
+        seen = self.conv_out[stage - 2](nnx.silu(self.conv_in[stage - 2](upsampled)))
+        return self.scales[stage - 2] * upsampled + seen
+
+    def require_size(self, height: int, width: int) -> None:
+        """Takes any size."""
+
+
+AnyBridge = Bridge | ConvBridge
+
+
+def make_bridge(kind: str, model: ModelConfig, height: int, width: int, rngs: nnx.Rngs) -> AnyBridge:
+    """Builds an untrained bridge.
+
+    Args:
+        kind: "full" or "conv".
+        model: the network between whose stages it stands.
+        height: of the last stage's latents.
+        width: of the last stage's latents.
+        rngs: for the convolutions.
+    """
+    if kind == "conv":
+        return ConvBridge(model.channels, model.num_stages - 1, rngs=rngs)
+    factors = [2**k for k in range(model.num_stages - 2, -1, -1)]
+    return Bridge([(height // f, width // f, model.channels) for f in factors])

@@ -17,6 +17,17 @@ def linear(cfg: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs, zero: bo
     return nnx.Linear(inputs, outputs, kernel_init=init, dtype=jnp.dtype(cfg.dtype), rngs=rngs)
 
 
+def adaptable(cfg: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
+    """Builds a linear layer of a block, with a low-rank pair beside its kernel if `cfg.lora_rank` is set.
+
+    The pair starts as a product of 0, so that the network begins as it was trained. LoRA, arXiv 2106.09685.
+    """
+    if cfg.lora_rank is None:
+        return linear(cfg, inputs, outputs, rngs)
+    dtype = jnp.dtype(cfg.dtype)
+    return nnx.LoRALinear(inputs, outputs, lora_rank=cfg.lora_rank, dtype=dtype, lora_dtype=dtype, rngs=rngs)
+
+
 def layer_norm(x: jax.Array) -> jax.Array:
     """Normalises the last axis to mean 0 and variance 1 without parameters, in float32 (epsilon 1e-6)."""
     x = x.astype(jnp.float32)

@@ -1,0 +1,95 @@
+"""Compares runs by how near their samples of training captions come to the images: `python -m benchmarks.transitions`.
+
+Made for the two kinds of jump between stages, renoising and the bridge: give the workdirs of runs that differ in it
+alone, with as many training and solver steps.
+
+python -m benchmarks.transitions runs/emoji_tiny runs/emoji_tiny_bridge runs/emoji_tiny_conv_bridge --out out
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks.table import table
+from nami_jax.checkpoint import CheckpointError
+from nami_jax.config import ConfigError
+from nami_jax.data.images import to_stage
+from nami_jax.data.visits import Visit, open_data
+from nami_jax.perceptual import load_perceptual, perceptual_distance
+from nami_jax.pictures import grid, save_png, to_images
+from nami_jax.pipeline import NamiPipeline
+from nami_jax.text import TextStates
+from nami_jax.trained import load_run
+
+SHOWN = 16  # captions in the picture
+
+
+class Result(NamedTuple):
+    """The samples of one run, and their distances from the originals."""
+
+    name: str
+    pixels: np.ndarray  # (N, H, W, 3), the first seed's
+    squared: np.ndarray  # (seeds, N) mean squared error, images in [-1, 1]
+    perceptual: np.ndarray  # (seeds, N)
+
+
+def measure(workdir: Path, count: int, seeds: int) -> tuple[Result, list[Visit]]:
+    """Samples `count` training captions of a run, evenly spaced, with each of `seeds` seeds."""
+    pipe, run = NamiPipeline.from_pretrained(workdir), load_run(workdir)
+    data = open_data(run.cfg, pipe.autoencoder and pipe.autoencoder.fingerprint)
+    source = data.train[0]
+    indices = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+    visits = [source.visit(source[int(i)], None) for i in indices]
+    decode = np.asarray if pipe.autoencoder is None else pipe.autoencoder.decode
+    originals = decode(to_stage(np.stack([v.image for v in visits]), 1))
+    text = TextStates(np.stack([v.embeds for v in visits]), np.stack([v.pooled for v in visits]))
+    vgg, distance = load_perceptual(3), jax.jit(perceptual_distance)
+    drawn = [np.clip(decode(np.asarray(pipe.sample_latents(text, data.empty, seed=s))), -1, 1) for s in range(seeds)]
+    squared = [np.square(x - originals).mean((1, 2, 3)) for x in drawn]
+    perceptual = [np.asarray(distance(vgg, originals, x.astype(np.float32))) for x in drawn]
+    return Result(workdir.name, drawn[0], np.array(squared), np.array(perceptual)), visits
+
+
+def report(results: Sequence[Result]) -> str:
+    """Returns a table with a row for each run: means over images and seeds, and the spread of the seeds' means."""
+    rows = []
+    for result in results:
+        values = (result.squared, result.perceptual)
+        shown = [f"{x.mean():.4f} ± {x.mean(axis=1).std():.4f}" for x in values]
+        rows.append((result.name, *shown, f"{(result.squared < 0.1).mean():.0%}"))
+    return table(("run", "squared error", "perceptual distance", "below 0.1"), rows)
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table and saves a picture: originals, then each run's samples."""
+    if len(argv) < 2:
+        raise app.UsageError("give the workdirs of runs to compare")
+    logging.set_verbosity(logging.WARNING)
+    args = flags.FLAGS
+    try:
+        measured = [measure(Path(workdir), args.images, args.seeds) for workdir in argv[1:]]
+    except (CheckpointError, ConfigError, ModuleNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+    results, visits = [result for result, _ in measured], measured[0][1]
+    print(f"{args.images} training captions, {args.seeds} seeds\n\n{report(results)}")
+    few = np.linspace(0, len(visits) - 1, min(SHOWN, len(visits))).round().astype(int)
+    originals = to_images(to_stage(np.stack([visits[i].image for i in few]), 1))
+    sheet = grid(
+        [visits[i].caption for i in few],
+        [originals, *(to_images(result.pixels[few]) for result in results)],
+        f"originals, {', '.join(result.name for result in results)}",
+    )
+    path = Path(args.out) / "transitions.png"
+    save_png(sheet, path, {"runs": [result.name for result in results]})
+    print(path)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("images", 96, "training captions to sample", lower_bound=1)
+    flags.DEFINE_integer("seeds", 3, "samples of each", lower_bound=1)
+    flags.DEFINE_string("out", "out", "folder for the picture")
+    app.run(main)

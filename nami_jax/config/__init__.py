@@ -1,0 +1,37 @@
+"""Settings of a run: frozen dataclasses made from an ml_collections file, and every check of what a user sets.
+
+First in the data flow. `configs/*.py` say what a run is, `Config.from_dict` checks it before any device is touched or
+anything is compiled, and all other modules receive the dataclasses (never a ConfigDict, never flags).
+"""
+
+from nami_jax.config.checks import ConfigError, Settings, nearest, parse_steps, require
+from nami_jax.config.run import SAMPLE_PRESETS, Config, PipelineConfig, SampleConfig, TrainConfig
+from nami_jax.config.sections import (
+    AutoencoderConfig,
+    BridgeConfig,
+    DataConfig,
+    FlowConfig,
+    ModelConfig,
+    TextConfig,
+    require_side,
+)
+
+__all__ = [
+    "SAMPLE_PRESETS",
+    "AutoencoderConfig",
+    "BridgeConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "FlowConfig",
+    "ModelConfig",
+    "PipelineConfig",
+    "SampleConfig",
+    "Settings",
+    "TextConfig",
+    "TrainConfig",
+    "nearest",
+    "parse_steps",
+    "require",
+    "require_side",
+]

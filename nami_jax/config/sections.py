@@ -1,0 +1,177 @@
+"""The sections of a configuration that say what a model is and what data it takes."""
+
+import dataclasses
+import itertools
+
+from nami_jax.config.checks import require
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the nested DiT (`nami_jax.models.nami`). NAMI, arXiv 2503.09242, sec. 3.2."""
+
+    channels: int  # C of the latents (or 3 for pixels)
+    patch_size: int  # side of the square patch that makes one token
+    num_heads: int  # N
+    rope_axes: tuple[int, ...]  # head channels rotated by (text position, row, column); their sum is the head size
+    double_blocks: int  # two-stream blocks, run by every stage
+    stage_single_blocks: tuple[int, ...]  # single-stream blocks run by stage 1..K, a prefix of the last stage's
+    mlp_ratio: int
+    text_dim: int  # width of the text encoder's token states
+    pooled_dim: int  # width of the text encoder's pooled vector
+    rope_theta: float = 10000.0
+    dtype: str = "float32"  # compute type; parameters are float32
+    scan_blocks: bool = False  # run each stack of blocks as one lax.scan: compile time stops growing with depth
+    remat: bool = False  # recompute each block in the backward pass instead of keeping its activations
+    lora_rank: int | None = None  # train low-rank pairs of this rank beside the blocks' kernels, and nothing else
+
+    @property
+    def head_dim(self) -> int:
+        """H, channels of one attention head."""
+        return sum(self.rope_axes)
+
+    @property
+    def width(self) -> int:
+        """D, channels of a token."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def num_stages(self) -> int:
+        """K."""
+        return len(self.stage_single_blocks)
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "patch_size", "num_heads", "mlp_ratio", "text_dim", "pooled_dim"):
+            value = getattr(self, name)
+            require(value >= 1, f"model.{name}", value, "must be at least 1", "Set a positive integer")
+        require(len(self.rope_axes) == 3 and all(a >= 2 and a % 2 == 0 for a in self.rope_axes), "model.rope_axes",
+                self.rope_axes, "needs three even sizes of at least 2", "Set e.g. (8, 12, 12)")  # fmt: skip
+        singles = self.stage_single_blocks
+        require(
+            len(singles) >= 1, "model.stage_single_blocks", singles, "needs one count per stage", "Set e.g. (1, 2, 4)"
+        )
+        require(all(b >= 0 for b in singles) and list(singles) == sorted(singles), "model.stage_single_blocks", singles,
+                "counts must not fall from stage to stage, since each stage runs a prefix of the next one's blocks",
+                f"Set e.g. {tuple(sorted(abs(b) for b in singles))}")  # fmt: skip
+        require(self.double_blocks >= 0 and self.double_blocks + singles[0] >= 1, "model.double_blocks",
+                self.double_blocks, "the first stage needs at least one block", "Set it to 1 or more")  # fmt: skip
+        require(self.lora_rank is None or self.lora_rank >= 1, "model.lora_rank", self.lora_rank,
+                "must be at least 1", "Set e.g. 16, or None to train all parameters")  # fmt: skip
+        require(self.rope_theta > 1, "model.rope_theta", self.rope_theta, "must be above 1", "Set 10000.0")
+        require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "is not a compute type",
+                "Set 'float32' or 'bfloat16'")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowConfig:
+    """How the rectified flow is cut into stages (`nami_jax.flow`)."""
+
+    sigma_ends: tuple[float, ...] | None = None  # noise level at each stage's end; None: (K-k)/K
+    time_mean: float = 0.0  # training times are sigmoid(time_mean + time_std * normal)
+    time_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        ends = self.sigma_ends
+        if ends is not None:
+            falling = all(a > b for a, b in itertools.pairwise(ends))
+            require(len(ends) >= 1 and falling and ends[-1] == 0.0 and all(0.0 <= e < 1.0 for e in ends),
+                    "flow.sigma_ends", ends, "must fall strictly within [0, 1) and end in 0.0",
+                    "Set e.g. (2/3, 1/3, 0.0), or None for the paper's")  # fmt: skip
+        require(self.time_std > 0, "flow.time_std", self.time_std, "must be positive", "Set e.g. 1.0")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """A tensorflow-datasets data set with images and captions (`nami_jax.data`)."""
+
+    name: str  # "name/config:version" as tfds.data_source takes it
+    train_split: str
+    eval_split: str
+    image_key: str
+    caption_key: str  # a text, a sequence of texts (one is drawn each time), or a class label; "a/b" looks inside
+    side: int  # height and width of the final images, pixels
+    prepared: str | None = None  # folder that `nami_jax.prepare` made, to train on latents; None: `name`'s pixels
+    buckets: tuple[tuple[int, int], ...] | None = None  # (height, width) of prepared images, pixels; None: side x side
+    caption_templates: tuple[str, ...] = ("{}",)  # one is drawn each time; {} is the caption or class name
+    data_dir: str = "data"  # where the prepared data set and the text states lie
+    max_corrupt_share: float = 0.01  # more unreadable images than this share of the data set stop the run
+    cache_images: int = 0  # keep up to this many decoded images in memory
+    flip: bool = False  # mirror half of the images
+
+    def __post_init__(self) -> None:
+        require(bool(self.caption_templates) and all(t.count("{}") == 1 for t in self.caption_templates),
+                "data.caption_templates", self.caption_templates, "each template must hold {} once",
+                "Set e.g. ('{}', 'a photo of a {}')")  # fmt: skip
+        require(self.side >= 1, "data.side", self.side, "must be positive", "Set the final images' side in pixels")
+        buckets = self.buckets
+        if buckets is not None:
+            require(len(buckets) >= 1 and all(len(b) == 2 for b in buckets) and len(set(buckets)) == len(buckets),
+                    "data.buckets", buckets, "needs distinct pairs of height and width",
+                    "Set e.g. ((64, 64), (48, 80))")  # fmt: skip
+            require(self.prepared is not None, "data.buckets", buckets, "images of data.name are cut to squares",
+                    "Set data.prepared, or data.buckets = None")  # fmt: skip
+        require(not (self.flip and self.prepared), "data.flip", self.flip, "prepared latents cannot be mirrored",
+                "Set False")  # fmt: skip
+        require(0.0 <= self.max_corrupt_share < 1.0, "data.max_corrupt_share", self.max_corrupt_share,
+                "must be in [0, 1)", "Set e.g. 0.01")  # fmt: skip
+
+    @property
+    def bucket_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The closed list of (height, width) that images of the last stage have, pixels."""
+        return self.buckets or ((self.side, self.side),)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The frozen text encoder (`nami_jax.text`)."""
+
+    encoder: str = "minilm"  # or "t5_bert": token states of a T5, pooled vector of a BERT, as the released NAMI
+    max_length: int = 16  # tokens T of a prompt, special ones included; longer prompts are cut
+    mask_padding: bool = True  # hide padding tokens from the encoder and zero their states
+    folder: str | None = None  # of t5_bert's weights and tokenisers: `mt5/` and `mclip/` lie in it
+    pooled_length: int = 77  # tokens that t5_bert's BERT sees of a prompt
+
+    def __post_init__(self) -> None:
+        require(self.encoder in ("minilm", "t5_bert"), "text.encoder", self.encoder, "is not a text encoder",
+                "Set 'minilm' or 't5_bert'")  # fmt: skip
+        for name in ("max_length", "pooled_length"):
+            value = getattr(self, name)
+            require(3 <= value <= 512, f"text.{name}", value, "must be in 3..512", "Set e.g. 16")
+        require(self.encoder == "minilm" or self.folder is not None, "text.folder", self.folder,
+                "t5_bert needs its weights", "Set the folder that holds mt5/ and mclip/")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig:
+    """The frozen autoencoder between pixels and latents (`nami_jax.autoencoder`)."""
+
+    folder: str | None = None  # its config.json and weights, as diffusers lays out a vae; None: the flow is of pixels
+    downscale: int = 1  # pixels per latent, each way
+
+    def __post_init__(self) -> None:
+        require(self.downscale >= 1 and (self.folder is not None or self.downscale == 1), "autoencoder.downscale",
+                self.downscale, "must be 1 without an autoencoder", "Set 1, or autoencoder.folder")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class BridgeConfig:
+    """The learned jump between stages (`nami_jax.models.bridge`), trained on its own before the stages."""
+
+    kind: str | None = None  # "full": the released form, for one size; "conv": for any size; None: renoising, no bridge
+    steps: int = 10_000
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(self.kind in (None, "full", "conv"), "bridge.kind", self.kind, "is not a bridge",
+                "Set 'full', 'conv' or None")  # fmt: skip
+        require(self.steps >= 1, "bridge.steps", self.steps, "must be at least 1", "Set e.g. 10000")
+        require(self.learning_rate > 0, "bridge.learning_rate", self.learning_rate, "must be positive", "Set 1e-3")
+
+
+def require_side(side: int, model: ModelConfig, field: str, downscale: int = 1) -> None:
+    """Checks that `side`, in pixels, can be halved for every stage and still be cut into patches of latents."""
+    unit = 2 ** (model.num_stages - 1) * model.patch_size * downscale
+    above = -(-side // unit) * unit
+    require(side >= unit and side % unit == 0, field, side,
+            f"{model.num_stages} stages of {model.patch_size}x{model.patch_size} patches need a multiple of {unit}",
+            f"Set {above}")  # fmt: skip

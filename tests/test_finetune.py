@@ -1,0 +1,139 @@
+"""The released weights from conversion over sampling and fine-tuning to export, at a tiny size."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import nami_2b_finetune
+from nami_jax import NamiPipeline
+from nami_jax.config import SAMPLE_PRESETS, Config, ConfigError, PipelineConfig
+from nami_jax.preparation.job import Options
+from nami_jax.preparation.run import prepare
+from nami_jax.pretrained import load_nami
+from nami_jax.release.conversion import convert_release
+from nami_jax.release.runs import export_run
+from nami_jax.trained import load_run
+from nami_jax.trainer import train
+from nami_jax.weights import leaves, open_tensors
+from tests import text_release
+from tests.releases import release_tensors, write_release
+
+ONE_DEVICE = jax.devices()[:1]
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("release")
+    release = write_release(folder / "release", release_tensors())
+    tensors, facts = text_release.golden_tensors(), text_release.golden_facts()
+    (release / "mt5" / "spiece.model").write_bytes(tensors["spiece.model"].tobytes())
+    (release / "mclip" / "vocab.txt").write_text("\n".join(facts["vocabulary"]) + "\n")
+    convert_release(release, folder / "converted")
+    return folder / "converted"
+
+
+@pytest.fixture(scope="module")
+def pipe(converted):
+    return NamiPipeline.from_pretrained(converted, dtype="float32")
+
+
+def test_converted_release_draws_with_its_own_settings(pipe):
+    assert pipe.cfg.side == 128
+    image = pipe("Red apple", preset="released", steps=(2, 1, 1), seed=1)[0]
+    assert image.size == (128, 128)
+    assert np.ptp(np.asarray(image)) > 0
+
+
+def test_released_bridge_is_for_one_size_and_renoising_for_all(pipe):
+    released = SAMPLE_PRESETS["released"]
+    with pytest.raises(ConfigError, match=r"this bridge is for latents of 16x16 only, not 16x24.*'renoise'.*'conv'"):
+        pipe("Red apple", width=192, transition=released.transition)
+    assert pipe("Red apple", width=192, transition="renoise", steps=(1, 1, 1))[0].size == (192, 128)
+
+
+@pytest.fixture(scope="module")
+def config(converted, tmp_path_factory):
+    """configs/nami_2b_finetune.py at the tiny release's size, on eight prepared pictures."""
+    folder = tmp_path_factory.mktemp("finetune")
+    (folder / "images").mkdir()
+    lines = []
+    for i in range(8):
+        Image.new("RGB", (128, 128), ("red", "navy")[i % 2]).save(folder / "images" / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": ("Red apple", "Blue fish")[i % 2]}))
+    (folder / "images" / "metadata.jsonl").write_text("\n".join(lines))
+
+    fields: Any = nami_2b_finetune.get_config("lora")
+    sizes = PipelineConfig.from_dict(json.loads((converted / "pipeline.json").read_text())).model
+    fields.model = ConfigDict(dataclasses.asdict(dataclasses.replace(sizes, dtype="float32", lora_rank=2)))
+    fields.data.update(side=128, prepared=str(folder / "prepared"))
+    fields.text.folder, fields.train.init_from = str(converted), str(converted)
+    fields.autoencoder.folder = str(converted / "vae")
+    fields.sample.steps = (1, 1, 1)
+    fields.train.update(stage_batches=((2, 2, 2),), steps=3, warmup_steps=0, eval_batch=2, sample_images=1, log_every=1)
+    cfg = Config.from_dict(fields.to_dict())
+    prepare(cfg, str(folder / "images"), str(folder / "prepared"), Options(eval_share=0.3))
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def tuned(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("tuned")
+    state = train(config, workdir, ONE_DEVICE, stop_after=2)
+    return workdir, state, train(config, workdir, ONE_DEVICE)
+
+
+def test_low_rank_training_continues_and_starts_from_the_released_weights(converted, tuned):
+    _, first, last = tuned
+    assert (int(first["step"]), int(last["step"])) == (2, 3)
+    released = open_tensors(converted / "transformer")["x_embedder.weight"][...]
+    for state in (first, last):
+        np.testing.assert_array_equal(state["frozen"]["image_in"]["kernel"], released.T)
+    moved = dict(leaves(last["params"]))[("single_blocks", "proj", "lora", "lora_b")]
+    assert float(np.abs(moved).max()) > 0
+
+
+def test_the_released_bridge_is_taken_over_not_trained(converted, tuned):
+    scales = open_tensors(converted / "bridge_flow")["scale"][...]
+    np.testing.assert_array_equal(tuned[2]["bridge"]["scales"], scales)
+
+
+def test_checkpoint_holds_the_pairs_alone(tuned):
+    small = sum(f.stat().st_size for f in (tuned[0] / "checkpoints" / "3" / "ema").rglob("*") if f.is_file())
+    frozen = sum(leaf.nbytes for leaf in jax.tree.leaves(tuned[2]["frozen"]))
+    assert small < frozen
+
+
+def test_exported_run_is_a_release_of_the_merged_network(tuned, converted, tmp_path):
+    workdir, _, _ = tuned
+    export_run(workdir, tmp_path / "exported", as_safetensors=True)
+    convert_release(tmp_path / "exported", tmp_path / "again", allow_missing=True)
+    merged = load_run(workdir).model
+    again = load_nami(merged.cfg, open_tensors(tmp_path / "again" / "transformer"))
+    found, expected = (dict(leaves(nnx.to_pure_dict(nnx.state(model)))) for model in (again, merged))
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        np.testing.assert_array_equal(found[path], leaf, err_msg=str(path))
+    kernel = ("single_blocks", "proj", "kernel")
+    assert not np.array_equal(found[kernel], dict(leaves(tuned[2]["frozen"]))[kernel])
+    assert (tmp_path / "again" / "bridge_flow").is_dir()
+
+
+def test_full_training_starts_from_the_released_weights_in_float32(config, converted, tmp_path):
+    model = dataclasses.replace(config.model, lora_rank=None)
+    rates = dataclasses.replace(config.train, phase_learning_rates=(1e-9,), steps=1)
+    state = train(dataclasses.replace(config, model=model, train=rates), tmp_path, ONE_DEVICE)
+    released = open_tensors(converted / "transformer")["x_embedder.weight"][...]
+    np.testing.assert_allclose(state["params"]["image_in"]["kernel"], released.T, atol=1e-6)
+
+
+def test_folder_without_converted_weights_is_named_with_the_remedy(config, tmp_path):
+    train_fields = dataclasses.replace(config.train, init_from=str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"train\.init_from = .*nowhere'.*nami_jax\.convert"):
+        train(dataclasses.replace(config, train=train_fields), tmp_path / "run", ONE_DEVICE)
