@@ -4,10 +4,14 @@ CONFIG ?= configs/emoji_tiny.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 CHECKPOINT ?= $(WORKDIR)
 PROMPT ?= a red apple
+SOURCE ?=
 OUT ?= out
 ARGS ?=
 PYTHON ?= python3
 VENV ?= .venv
+PARITY_VENV ?= .venv-parity
+# A package index with CPU builds of torch, for `make parity`, where the usual one has builds for CUDA only.
+TORCH_INDEX ?=
 ACCELERATOR ?= $(shell \
 	if nvidia-smi -L 2>/dev/null | grep -q GPU; then echo cuda; \
 	elif ls /dev/accel[0-9]* /dev/vfio/[0-9]* 2>/dev/null | grep -q . && \
@@ -22,7 +26,9 @@ export PROMPT
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(ACCELERATOR)
+READY_PREPARE := $(VENV)/.ready-prepare
 READY_DEV := $(VENV)/.ready-dev
+READY_PARITY := $(VENV)/.ready-parity
 LOCKS := requirements.txt $(if $(filter cpu,$(ACCELERATOR)),,requirements-$(ACCELERATOR).txt)
 
 ifeq ($(filter cpu cuda tpu,$(ACCELERATOR)),)
@@ -36,11 +42,11 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train sample test lint format bench lock clean
+.PHONY: help train sample prepare test parity lint format bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
-	@printf '\nVariables: CONFIG, WORKDIR, CHECKPOINT, PROMPT, OUT, ARGS, PYTHON, VENV, ACCELERATOR=cpu|cuda|tpu (here: %s)\n' '$(ACCELERATOR)'
+	@printf '\nVariables: CONFIG, WORKDIR, CHECKPOINT, PROMPT, SOURCE, OUT, ARGS, PYTHON, VENV, TORCH_INDEX, ACCELERATOR=cpu|cuda|tpu (here: %s)\n' '$(ACCELERATOR)'
 
 train: $(READY)  ## train CONFIG in WORKDIR, or continue there; ARGS="--config.train.steps=2000" overrides a field
 	$(BIN)/python -m nami_jax.train --config "$(CONFIG)" --workdir "$(WORKDIR)" $(ARGS)
@@ -48,8 +54,16 @@ train: $(READY)  ## train CONFIG in WORKDIR, or continue there; ARGS="--config.t
 sample: $(READY)  ## draw PROMPT with CHECKPOINT (default: the WORKDIR of CONFIG) into the folder OUT
 	$(BIN)/python -m nami_jax.sample --checkpoint "$(CHECKPOINT)" --prompt "$$PROMPT" --out "$(OUT)" $(ARGS)
 
+prepare: $(READY_PREPARE)  ## encode images and captions of SOURCE for CONFIG, a flow of latents
+	$(BIN)/python -m nami_jax.prepare --config "$(CONFIG)" $(if $(SOURCE),--source "$(SOURCE)") $(ARGS)
+
 test: $(READY_DEV)  ## run the test suite; ARGS="-k jump" picks tests
 	$(BIN)/python -m pytest $(ARGS)
+
+parity:  ## compare with transformers and diffusers, run live in an environment of their own (downloads torch)
+	@$(MAKE) --no-print-directory VENV="$(PARITY_VENV)" ACCELERATOR=cpu "$(PARITY_VENV)/.ready-parity"
+	$(PARITY_VENV)/bin/python -m pytest tests/live $(ARGS)
+	$(PARITY_VENV)/bin/python -m nami_jax.parity tests/golden/nami_tiny
 
 lint: $(READY_DEV)  ## check style (ruff) and types (pyright)
 	$(BIN)/ruff check
@@ -65,15 +79,20 @@ bench: $(READY)  ## time sampling against the single-stage baseline, and the tra
 	$(BIN)/python -m benchmarks.train_step
 
 lock: $(READY_DEV)  ## resolve pyproject.toml anew into requirements*.txt
-	$(call resolve,requirements.txt,--group weights pyproject.toml)
+	$(call resolve,$(VENV)/all.txt,--group weights --group prepare pyproject.toml)
+	$(call resolve,requirements.txt,--group weights pyproject.toml -c $(VENV)/all.txt)
 	$(call resolve,requirements-cuda.txt,--group cuda -c requirements.txt)
 	$(call resolve,requirements-tpu.txt,--group tpu -c requirements.txt)
-	$(call resolve,requirements-dev.txt,--group dev -c requirements.txt)
+	$(call resolve,requirements-prepare.txt,--group prepare -c requirements.txt)
+	$(call resolve,requirements-dev.txt,--group dev -c requirements.txt -c requirements-prepare.txt)
+	@grep -v '^protobuf==' requirements.txt > $(VENV)/but-protobuf.txt
+	$(call resolve,requirements-parity.txt,--group parity -c $(VENV)/but-protobuf.txt -c requirements-dev.txt)
 
 clean:  ## delete the virtual environment and caches, never runs/ or data/
 	rm -rf .venv .venv-* .pytest_cache .ruff_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# The first of them only binds the others: without apache-beam too, versions are those that it can live with.
 # A universal resolution: one file serves every supported Python version.
 resolve = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --custom-compile-command "make lock" \
 	--output-file $(1) $(2)
@@ -93,6 +112,19 @@ $(READY): requirements-build.txt $(LOCKS)
 	@$(INSTALL) --no-deps --no-build-isolation --use-pep517 $(addprefix -r ,$(LOCKS))
 	@touch $@
 
-$(READY_DEV): $(READY) requirements-dev.txt
+$(READY_PREPARE): $(READY) requirements-prepare.txt
+	@$(INSTALL) --no-deps -r requirements-prepare.txt
+	@touch $@
+
+$(READY_DEV): $(READY_PREPARE) requirements-dev.txt
 	@$(INSTALL) --no-deps -r requirements-dev.txt
+	@touch $@
+
+# torch first, from its own index if there is one: what has been installed satisfies the second line.
+$(READY_PARITY): $(READY) requirements-parity.txt
+	@grep '^torch==' requirements-parity.txt > $(VENV)/torch.txt
+	@$(INSTALL) --no-deps $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") -r $(VENV)/torch.txt
+	@$(INSTALL) --no-deps -r requirements-parity.txt
+	@$(BIN)/python -c 'import torch' || { \
+	  echo "TORCH_INDEX = '$(TORCH_INDEX)': the torch found there does not load. Set a package index that has CPU builds." >&2; exit 1; }
 	@touch $@
