@@ -7,6 +7,7 @@ loaded from a folder laid out as diffusers' `vae/`, and `save_autoencoder` write
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,11 @@ def _read_config(path: Path) -> AutoencoderKLConfig:
 
 def save_autoencoder(folder: str | Path, model: AutoencoderKL) -> None:
     """Writes config.json and diffusion_pytorch_model.safetensors, which diffusers and `Autoencoder` read."""
-    folder = Path(folder)
-    save_tensors(export_autoencoder(model), folder, "diffusion_pytorch_model")
-    # Last, since a folder without it is refused: an interrupted save is never taken for a whole one.
-    (folder / "config.json").write_text(json.dumps(model.cfg.to_hf(), indent=2) + "\n")
+    config = Path(folder) / "config.json"
+    # Away first and back last, since a folder without it is refused: an interrupted save is never taken for a whole
+    # one, nor its weights for those of the scaling that an earlier save left.
+    config.unlink(missing_ok=True)
+    save_tensors(export_autoencoder(model), config.parent, "diffusion_pytorch_model")
+    unfinished = config.with_name("config.json.tmp")
+    unfinished.write_text(json.dumps(model.cfg.to_hf(), indent=2) + "\n")
+    os.replace(unfinished, config)

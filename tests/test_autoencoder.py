@@ -176,6 +176,22 @@ def test_settings_of_a_run_are_compared_with_the_autoencoder(folder):
         Autoencoder.from_config(AutoencoderConfig(), sizes)
 
 
+def test_an_interrupted_save_leaves_no_weights_with_the_scaling_of_an_earlier_one(model, folder, monkeypatch):
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nami_jax.autoencoder.os.replace", interrupted)
+    rescaled = load_autoencoder(dataclasses.replace(model.cfg, scaling_factor=2.0), export_autoencoder(model))
+    with pytest.raises(KeyboardInterrupt):
+        save_autoencoder(folder, rescaled)
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
+        Autoencoder.from_folder(folder)
+    monkeypatch.undo()
+    save_autoencoder(folder, rescaled)
+    assert Autoencoder.from_folder(folder).model.cfg.scaling_factor == 2.0
+    assert len(list(folder.iterdir())) == 2
+
+
 def test_incomplete_folder_is_refused_with_what_it_lacks(folder):
     with pytest.raises(ConfigError, match=r"nowhere'?: has no config.json. Give a vae folder"):
         Autoencoder.from_folder(folder / "nowhere")

@@ -8,7 +8,7 @@ from PIL import Image
 import tests.runs  # noqa: F401  (registers the cards)
 from nami_jax.autoencoder import Autoencoder
 from nami_jax.autoencoder_config import AutoencoderRun
-from nami_jax.autoencoder_review import batches, latent_statistics, make_validation, open_weights
+from nami_jax.autoencoder_review import LatentStatistics, batches, latent_statistics, make_validation, open_weights
 from nami_jax.autoencoder_step import init_state
 from nami_jax.autoencoder_trainer import train_autoencoder
 from nami_jax.checkpoint import CheckpointError, Checkpoints
@@ -74,6 +74,26 @@ def test_vae_folder_loads_and_its_latents_of_the_training_images_are_of_unit_sca
     assert statistics.mean == pytest.approx(0.0, abs=1e-5)
     assert statistics.std == pytest.approx(1.0, rel=1e-5)
     assert autoencoder.downscale == 2
+
+
+def test_statistics_by_batches_are_those_of_all_latents_together():
+    # A mean far from 0 and batches of different sizes and means: what running sums get wrong first.
+    rng = np.random.default_rng(0)
+    latents = [rng.normal(1000 + i, 0.1 + i, (count, 2, 2, 3)).astype(np.float32) for i, count in enumerate((5, 1, 3))]
+    statistics = LatentStatistics(3)
+    for some in latents:
+        statistics.add(some)
+    values = np.concatenate(latents).reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(statistics.channel_mean, values.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(statistics.channel_std, values.std(0), rtol=1e-12)
+    np.testing.assert_allclose([statistics.mean, statistics.std], [values.mean(), values.std()], rtol=1e-12)
+
+
+def test_equal_latents_have_no_deviation():
+    statistics = LatentStatistics(2)
+    for count in (3, 7):
+        statistics.add(np.full((count, 2, 2, 2), 0.1, np.float32))
+    assert statistics.std == 0.0
 
 
 def test_vae_folder_holds_the_ema_weights(whole_run, train_source):

@@ -1,4 +1,5 @@
 import ast
+import fcntl
 import importlib.util
 import json
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,6 +225,15 @@ def test_a_prefix_is_taken_off_only_if_every_key_has_it():
     assert common_prefix(["module.a", "b"]) == common_prefix(["modules.a"]) == common_prefix([]) == ""
 
 
+def test_heads_on_top_of_a_bert_are_taken_over_and_given_back(changed, tmp_path, tensors):
+    file = changed / "mclip" / "model.safetensors"
+    heads = {"cls.predictions.bias": np.ones(64, np.float32), "cls.seq_relationship.bias": np.ones(2, np.float32)}
+    save_file({f"bert.{key}": tensor for key, tensor in tensors["mclip"].items()} | heads, file)
+    convert_release(changed, tmp_path / "ours")
+    export_release(tmp_path / "ours", tmp_path / "back")
+    assert_same_bits(load_file(tmp_path / "back" / "mclip" / file.name), load_file(file))
+
+
 def test_older_names_of_the_autoencoders_attention_are_known(changed, tmp_path):
     file = changed / "vae" / "diffusion_pytorch_model.safetensors"
     old = {key.replace("to_q", "query").replace("to_out.0", "proj_attn"): t for key, t in load_file(file).items()}
@@ -261,7 +272,7 @@ def test_a_damaged_shard_is_named(changed, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
 def test_a_pickle_without_torch_names_the_remedy(changed, tmp_path):
     (changed / "bridge_flow.safetensors").rename(changed / "bridge_flow.bin")
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'torch>=2.6'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'torch>=2.10'"):
         convert_release(changed, tmp_path / "ours")
 
 
@@ -295,6 +306,41 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_half()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_deleted_by_the_next(tmp_path):
+    stale = tmp_path / ".new.partial"
+    stale.mkdir()
+    (stale / "half").touch()
+    (tmp_path / ".new.lock").touch()
+    with new_folder(tmp_path / "new", 10) as folder:
+        assert folder == stale
+        (folder / "file").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+def test_a_folder_that_another_process_writes_is_refused_and_left_alone(tmp_path):
+    target = tmp_path / "new"
+    with new_folder(target, 10) as folder:
+        (folder / "file").touch()
+        with pytest.raises(ConfigError, match=r"another process writes it"), new_folder(target, 10):
+            raise AssertionError("nothing may be written")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert (target / "file").is_file()
+
+
+def test_a_lock_whose_file_is_gone_is_no_lock(tmp_path, monkeypatch):
+    """Between opening and locking the file, its holder finishes and deletes it."""
+    flock = fcntl.flock
+
+    def late(file: Any, operation: int) -> None:
+        (tmp_path / ".new.lock").unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(ConfigError, match=r"another process writes it"), new_folder(tmp_path / "new", 10):
+        raise AssertionError("nothing may be written")
 
 
 def test_a_disk_that_is_too_small_is_noticed_before_writing(tmp_path):
@@ -350,6 +396,15 @@ def test_a_write_that_fails_midway_leaves_nothing_and_says_why(release, tmp_path
     assert "File too large. Nothing was kept." in run.stderr
     assert "Traceback" not in run.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_command_names_what_it_may_not_read(changed, tmp_path):
+    (changed / "mt5" / "config.json").unlink()
+    (changed / "mt5" / "config.json").mkdir()  # root reads a file of any rights
+    run = command(f"--from={changed}", f"--to={tmp_path / 'ours'}")
+    assert run.returncode == 1
+    assert re.search(r"^error: .*mt5/config.json'?\. Give folders that may be read", run.stderr, re.MULTILINE)
+    assert "Traceback" not in run.stderr
 
 
 def imported_names(tree: ast.Module) -> set[str]:

@@ -1,3 +1,5 @@
+import errno
+import os
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nami_jax.config import TextConfig
+from nami_jax.config import ConfigError, TextConfig
 from nami_jax.text import TextEncoder, TextTable, encode_captions, load_text_encoder, table_key
 from tests.text_release import text_config, write_release
 
@@ -125,6 +127,23 @@ def test_file_of_an_interrupted_run_is_never_read(whole_file, tmp_path, monkeypa
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(ModuleNotFoundError):
         encode_captions(CFG, CAPTIONS, tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot take room in advance")
+def test_states_that_do_not_fit_on_the_disk_are_refused_before_encoding(tmp_path, monkeypatch):
+    asked = []
+
+    def full(file: int, offset: int, length: int) -> None:
+        asked.append((offset, length, os.fstat(file).st_size))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ConfigError, match=r"0.00 GB of text states do not fit: No space .*another data.data_dir"):
+        encode_captions(CFG, CAPTIONS, tmp_path)
+    [(offset, length, size)] = asked
+    assert (offset, length) == (0, size)
+    assert size > 4 * 8 * 384 * 2  # all rows, and a header
+    assert not list(tmp_path.iterdir())
 
 
 def test_encoding_at_the_same_time_leaves_one_whole_file(tmp_path):

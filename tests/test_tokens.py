@@ -122,6 +122,22 @@ def test_vocabulary_without_special_tokens_is_refused(tmp_path):
         t5_tokenizer(tmp_path, 8, "text.max_length")
 
 
+@pytest.mark.parametrize(
+    ("file", "read"),
+    [
+        ("tokenizer.json", t5_tokenizer),
+        ("spiece.model", t5_tokenizer),
+        ("tokenizer.json", bert_tokenizer),
+        ("tokenizer_config.json", bert_tokenizer),
+    ],
+)
+@pytest.mark.parametrize("content", ["", '{"cut": '])
+def test_damaged_file_is_named_with_the_remedy(tmp_path, file, read, content):
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ConfigError, match=rf"{file} is damaged: .*\. Convert the release again\."):
+        read(tmp_path, 8, "text.max_length")
+
+
 def test_size_is_that_of_the_vocabulary(release):
     assert t5_tokenizer(release / "mt5", 8, "text.max_length").size == 50
     assert bert_tokenizer(release / "mclip", 8, "text.pooled_length").size == len(golden_facts()["vocabulary"])

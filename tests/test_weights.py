@@ -155,6 +155,13 @@ def test_a_missing_shard_is_named(tmp_path):
         open_tensors(tmp_path)
 
 
+def test_two_indices_in_a_folder_are_refused(tmp_path):
+    index = shards(tmp_path) / "model.safetensors.index.json"
+    index.with_name("model.fp16.safetensors.index.json").write_bytes(index.read_bytes())
+    with pytest.raises(WeightsError, match=r"several sets of weights: model.fp16.safetensors.index.json, model.safet"):
+        open_tensors(tmp_path)
+
+
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"no \.safetensors file not found"):
         open_tensors(tmp_path)

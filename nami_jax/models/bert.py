@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from nami_jax.weights import Tensor, load_module, slots_by_name
+from nami_jax.weights import Tensor, WeightsError, load_module, read_sizes, slots_by_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
+            raise WeightsError(
                 f"hidden_size = {self.hidden_size}: must be a multiple of num_attention_heads = "
                 f"{self.num_attention_heads}. Take both from the checkpoint's own config.json."
             )
@@ -42,16 +42,15 @@ class BertConfig:
         """Picks the sizes out of a parsed config.json, whose other entries do not change the forward pass.
 
         Raises:
-            ValueError: a size is missing, or the file describes a variant that `Bert` does not compute.
+            WeightsError: a size is missing or no positive number, or the file describes a variant that `Bert` does not
+                compute.
         """
         for name, value in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
             if fields.get(name, value) != value:
-                raise ValueError(f"{name} = {fields[name]!r}: only {value!r} is computed here. Use another checkpoint.")
-        known = dataclasses.fields(cls)
-        missing = [f.name for f in known if f.default is dataclasses.MISSING and f.name not in fields]
-        if missing:
-            raise ValueError(f"{', '.join(missing)}: not in the BERT config. Take the checkpoint's own config.json.")
-        return cls(**{f.name: fields[f.name] for f in known if f.name in fields})
+                raise WeightsError(
+                    f"{name} = {fields[name]!r}: only {value!r} is computed here. Use another checkpoint."
+                )
+        return read_sizes(cls, fields, "BERT")
 
 
 class BertLayer(nnx.Module):
@@ -149,6 +148,12 @@ RELEASED_NAMES = {
 
 # Released beside the encoder and not computed here: the [CLS] head, and a buffer that only counts 0, 1, 2, …
 UNUSED_KEYS = frozenset({"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"})
+UNUSED_PREFIX = "cls."  # the heads of masked-word and next-sentence prediction
+
+
+def is_unused(key: str) -> bool:
+    """Says whether a tensor, by its key without a leading "bert.", may be there and is not computed."""
+    return key in UNUSED_KEYS or key.startswith(UNUSED_PREFIX)
 
 
 def load_bert(
@@ -171,11 +176,12 @@ def load_bert(
     Raises:
         WeightsError: keys are missing, unexpected or of another shape than `cfg` says; all of them are listed.
     """
+    tensors = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
     return load_module(
         lambda: Bert(cfg, dtype=dtype, rngs=nnx.Rngs(0)),
         lambda abstract: slots_by_name(abstract, RELEASED_NAMES),
-        {key.removeprefix("bert."): tensor for key, tensor in tensors.items()},
+        tensors,
         param_dtype=param_dtype,
         shardings=shardings,
-        unused=UNUSED_KEYS,
+        unused=[key for key in tensors if is_unused(key)],
     )

@@ -15,7 +15,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from nami_jax.weights import Tensor, WeightsError, load_module, slots_by_name
+from nami_jax.weights import Tensor, WeightsError, load_module, read_sizes, slots_by_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,8 @@ class T5Config:
         """Picks the sizes out of a parsed config.json, whose other entries do not change the forward pass.
 
         Raises:
-            WeightsError: a size is missing, or the file describes a variant that `T5Encoder` does not compute.
+            WeightsError: a size is missing or no positive number, or the file describes a variant that `T5Encoder`
+                does not compute.
         """
         model_type, projection = fields.get("model_type", "t5"), fields.get("feed_forward_proj", "relu")
         if model_type not in ("t5", "mt5"):  # UMT5 has the same sizes, but a position bias in every layer
@@ -57,11 +58,7 @@ class T5Config:
             raise WeightsError(
                 f"feed_forward_proj = {projection!r}: only 'gated-gelu' is computed. Use T5 version 1.1 or mT5."
             )
-        known = dataclasses.fields(cls)
-        missing = [f.name for f in known if f.default is dataclasses.MISSING and f.name not in fields]
-        if missing:
-            raise WeightsError(f"{', '.join(missing)}: not in the T5 config. Take the checkpoint's own config.json.")
-        return cls(**{f.name: fields[f.name] for f in known if f.name in fields})
+        return read_sizes(cls, fields, "T5")
 
 
 class T5Layer(nnx.Module):

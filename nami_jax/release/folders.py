@@ -1,12 +1,13 @@
 """Folders that appear whole or not at all."""
 
 import contextlib
+import fcntl
+import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from nami_jax.config import require
+from nami_jax.config import ConfigError, require
 from nami_jax.weights import WeightsError
 
 
@@ -14,30 +15,60 @@ from nami_jax.weights import WeightsError
 def new_folder(target: Path, size: int) -> Iterator[Path]:
     """Gives a hidden folder beside `target` to write into, and renames it to `target` at the end.
 
-    So what is killed or fails on the way leaves nothing by that name.
+    So what is killed or fails on the way leaves nothing by that name. The hidden folder has one name for each target:
+    what a killed process left there, tens of gigabytes, is deleted by the next.
 
     Args:
         target: must not exist, or be an empty folder.
         size: bytes that will be written.
 
     Raises:
-        ConfigError: there is something at `target`.
+        ConfigError: there is something at `target`, or another process is writing it.
         WeightsError: the disk is full, or cannot be written.
     """
     target = target.absolute()
-    require_new(target)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = target.with_name(f".{target.name}.partial")
     try:
-        partial.mkdir(parents=True)
-        free = shutil.disk_usage(partial).free
-        if free < size:
-            raise WeightsError(f"{target}: {size / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free. Make room there.")
-        yield partial
-        partial.rename(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target):
+            require_new(target)
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                partial.mkdir()
+                free = shutil.disk_usage(partial).free
+                if free < size:
+                    raise WeightsError(
+                        f"{target}: {size / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free. Make room there."
+                    )
+                yield partial
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise WeightsError(f"{target}: {error}. Nothing was kept. Make room there, or give another folder.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Holds a lock, a hidden file beside `target`, which the system gives up for a process that is killed.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    path = target.with_name(f".{target.name}.lock")
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it before has deleted the file: then this lock is on a file that nobody else will find.
+            held = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:
+            raise ConfigError(f"to = {str(target)!r}: another process writes it. Wait for it, or give a new folder.")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def require_new(target: Path) -> None:

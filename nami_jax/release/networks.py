@@ -60,11 +60,11 @@ def describe_mt5(config: Mapping[str, Any]) -> Network:
 
 
 def describe_mclip(config: Mapping[str, Any]) -> Network:
-    """Returns what the BERT needs; raises `ValueError` if config.json describes another network."""
+    """Returns what the BERT needs; raises `WeightsError` if config.json describes another network."""
     cfg = bert.BertConfig.from_hf(config)
     return Network(
         cfg, _shapes(bert.Bert, cfg, tuple(bert.RELEASED_NAMES.items())),
-        lambda key: key.removeprefix("bert."), lambda key: key in bert.UNUSED_KEYS,
+        lambda key: key.removeprefix("bert."), bert.is_unused,
     )  # fmt: skip
 
 

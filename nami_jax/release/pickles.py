@@ -20,7 +20,9 @@ import numpy as np
 from nami_jax.weights import Tensor, WeightsError, tensor_bytes
 from nami_jax.weights.files import DTYPE_NAMES
 
-SAFE_VERSION = (2, 6)  # before it, `weights_only` could be led to run code (CVE-2025-32434)
+# Before it, a file could corrupt memory in spite of `weights_only` (CVE-2026-24747; before 2.6 it could even run code,
+# CVE-2025-32434).
+SAFE_VERSION = (2, 10)
 ZIP_START = b"PK\x03\x04"
 # What torch and pickle raise for damaged files, as tried.
 DAMAGED = (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, struct.error)
@@ -113,6 +115,9 @@ def save_pickle(
         path: of the file, replaced if it exists.
         aliases: key -> key in `tensors` that it is a second name of.
         progress: told the bytes of each tensor once it is read.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     torch = import_torch()
     loaded = {}
@@ -122,7 +127,10 @@ def save_pickle(
         loaded[key] = torch.from_numpy(bits)
         loaded[key] = loaded[key] if bits is array else loaded[key].view(torch.bfloat16)
         progress(tensor_bytes(tensor))
-    torch.save(loaded | {key: loaded[other] for key, other in aliases.items()}, path)
+    try:
+        torch.save(loaded | {key: loaded[other] for key, other in aliases.items()}, path)
+    except RuntimeError as error:  # what torch makes of a full disk, with a text that does not say so
+        raise OSError(f"{path} could not be written: the disk is full, or may not be written to") from error
 
 
 def import_torch() -> Any:

@@ -1,7 +1,7 @@
 """Tensors on disk and parameters on devices: every network's weights are read and written through here.
 
 `files` reads and writes safetensors without ever holding a whole file; `slots` relates released tensors to our
-parameters by one table, which loading and exporting both walk. Knows no network.
+parameters by one table, which loading and exporting both walk; `sizes` reads a config.json. Knows no network.
 """
 
 from nami_jax.weights.files import (
@@ -15,6 +15,7 @@ from nami_jax.weights.files import (
     tensor_bytes,
     write_tensors,
 )
+from nami_jax.weights.sizes import read_sizes
 from nami_jax.weights.slots import (
     Slot,
     differences,
@@ -44,6 +45,7 @@ __all__ = [
     "load_params",
     "nested",
     "open_tensors",
+    "read_sizes",
     "released_shape",
     "require_tensors",
     "save_tensors",

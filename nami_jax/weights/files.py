@@ -66,11 +66,14 @@ def open_tensors(path: Path) -> dict[str, StoredTensor]:
         path: a file, or a folder; if the folder has a `*.safetensors.index.json`, the files it names must be there.
 
     Raises:
-        WeightsError: no such file, a shard is missing or damaged, or two files hold the same key.
+        WeightsError: no such file, a shard is missing or damaged, there are two indices, or two files hold one key.
     """
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    for index in path.glob("*.safetensors.index.json") if path.is_dir() else ():
-        files = [path / name for name in indexed_files(index)]
+    indices = sorted(path.glob("*.safetensors.index.json")) if path.is_dir() else []
+    if len(indices) > 1:
+        raise WeightsError(f"{path} has several sets of weights: {', '.join(i.name for i in indices)}. Keep one.")
+    if indices:
+        files = [path / name for name in indexed_files(indices[0])]
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
         raise WeightsError(

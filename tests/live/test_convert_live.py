@@ -219,9 +219,14 @@ def test_a_program_archive_is_refused(tmp_path):
 
 
 def test_a_torch_that_opens_pickles_unsafely_is_refused(monkeypatch):
-    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
-    with pytest.raises(ModuleNotFoundError, match=r"torch 2.5.1\+cpu does not open pickles safely. .*torch>=2.6"):
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(ModuleNotFoundError, match=r"torch 2.9.1\+cpu does not open pickles safely. .*torch>=2.10"):
         pickles.import_torch()
+
+
+def test_a_pickle_that_a_full_disk_cuts_short_is_named():
+    with pytest.raises(OSError, match=r"/dev/full could not be written: the disk is full"):
+        pickles.save_pickle({"a": np.ones(100_000, np.float32)}, Path("/dev/full"), {}, lambda _: None)
 
 
 def test_one_shard_is_open_at_a_time(release):

@@ -9,6 +9,7 @@ import safetensors.numpy
 from flax import nnx
 
 from nami_jax.models.bert import Bert, BertConfig, load_bert
+from nami_jax.weights import WeightsError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bert.safetensors"
 
@@ -61,9 +62,10 @@ def test_keys_may_carry_the_prefix_of_a_larger_model(cfg, bert, weights):
     assert jax.tree.all(same)
 
 
-def test_pooler_and_position_buffer_are_not_needed_and_not_refused(cfg, weights):
+def test_heads_and_position_buffer_are_not_needed_and_not_refused(cfg, weights):
     load_bert(cfg, {key: tensor for key, tensor in weights.items() if not key.startswith("pooler.")})
     load_bert(cfg, weights | {"embeddings.position_ids": np.arange(12)[None]})
+    load_bert(cfg, weights | {"cls.predictions.bias": np.zeros(40), "cls.seq_relationship.bias": np.zeros(2)})
 
 
 def test_every_mismatched_key_is_listed_at_once(cfg, weights):
@@ -125,13 +127,17 @@ def test_text_longer_than_the_position_table_is_refused(bert):
         ({"hidden_act": "gelu_new"}, "hidden_act = 'gelu_new'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
         ({"num_attention_heads": 5}, "hidden_size = 24: must be a multiple of num_attention_heads = 5"),
+        ({"hidden_size": None}, "hidden_size = None: must be an integer above 0. Take the checkpoint's own"),
+        ({"num_attention_heads": 0}, "num_attention_heads = 0: must be an integer above 0"),
+        ({"num_hidden_layers": True}, "num_hidden_layers = True: must be an integer"),
+        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps = '1e-12': must be a number above 0"),
     ],
 )
 def test_config_of_another_variant_is_refused(cfg, fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(WeightsError, match=message):
         BertConfig.from_hf(vars(cfg) | fields)
 
 
 def test_config_names_every_missing_size():
-    with pytest.raises(ValueError, match=r"vocab_size, num_hidden_layers, .*, max_position_embeddings: not in"):
+    with pytest.raises(WeightsError, match=r"vocab_size, num_hidden_layers, .*, max_position_embeddings: not in"):
         BertConfig.from_hf({"hidden_size": 24})
