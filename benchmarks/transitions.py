@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks.table import table
-from nami_jax.checkpoint import CheckpointError
+from nami_jax.checkpoint import CheckpointError, Checkpoints
 from nami_jax.config import ConfigError
 from nami_jax.data.images import to_stage
 from nami_jax.data.visits import Visit, open_data
@@ -23,7 +23,7 @@ from nami_jax.perceptual import load_perceptual, perceptual_distance
 from nami_jax.pictures import grid, save_png, to_images
 from nami_jax.pipeline import NamiPipeline
 from nami_jax.text import TextStates
-from nami_jax.trained import load_run
+from nami_jax.weights import WeightsError
 
 SHOWN = 16  # captions in the picture
 
@@ -32,6 +32,7 @@ class Result(NamedTuple):
     """The samples of one run, and their distances from the originals."""
 
     name: str
+    originals: np.ndarray  # (N, H, W, 3)
     pixels: np.ndarray  # (N, H, W, 3), the first seed's
     squared: np.ndarray  # (seeds, N) mean squared error, images in [-1, 1]
     perceptual: np.ndarray  # (seeds, N)
@@ -39,8 +40,10 @@ class Result(NamedTuple):
 
 def measure(workdir: Path, count: int, seeds: int) -> tuple[Result, list[Visit]]:
     """Samples `count` training captions of a run, evenly spaced, with each of `seeds` seeds."""
-    pipe, run = NamiPipeline.from_pretrained(workdir), load_run(workdir)
-    data = open_data(run.cfg, pipe.autoencoder and pipe.autoencoder.fingerprint)
+    pipe = NamiPipeline.from_pretrained(workdir)
+    with Checkpoints(workdir) as checkpoints:
+        cfg = checkpoints.config(checkpoints.latest_step())
+    data = open_data(cfg, pipe.autoencoder and pipe.autoencoder.fingerprint)
     source = data.train[0]
     indices = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
     visits = [source.visit(source[int(i)], None) for i in indices]
@@ -51,7 +54,7 @@ def measure(workdir: Path, count: int, seeds: int) -> tuple[Result, list[Visit]]
     drawn = [np.clip(decode(np.asarray(pipe.sample_latents(text, data.empty, seed=s))), -1, 1) for s in range(seeds)]
     squared = [np.square(x - originals).mean((1, 2, 3)) for x in drawn]
     perceptual = [np.asarray(distance(vgg, originals, x.astype(np.float32))) for x in drawn]
-    return Result(workdir.name, drawn[0], np.array(squared), np.array(perceptual)), visits
+    return Result(workdir.name, originals, drawn[0], np.array(squared), np.array(perceptual)), visits
 
 
 def report(results: Sequence[Result]) -> str:
@@ -72,12 +75,12 @@ def main(argv: list[str]) -> None:
     args = flags.FLAGS
     try:
         measured = [measure(Path(workdir), args.images, args.seeds) for workdir in argv[1:]]
-    except (CheckpointError, ConfigError, ModuleNotFoundError) as error:
+    except (CheckpointError, ConfigError, ModuleNotFoundError, WeightsError) as error:
         raise SystemExit(f"error: {error}") from error
     results, visits = [result for result, _ in measured], measured[0][1]
     print(f"{args.images} training captions, {args.seeds} seeds\n\n{report(results)}")
     few = np.linspace(0, len(visits) - 1, min(SHOWN, len(visits))).round().astype(int)
-    originals = to_images(to_stage(np.stack([visits[i].image for i in few]), 1))
+    originals = to_images(results[0].originals[few])
     sheet = grid(
         [visits[i].caption for i in few],
         [originals, *(to_images(result.pixels[few]) for result in results)],

@@ -29,7 +29,7 @@ def get_config(trained: str = "lora") -> ConfigDict:
     config = base.get_config()
     config.model = ConfigDict(dataclasses.asdict(presets.NAMI_2B))
     config.model.lora_rank = 16 if lora else None
-    config.data.update(side=1024, prepared="data/nami_2b_finetune", max_corrupt_share=0.01)
+    config.data.update(side=1024, prepared="data/nami_2b_finetune")
     config.text.update(encoder="t5_bert", folder=WEIGHTS, max_length=256, mask_padding=False)
     config.autoencoder.update(folder=f"{WEIGHTS}/vae", downscale=8)
     config.bridge.kind = "full"  # the released one, from WEIGHTS/bridge_flow

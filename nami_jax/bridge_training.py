@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -19,8 +20,11 @@ from nami_jax.data.loader import Step, train_loader
 from nami_jax.data.visits import Source
 from nami_jax.flow.stages import make_stages
 from nami_jax.loss import BridgeBefore, bridge_loss
+from nami_jax.metrics import NonFiniteError
 from nami_jax.sharding import BATCH, shard_batch
 from nami_jax.train_step import bridge_structure, new_bridge
+
+RATE = "bridge.learning_rate"
 
 
 def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source], **processes: int) -> Any:
@@ -37,6 +41,9 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source], **processes
     Returns:
         The bridge's parameters, on every device.
 
+    Raises:
+        NonFiniteError: the loss became NaN or infinite.
+
     Source: NAMI, CVPR 2026 version (mean squared error, learning rate 1e-3, about 10,000 steps).
     """
     alone = dataclasses.replace(
@@ -52,6 +59,8 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source], **processes
             images = tuple({"images": part["images"]} for part in next(loader))
             state, loss = step(state, shard_batch(images, mesh), jax.random.fold_in(jax.random.key(cfg.train.seed), i))
             if (i + 1) % cfg.train.log_every == 0 or i + 1 == cfg.bridge.steps:
+                if not np.isfinite(loss):
+                    raise NonFiniteError(f"training the bridge, step {i + 1}: the loss is {loss}. Lower {RATE}.")
                 bar.set_postfix_str(f"loss {float(loss):.4f}")
     return state[0]
 

@@ -18,7 +18,7 @@ from nami_jax.train_step import State
 
 ITEMS = ("ema", "train", "bridge", "data", "config")
 TRAIN = ("params", "opt", "step", "key")
-Run = TypeVar("Run", bound=Config | AutoencoderRun)
+AnyConfig = TypeVar("AnyConfig", bound=Config | AutoencoderRun)
 Same = Mapping[str, tuple[str, ...]]  # section -> the fields of it that a run cannot change on its way
 
 # Of a flow: the shapes of its state, its flow, and the order of its samples.
@@ -30,8 +30,8 @@ SAME: Same = {
              "buckets"),
     "text": ("encoder", "max_length", "mask_padding", "pooled_length"),
     "autoencoder": ("downscale",),
-    "bridge": ("kind", "steps", "learning_rate"),
-    "train": ("seed", "stage_batches", "phase_starts"),
+    "bridge": ("kind",),
+    "train": ("seed", "stage_batches", "phase_starts", "init_from"),
 }  # fmt: skip
 
 
@@ -129,7 +129,7 @@ class Checkpoints:
         """Returns the configuration saved with a checkpoint of a flow."""
         return self._config(step, Config)
 
-    def _config(self, step: int, kind: type[Run]) -> Run:
+    def _config(self, step: int, kind: type[AnyConfig]) -> AnyConfig:
         fields = self._restore(step, config=ocp.args.JsonRestore())["config"]
         wanted, task = (TASK if kind is AutoencoderRun else "flow"), fields.get("task", "flow")
         if task != wanted:

@@ -1,6 +1,7 @@
 """The closed set of shapes that a run trains on, compiled before its first step.
 
-Each bucket of image sizes and each phase's mixture of stages makes one program; nothing compiles later on.
+Each bucket of image sizes and each phase's mixture of stages makes one program of the training step. Validation and
+sample grids compile theirs when they are first due.
 """
 
 import itertools

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from nami_jax.config import FlowConfig
-from nami_jax.flow.interpolant import carry_noise, end_before, interpolate, logit_normal, pool_noise, stage_ends
-from nami_jax.flow.resize import pool, upsample
+from nami_jax.flow.interpolant import end_before, interpolate, logit_normal, stage_ends
+from nami_jax.flow.resize import upsample
 from nami_jax.flow.stages import Stage
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.nami import Nami
@@ -41,36 +41,15 @@ class BridgeBefore(NamedTuple):
 
 
 def bridged_start(jump: BridgeBefore, latents: jax.Array, noise: jax.Array) -> jax.Array:
-    """Returns where the bridge leads from the end of the stage before.
-
-    Args:
-        jump: the bridge into this stage.
-        latents: (B, H, W, C) clean latents at this stage's size.
-        noise: (B, H/2, W/2, C) standard normal, in which the stage before ended.
-    """
+    """Returns where the bridge leads from the end of the stage before, for this stage's latents and noise."""
     x_end = end_before(latents, noise, jump.before.sigma_end)
     return jump.bridge(upsample(x_end), stage=jump.before.number + 1)
 
 
 def bridge_loss(jump: BridgeBefore, stage: Stage, latents: jax.Array, noise: jax.Array) -> jax.Array:
-    """Returns the mean squared error () of the bridged start against the stage's own, x_start. NAMI, CVPR 2026.
-
-    Both stem from one draw of `noise` (B, H, W, C), white at this stage's size.
-    """
+    """Returns the mean squared error () of the bridged start against the stage's own, x_start. NAMI, CVPR 2026."""
     x_start, _ = stage_ends(latents, noise, stage)
-    return jnp.mean(jnp.square(bridged_start(jump, latents, pool_noise(noise)) - x_start))
-
-
-def bridged_ends(jump: BridgeBefore, latents: jax.Array, noise: jax.Array, stage: Stage) -> tuple[jax.Array, jax.Array]:
-    """Returns the ends of a stage's path that begins where the bridge leads; as `flow.interpolant.stage_ends`.
-
-    The noise of both is what a sample carries up from its first stage: a bridge adds none, and no solver can make what
-    is not in its start. With white noise in x_end, as without a bridge, stages would be trained on inputs that no
-    sampling ever gives them (docs/bridge.md); the paper does not say which it takes.
-    """
-    noise = carry_noise(noise, jump.before.number)
-    _, x_end = stage_ends(latents, noise, stage)
-    return bridged_start(jump, latents, pool(noise)), x_end
+    return jnp.mean(jnp.square(bridged_start(jump, latents, noise) - x_start))
 
 
 def stage_losses(
@@ -92,10 +71,9 @@ def stage_losses(
 
     Source: NAMI, arXiv 2503.09242, sec. 3.1.
     """
-    if jump is None:
-        x_start, x_end = stage_ends(batch["images"], draws.noise, stage)
-    else:
-        x_start, x_end = bridged_ends(jump, batch["images"], draws.noise, stage)
+    x_start, x_end = stage_ends(batch["images"], draws.noise, stage)
+    if jump is not None:
+        x_start = bridged_start(jump, batch["images"], draws.noise)
     x_t, velocity = interpolate(x_start, x_end, draws.tau)
     text_embeds = jnp.where(draws.drop[:, None, None], null["text_embeds"], batch["text_embeds"])
     pooled = jnp.where(draws.drop[:, None], null["pooled"], batch["pooled"])

@@ -1,7 +1,6 @@
 """Text to images in one call: text encoder, sampler, autoencoder and the conversion to pictures behind one object."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +17,7 @@ from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.nami import Nami
 from nami_jax.pictures import to_images
 from nami_jax.pretrained import load_bridge, load_nami
-from nami_jax.release.layout import PIPELINE_FILE
+from nami_jax.release.layout import PIPELINE_FILE, read_pipeline_config
 from nami_jax.sampler import check_request, sample_latents
 from nami_jax.text import TextEncoder, TextStates, load_text_encoder
 from nami_jax.trained import load_run
@@ -82,14 +81,13 @@ class NamiPipeline:
             require(step is None, "step", step, f"{path} holds converted weights, not a run", "Leave it out")
             model, cfg, bridge, source = _load_converted(path, dtype)
         else:
-            run = load_run(path, step)
+            run = load_run(path, step, dtype)
             model, cfg, bridge, source = (
                 run.model,
                 _with_dtype(run.cfg.pipeline, dtype),
                 run.bridge,
                 f"{path} step {run.step}",
             )
-            model.cfg = dataclasses.replace(cfg.model, lora_rank=None)
         compute = jnp.dtype(cfg.model.dtype)
         autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
         return cls(
@@ -244,7 +242,7 @@ class NamiPipeline:
 
 
 def _load_converted(path: Path, dtype: str | None) -> tuple[Nami, PipelineConfig, AnyBridge | None, str]:
-    cfg = PipelineConfig.from_dict(json.loads((path / PIPELINE_FILE).read_text()))
+    cfg = read_pipeline_config(path)
     inside = {
         name: dataclasses.replace(section, folder=None if section.folder is None else str(path / section.folder))
         for name, section in (("text", cfg.text), ("autoencoder", cfg.autoencoder))

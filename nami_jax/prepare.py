@@ -1,9 +1,13 @@
 """Prepares latents and text states to train on: `python -m nami_jax.prepare --config configs/… --source …`.
 
 The config is that of the training run. The source is a folder with a `metadata.jsonl`, WebDataset tars or the name of a
-tensorflow-datasets set. The same command continues an interrupted run. Flags that are not among its own go to Apache
-Beam: `--runner=DataflowRunner --project=…`, or `--direct_num_workers=4 --direct_running_mode=multi_processing` here.
-Workers elsewhere need this package and, under the same names, the source and the folders that the config names.
+tensorflow-datasets set; by default the set that the config names. The same command continues an interrupted run. Flags
+that are not among its own go to Apache Beam: `--runner=DataflowRunner --project=…`, or `--direct_num_workers=4
+--direct_running_mode=multi_processing` here. Workers elsewhere need this package and, under the same names, the source
+and the folders that the config names.
+
+The first process that uses an accelerator takes most of its memory. Give each accelerator one worker; several on one,
+or any beside this command's own process, need `XLA_PYTHON_CLIENT_PREALLOCATE=false` in the environment.
 """
 
 import dataclasses
@@ -12,8 +16,9 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nami_jax.config import Config, ConfigError
+from nami_jax.config import Config, ConfigError, require
 from nami_jax.preparation.errors import PreparationError
+from nami_jax.preparation.finding import KINDS
 from nami_jax.preparation.job import Options
 from nami_jax.preparation.run import prepare
 from nami_jax.weights import WeightsError
@@ -24,7 +29,8 @@ DEFAULTS = Options()
 def define_flags() -> None:
     """Defines the command's flags."""
     config_flags.DEFINE_config_file("config", None, "file of the config that will train, e.g. configs/emoji_latent.py")
-    flags.DEFINE_string("source", None, "folder with metadata.jsonl, WebDataset tars, or tensorflow-datasets name")
+    flags.DEFINE_string("source", None, "folder with metadata.jsonl, WebDataset tars, or tensorflow-datasets name; "
+                        "data.name of the config if not given")  # fmt: skip
     flags.DEFINE_string("out", None, "folder to prepare into; data.prepared of the config if not given")
     flags.DEFINE_integer("unit_size", DEFAULTS.unit_size, "images of a unit of work, which an interruption may undo")
     flags.DEFINE_float("eval_share", DEFAULTS.eval_share, "share to hold out; tensorflow-datasets has splits instead")
@@ -32,7 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("max_pixels", DEFAULTS.max_pixels, "reject larger images, undecoded")
     flags.DEFINE_integer("batch_size", DEFAULTS.batch_size, "images that the autoencoder is given at once")
     flags.DEFINE_enum("dtype", DEFAULTS.dtype, ["float32", "bfloat16"], "compute type of both networks")
-    flags.mark_flags_as_required(["config", "source"])
+    flags.mark_flags_as_required(["config"])
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -61,7 +67,9 @@ def main(argv: list[str]) -> None:
         cfg = Config.from_dict(args.config.to_dict())
         options = Options(**{name: getattr(args, name) for name in own})
         out = str(args.out or cfg.data.prepared)
-        print(prepare(cfg, args.source, out, options, argv[1:], [*own, "config", "source", "out"]))
+        source = args.source or cfg.data.name
+        require(bool(source), "source", source, "neither --source nor the config's data.name is set", KINDS)
+        print(prepare(cfg, source, out, options, argv[1:], [*own, "config", "source", "out"]))
     except (ConfigError, PreparationError, WeightsError, ModuleNotFoundError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     if out != cfg.data.prepared:

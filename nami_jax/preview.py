@@ -32,15 +32,15 @@ def make_preview(cfg: Config, data: Data, decode: Decode, folder: Path) -> Calla
 
     Args:
         cfg: the run; `train.sample_images` training captions and a third as many held-out ones, evenly spaced in the
-            first bucket.
+            first bucket that has both (of the first bucket and without held-out ones, if none has).
         data: what the run trains on.
         decode: makes pixels of the model's latents; the identity for a model of pixels.
         folder: where the grids go.
     """
-    panels = [
-        _panel("training captions", data.train[0], cfg.train.sample_images),
-        _panel("held-out captions, never trained on", data.held_out[0], -(-cfg.train.sample_images // 3)),
-    ]
+    train, held_out = _same_size(data)
+    panels = [_panel("training captions", train, cfg.train.sample_images)]
+    if held_out is not None:
+        panels.append(_panel("held-out captions, never trained on", held_out, -(-cfg.train.sample_images // 3)))
     visits = [visit for panel in panels for visit in panel.visits]
     captions = [visit.caption for visit in visits]
     text = TextStates(np.stack([v.embeds for v in visits]), np.stack([v.pooled for v in visits]))
@@ -58,6 +58,16 @@ def make_preview(cfg: Config, data: Data, decode: Decode, folder: Path) -> Calla
         return path
 
     return preview
+
+
+def _same_size(data: Data) -> tuple[Source, Source | None]:
+    """Returns the first training and held-out sources whose images are of one size."""
+    sizes = {source.visit(source[0], None).image.shape: source for source in reversed(data.held_out)}
+    for source in data.train:
+        held_out = sizes.get(source.visit(source[0], None).image.shape)
+        if held_out is not None:
+            return source, held_out
+    return data.train[0], None
 
 
 def _panel(title: str, source: Source, count: int) -> Panel:

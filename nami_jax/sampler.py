@@ -176,7 +176,7 @@ def sample_stages(
     check_request(model.cfg, sample, height, width, bridge)
     stages = make_stages(model.cfg.num_stages, sigma_ends)
     shape, before = stage_shape(model.cfg, stages[0], height, width), None
-    x = image_noise(seed, numbers, stages[0], shape) if initial is None else jnp.asarray(initial)
+    x = image_noise(seed, numbers, stages[0], shape) if initial is None else jnp.asarray(initial, jnp.float32)
     require(x.shape == (len(numbers), *shape), "initial", x.shape, "is not the shape of the first stage's latents",
             f"Give {(len(numbers), *shape)}")  # fmt: skip
     for stage, grid in zip(stages, stage_grids(stages, sample), strict=True):

@@ -14,10 +14,11 @@ from flax import nnx
 
 from nami_jax import lora
 from nami_jax.checkpoint import Checkpoints
-from nami_jax.config import Config, ConfigError
+from nami_jax.config import Config, ConfigError, ModelConfig, require
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.pretrained import load_bridge, load_nami
+from nami_jax.release.layout import PIPELINE_FILE, read_pipeline_config
 from nami_jax.train_step import bridge_structure, new_bridge
 from nami_jax.weights import open_tensors
 
@@ -31,12 +32,13 @@ class Run(NamedTuple):
     step: int
 
 
-def load_run(workdir: Path, step: int | None = None) -> Run:
-    """Loads the weights to sample with from a training run's workdir.
+def load_run(workdir: Path, step: int | None = None, dtype: str | None = None) -> Run:
+    """Loads the weights to sample with from a training run's workdir, float32.
 
     Args:
         workdir: of the run.
         step: which checkpoint; None takes the newest.
+        dtype: compute type of the network; None: as in training.
 
     Raises:
         CheckpointError: there is no finished checkpoint, or it cannot be read.
@@ -48,14 +50,14 @@ def load_run(workdir: Path, step: int | None = None) -> Run:
         _, shapes = abstract_model(cfg.model)
         low_rank, _ = lora.split(shapes)
         params = checkpoints.item(step, "ema", _on_first_device(low_rank if cfg.model.lora_rank else shapes))
-        bridge = None
-        structure = bridge_structure(cfg)
+        bridge, structure = None, bridge_structure(cfg)
         if structure is not None:
-            shapes = jax.eval_shape(lambda: new_bridge(cfg))
-            bridge = nnx.merge(structure, checkpoints.item(step, "bridge", _on_first_device(shapes)))
+            bridge_shapes = jax.eval_shape(lambda: new_bridge(cfg))
+            bridge = nnx.merge(structure, checkpoints.item(step, "bridge", _on_first_device(bridge_shapes)))
     if cfg.model.lora_rank:
-        params = lora.merge(lora.join(params, load_base(cfg)))
-    plain = dataclasses.replace(cfg.model, lora_rank=None)
+        # In float32: added to bfloat16 kernels, most of a small update would be rounded away.
+        params = lora.merge(lora.join(params, load_base(cfg, "float32")))
+    plain = dataclasses.replace(cfg.model, lora_rank=None, dtype=dtype or cfg.model.dtype)
     return Run(cfg, nnx.merge(abstract_model(plain)[0], params), bridge, step)
 
 
@@ -64,32 +66,53 @@ def _on_first_device(shapes: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
 
 
-def load_base(cfg: Config, shardings: Callable[[Any], Any] | None = None) -> Any:
+def load_base(cfg: Config, dtype: str, shardings: Callable[[Any], Any] | None = None) -> Any:
     """Loads the parameters that a run starts from, as nested dicts.
 
     Args:
         cfg: the run; `train.init_from` is a folder of converted weights.
+        dtype: of the parameters.
         shardings: abstract parameters -> shardings; None puts all on the first device.
 
-    Returns:
-        float32 parameters, or, where LoRA leaves them frozen, in the network's compute type.
-
     Raises:
-        ConfigError: the folder is missing.
-        WeightsError: it holds another network than `cfg.model`.
+        ConfigError: the folder is missing, or of another network than `cfg.model`.
+        WeightsError: its weights are damaged or incomplete.
     """
-    plain = dataclasses.replace(cfg.model, lora_rank=None)
-    dtype = jnp.float32 if cfg.model.lora_rank is None else jnp.dtype(cfg.model.dtype)
-    tensors = open_tensors(base_folder(cfg) / "transformer")
-    return nnx.to_pure_dict(nnx.state(load_nami(plain, tensors, param_dtype=dtype, shardings=shardings)))
+    plain, folder = dataclasses.replace(cfg.model, lora_rank=None), base_folder(cfg)
+    if (folder / PIPELINE_FILE).is_file():
+        _require_same_network(read_pipeline_config(folder).model, plain, folder)
+    model = load_nami(plain, open_tensors(folder / "transformer"), param_dtype=jnp.dtype(dtype), shardings=shardings)
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+def _require_same_network(found: ModelConfig, wanted: ModelConfig, folder: Path) -> None:
+    """Compares what the tensors' shapes alone do not tell, such as how the stages are cut."""
+    for field in dataclasses.fields(ModelConfig):
+        if field.name not in ("dtype", "scan_blocks", "remat", "lora_rank"):
+            value, own = getattr(wanted, field.name), getattr(found, field.name)
+            require(
+                value == own, f"model.{field.name}", value, f"the network in {folder} has {own!r}", "Set that value"
+            )
 
 
 def load_base_bridge(cfg: Config) -> Any | None:
-    """Loads the parameters of the bridge in `train.init_from`; None if the run or the folder has no such bridge."""
+    """Loads the parameters of the bridge in `train.init_from`; None if the run or the folder has no such bridge.
+
+    Raises:
+        ConfigError: the bridge is for other sizes than those of the run.
+    """
     if cfg.train.init_from is None or cfg.bridge.kind != "full":
         return None
     folder = base_folder(cfg) / "bridge_flow"
-    return nnx.to_pure_dict(nnx.state(load_bridge(open_tensors(folder)))) if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    bridge = load_bridge(open_tensors(folder))
+    wanted = jax.eval_shape(lambda: new_bridge(cfg))["shifts"]
+    sizes, own = ([tuple(shift.shape) for shift in shifts] for shifts in (wanted.values(), bridge.shifts))
+    require(sizes == own, "data.side", cfg.data.side, f"the bridge in {folder} has shifts of {own}, and these stages "
+            f"need {sizes}", f"Set {own[-1][0] * cfg.autoencoder.downscale}, or bridge.kind = None and "
+            "sample.transition = 'renoise'")  # fmt: skip
+    return nnx.to_pure_dict(nnx.state(bridge))
 
 
 def base_folder(cfg: Config) -> Path:

@@ -59,8 +59,12 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
     autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
     with Checkpoints(workdir, cfg) as checkpoints:
         data = open_data(cfg, autoencoder and autoencoder.fingerprint)
-        loader = train_loader(data.train, cfg, **processes())
+        loader, samples = train_loader(data.train, cfg, **processes()), [len(source) for source in data.train]
         state, position = begin_or_continue(cfg, mesh, checkpoints, data)
+        found = position.pop("samples", samples)
+        require(found == samples, "data.prepared" if cfg.data.prepared else "data.name",
+                cfg.data.prepared or cfg.data.name, f"the run was begun on {found} samples, and here are {samples}",
+                "Set the data that it was begun on, or another --workdir")  # fmt: skip
         loader.set_state(position)
         start, null = int(state["step"]), dict(zip(("text_embeds", "pooled"), data.empty, strict=True))
         (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
@@ -72,12 +76,12 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
             views = make_views(cfg, mesh, data, autoencoder, workdir / "samples")
             watch = Watch(cfg.train, views, Interval(), events, bar, stop)
             for step in range(start + 1, stop + 1):
-                batch = next(loader)
-                state, metrics = programs[shapes_of(batch)](state, shard_batch(batch, mesh), null)
+                batch = shard_batch(next(loader), mesh)
+                state, metrics = programs[shapes_of(batch)](state, batch, null)
                 watch.after_step(step, metrics)
                 if watch.due(step, cfg.train.checkpoint_every):
                     watch.interval.require_finite()
-                    checkpoints.save(step, state, loader.get_state())
+                    checkpoints.save(step, state, loader.get_state() | {"samples": samples})
                 watch.show(step, state)
     return state
 
@@ -111,10 +115,11 @@ def begin_or_continue(cfg: Config, mesh: Mesh, checkpoints: Checkpoints, data: D
     restored = checkpoints.restore_latest(abstract_state(cfg, mesh))
     if restored is not None and cfg.model.lora_rank is None:
         return restored[0] | {"frozen": {}}, restored[1]
-    base = None if cfg.train.init_from is None else load_base(cfg, lambda params: state_shardings(params, mesh))
+    bridge = load_base_bridge(cfg) if restored is None else None
+    dtype = "float32" if cfg.model.lora_rank is None else cfg.model.dtype  # what is frozen need not be finer
+    base = None if cfg.train.init_from is None else load_base(cfg, dtype, lambda p: state_shardings(p, mesh))
     if restored is not None:
         return restored[0] | {"frozen": base}, restored[1]
-    bridge = load_base_bridge(cfg)
     if bridge is None and cfg.bridge.kind is not None:
         bridge = train_bridge(cfg, mesh, data.train, **processes())
     state, position = init_state(cfg, mesh, base, bridge), {"next_index": 0}

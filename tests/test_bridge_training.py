@@ -29,8 +29,9 @@ class Noise:
 
 def trained(kind: str, steps: int, rate: float):
     cfg = make_config(
-        bridge={"kind": kind, "steps": steps, "learning_rate": rate}, train={"stage_batches": ((8, 16, 16),)}
-    )
+        bridge={"kind": kind, "steps": steps, "learning_rate": rate}, train={"stage_batches": ((8, 16, 16),)},
+        sample={"transition": "bridge"},
+    )  # fmt: skip
     params = train_bridge(cfg, make_mesh(devices=jax.devices()[:1]), [Noise()])
     structure = bridge_structure(cfg)
     assert structure is not None

@@ -1,7 +1,16 @@
 import pytest
 
-from configs import emoji, emoji_single_flow, emoji_tiny, flowers
-from nami_jax.config import Config, ConfigError
+from configs import (
+    emoji,
+    emoji_latent,
+    emoji_single_flow,
+    emoji_tiny,
+    emoji_tiny_bridge,
+    emoji_tiny_conv_bridge,
+    flowers,
+    nami_2b_finetune,
+)
+from nami_jax.config import Config, ConfigError, PipelineConfig
 from tests.sizes import CONFIG, make_config
 
 
@@ -12,9 +21,58 @@ def test_dict_round_trip_through_json_types_gives_the_same_config():
     assert Config.from_dict(fields) == CONFIG
 
 
-@pytest.mark.parametrize(("config", "stages"), [(emoji_tiny, 3), (emoji, 3), (flowers, 3), (emoji_single_flow, 1)])
-def test_every_config_is_valid(config, stages):
+@pytest.mark.parametrize(
+    "config",
+    [emoji_tiny, emoji, flowers, emoji_tiny_bridge, emoji_tiny_conv_bridge, emoji_latent, nami_2b_finetune,
+     emoji_single_flow],
+)  # fmt: skip
+def test_every_config_is_valid(config):
+    stages = 1 if config is emoji_single_flow else 3
     assert Config.from_dict(config.get_config().to_dict()).model.num_stages == stages
+
+
+def test_fine_tuning_is_of_low_rank_or_full_by_the_config_s_argument():
+    ranks = {
+        trained: Config.from_dict(nami_2b_finetune.get_config(trained).to_dict()).model.lora_rank
+        for trained in ("lora", "full")
+    }
+    assert ranks == {"lora": 16, "full": None}
+    with pytest.raises(ValueError, match="give :lora or :full"):
+        nami_2b_finetune.get_config("all")
+
+
+LATENTS = {"data": {"prepared": "p"}, "autoencoder": {"folder": "vae", "downscale": 2}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"prepared": "p"}}, r"data\.prepared = 'p': a flow of latents needs both"),
+        ({"autoencoder": {"folder": "vae"}}, r"data\.prepared = None: a flow of latents needs both"),
+        ({"autoencoder": {"downscale": 8}}, r"autoencoder\.downscale = 8: must be 1 without"),
+        (LATENTS | {"data": {"prepared": "p", "side": 24}}, r"data\.side = 24: .* multiple of 16\. Set 32"),
+        (LATENTS | {"data": {"prepared": "p", "buckets": ((16, 24),)}}, r"data\.buckets = 24: .* multiple of 16"),
+        (LATENTS | {"data": {"prepared": "p", "flip": True}}, r"data\.flip = True: prepared latents cannot"),
+        ({"data": {"buckets": ((16, 16),)}}, r"data\.buckets = .* Set data\.prepared"),
+        ({"model": {"lora_rank": 4}}, r"model\.lora_rank = 4: .* Set train\.init_from"),
+        ({"sample": {"transition": "bridge"}}, r"sample\.transition = 'bridge': the model has no bridge"),
+        ({"bridge": {"kind": "conv"}}, r"sample\.transition = 'renoise': the stages are trained behind the bridge"),
+        ({"bridge": {"kind": "wide"}}, r"bridge\.kind = 'wide'"),
+        (LATENTS | {"data": {"prepared": "p", "buckets": ((16, 16), (16, 32))}, "bridge": {"kind": "full"},
+                    "sample": {"transition": "bridge"}},
+         r"bridge\.kind = 'full': .* fits one image size, .* Set 'conv'"),
+        ({"text": {"encoder": "t5_bert"}}, r"text\.folder = None: t5_bert needs its weights"),
+    ],
+)  # fmt: skip
+def test_sections_that_do_not_fit_each_other_are_refused(sections, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(**sections)
+
+
+def test_pipeline_config_is_the_part_that_sampling_needs():
+    cfg = make_config(bridge={"kind": "conv"}, sample={"transition": "bridge"}).pipeline
+    assert PipelineConfig.from_dict(cfg.to_dict()) == cfg
+    assert (cfg.side, cfg.bridge.kind, cfg.model) == (16, "conv", CONFIG.model)
 
 
 def test_section_that_is_none_is_refused():

@@ -19,7 +19,7 @@ from nami_jax.preparation.run import prepare
 from nami_jax.pretrained import load_nami
 from nami_jax.release.conversion import convert_release
 from nami_jax.release.runs import export_run
-from nami_jax.trained import load_run
+from nami_jax.trained import load_base_bridge, load_run
 from nami_jax.trainer import train
 from nami_jax.weights import leaves, open_tensors
 from tests import text_release
@@ -131,6 +131,26 @@ def test_full_training_starts_from_the_released_weights_in_float32(config, conve
     state = train(dataclasses.replace(config, model=model, train=rates), tmp_path, ONE_DEVICE)
     released = open_tensors(converted / "transformer")["x_embedder.weight"][...]
     np.testing.assert_allclose(state["params"]["image_in"]["kernel"], released.T, atol=1e-6)
+
+
+def test_a_base_of_another_network_is_refused_though_its_tensors_have_the_same_shapes(config, tmp_path):
+    model = dataclasses.replace(config.model, stage_single_blocks=(2, 2, 3))
+    with pytest.raises(ConfigError, match=r"stage_single_blocks = \(2, 2, 3\): the network in .* has \(1, 2, 3\)"):
+        train(dataclasses.replace(config, model=model), tmp_path, ONE_DEVICE)
+
+
+def test_low_rank_updates_are_merged_in_float32_whatever_the_compute_type(tuned):
+    merged = load_run(tuned[0], dtype="bfloat16").model
+    kernel, params = ("single_blocks", "proj", "kernel"), dict(leaves(nnx.to_pure_dict(nnx.state(merged))))
+    ema, frozen = (dict(leaves(tuned[2][name])) for name in ("ema", "frozen"))
+    update = ema[(*kernel[:2], "lora", "lora_a")] @ ema[(*kernel[:2], "lora", "lora_b")]
+    np.testing.assert_allclose(params[kernel] - frozen[kernel], update, atol=1e-7)
+
+
+def test_released_bridge_of_another_size_is_named_before_the_network_is_loaded(config, tmp_path):
+    data = dataclasses.replace(config.data, side=64)
+    with pytest.raises(ConfigError, match=r"data\.side = 64: .*shifts of .* Set 128, or bridge\.kind = None"):
+        load_base_bridge(dataclasses.replace(config, data=data))
 
 
 def test_folder_without_converted_weights_is_named_with_the_remedy(config, tmp_path):

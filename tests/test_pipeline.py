@@ -119,7 +119,7 @@ def test_the_text_encoder_is_kept_or_freed_by_choice(workdir):
 
 def test_compute_type_can_be_chosen(workdir):
     pipe = NamiPipeline.from_pretrained(workdir, dtype="bfloat16")
-    assert pipe.model.cfg.dtype == "bfloat16"
+    assert pipe.model.cfg.dtype == pipe.model.image_in.dtype == "bfloat16"
     assert pipe("red card")[0].size == (16, 16)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from nami_jax.checkpoint import CheckpointError, Checkpoints
 from nami_jax.config import Config, ConfigError
 from nami_jax.metrics import NonFiniteError
+from nami_jax.trained import load_run
 from nami_jax.trainer import train
 from tests.runs import card_config
 
@@ -124,3 +125,33 @@ def test_step_that_was_never_saved_is_refused_with_those_that_were(whole_run):
         pytest.raises(CheckpointError, match=r"no step 11\. It has \[10, 12\]"),
     ):
         checkpoints.config(11)
+
+
+def test_run_with_a_bridge_trains_it_once_and_continues_bit_equal(data_dir, tmp_path):
+    sections = {"bridge": {"kind": "conv", "steps": 5}, "sample": {"transition": "bridge"}, "train": {"steps": 4}}
+    cfg = card_config(data_dir, **sections)
+    whole = train(cfg, tmp_path / "whole", ONE_DEVICE)
+    train(cfg, tmp_path / "parts", ONE_DEVICE, stop_after=2)
+    found, expected = numbers(train(cfg, tmp_path / "parts", ONE_DEVICE)), numbers(whole)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert not np.array_equal(expected["['bridge']['scales']"], np.ones(2))
+    run = load_run(tmp_path / "whole")
+    np.testing.assert_array_equal(run.bridge.scales[...], expected["['bridge']['scales']"])  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_a_bridge_that_did_not_train_is_not_kept(data_dir, tmp_path):
+    bridge = {"kind": "conv", "steps": 8, "learning_rate": 1e30}
+    cfg = card_config(data_dir, bridge=bridge, sample={"transition": "bridge"})
+    with pytest.raises(NonFiniteError, match=r"training the bridge.* Lower bridge\.learning_rate"):
+        train(cfg, tmp_path, ONE_DEVICE)
+    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+def test_another_number_of_samples_is_another_run(whole_run, data_dir, tmp_path):
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
+    for file in (workdir / "checkpoints" / "12" / "data").rglob("*"):
+        if file.is_file() and '"samples"' in file.read_text():
+            file.write_text(file.read_text().replace("[16]", "[15]"))
+    with pytest.raises(ConfigError, match=r"data\.name = 'plain_cards': the run was begun on \[15\] samples"):
+        train(card_config(data_dir), workdir, ONE_DEVICE)

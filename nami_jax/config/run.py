@@ -163,8 +163,14 @@ class Config(Settings):
         require(self.model.lora_rank is None or self.train.init_from is not None, "model.lora_rank",
                 self.model.lora_rank, "low-rank pairs need a trained network beneath",
                 "Set train.init_from")  # fmt: skip
-        require(self.bridge.kind != "full" or len(self.data.bucket_sizes) == 1, "bridge.kind", self.bridge.kind,
-                "the released form of bridge fits one image size", "Set 'conv', or one bucket")  # fmt: skip
+        square = ((self.data.side, self.data.side),)
+        require(self.bridge.kind != "full" or self.data.bucket_sizes == square, "bridge.kind", self.bridge.kind,
+                "the released form of bridge fits one image size, data.side x data.side",
+                "Set 'conv', or no other bucket")  # fmt: skip
+        require(self.bridge.kind is None or stages > 1, "bridge.kind", self.bridge.kind,
+                "a model of one stage has no jump", "Set None")  # fmt: skip
+        require(self.bridge.kind is None or self.sample.transition == "bridge", "sample.transition",
+                self.sample.transition, "the stages are trained behind the bridge", "Set 'bridge'")  # fmt: skip
         require(self.sample.transition == "renoise" or self.bridge.kind is not None, "sample.transition",
                 self.sample.transition, "the model has no bridge", "Set 'renoise', or bridge.kind")  # fmt: skip
         require_side(self.data.side, self.model, "data.side", self.autoencoder.downscale)

@@ -28,7 +28,9 @@ def decode_image(encoded: bytes, side: int) -> np.ndarray:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Returns the image in RGB, on white where it is transparent."""
+    """Returns the image in RGB, on white where it is transparent; of 16 bits of grey the upper 8 are kept."""
+    if image.mode.startswith("I;16"):  # Pillow would cut every level above 255 down to white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")

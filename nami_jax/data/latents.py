@@ -85,12 +85,17 @@ class Prepared:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, path: str) -> Self:
-        """Reads the content of the `prepared.json` at `path`; raises `ConfigError` if it is of another format."""
+    def from_json(cls, content: str | bytes, path: str) -> Self:
+        """Reads the `prepared.json` at `path`; raises `ConfigError` if it is damaged or of another format."""
         try:
-            fields = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path} is damaged: {error}. Remove its folder and {AGAIN}.") from error
+            return cls._from_fields(json.loads(content), path)
+        except ConfigError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} is damaged: {error!r}. Remove its folder and {AGAIN}.") from error
+
+    @classmethod
+    def _from_fields(cls, fields: Any, path: str) -> Self:
         found = fields.get("format")
         require(found == FORMAT, f"{path}: format", found, f"this version reads format {FORMAT}",
                 f"Set another data.prepared and {AGAIN}")  # fmt: skip
@@ -101,7 +106,7 @@ class Prepared:
 class Shard(NamedTuple):
     """An ArrayRecord file as a manifest lists it."""
 
-    name: str  # below the folder, e.g. "data/train-48x80-000017.arrayrecord"
+    name: str  # below the folder, e.g. "data/train-48x80-000017-5e7d0c1a.arrayrecord": split, bucket, unit, attempt
     split: str
     bucket: Bucket
     records: int
@@ -117,6 +122,16 @@ def manifest_shards(manifest: dict[str, Any]) -> Iterator[Shard]:
     """Yields the files that a parsed manifest lists."""
     for fields in manifest["shards"]:
         yield Shard(**fields | {"bucket": tuple(fields["bucket"])})
+
+
+def parse_manifest(content: bytes, path: str) -> dict[str, Any]:
+    """Returns what the manifest at `path` says; raises `ConfigError` if it is damaged."""
+    try:
+        manifest = json.loads(content)
+        _ = list(manifest_shards(manifest)), list(manifest["rejects"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged: {error!r}. Remove it and {AGAIN}.") from error
+    return manifest
 
 
 class _WholeFile(NamedTuple):
@@ -166,7 +181,7 @@ class PreparedLatents:
         self.folder = folder
         require((folder / SETTINGS_FILE).is_file(), "data.prepared", str(folder), f"has no {SETTINGS_FILE}",
                 f"First {AGAIN}")  # fmt: skip
-        self.settings = Prepared.from_json((folder / SETTINGS_FILE).read_text(), str(folder / SETTINGS_FILE))
+        self.settings = Prepared.from_json((folder / SETTINGS_FILE).read_bytes(), str(folder / SETTINGS_FILE))
         self._buckets = cfg.data.bucket_sizes
         _require_same(self.settings, cfg, folder)
         self._shards = self._complete_shards()
@@ -212,7 +227,7 @@ class PreparedLatents:
                 f"only {len(done)} of {len(paths)} units of work are done", f"To continue, {AGAIN}")  # fmt: skip
         shards = []
         for path in done:
-            for shard in manifest_shards(json.loads(path.read_text())):
+            for shard in manifest_shards(parse_manifest(path.read_bytes(), str(path))):
                 file = self.folder / shard.name
                 require(file.is_file() and file.stat().st_size == shard.bytes, "data.prepared", str(self.folder),
                         f"{shard.name} is missing or damaged", f"Remove {path} and {AGAIN}")  # fmt: skip

@@ -29,32 +29,16 @@ def stage_ends(latents: jax.Array, noise: jax.Array, stage: Stage) -> tuple[jax.
 
 
 def end_before(latents: jax.Array, noise: jax.Array, sigma_end: float) -> jax.Array:
-    """Returns the x_end (B, H/2, W/2, C) of the stage before.
+    """Returns the x_end (B, H/2, W/2, C) of the stage before, for the image and noise of this stage.
+
+    Its noise is pooled from this stage's and doubled, which makes it standard normal again.
 
     Args:
         latents: (B, H, W, C) clean latents D_k at this stage's size.
-        noise: (B, H/2, W/2, C) standard normal, at the size of the stage before.
+        noise: (B, H, W, C) standard normal.
         sigma_end: noise level e at which the stage before ends.
     """
-    return (1 - sigma_end) * pool(latents) + sigma_end * noise
-
-
-def pool_noise(noise: jax.Array) -> jax.Array:
-    """Halves the sides of white noise (B, H, W, C), doubling the means, which makes them standard normal again."""
-    return 2 * pool(noise)
-
-
-def carry_noise(noise: jax.Array, jumps: int) -> jax.Array:
-    """Returns noise (B, H, W, C) that is drawn at the coarsest stage alone and then only upsampled, `jumps` times.
-
-    It is white at the coarsest size and constant in blocks of 2^jumps: what is left of a sample's first noise where
-    jumps between stages add none.
-    """
-    for _ in range(jumps):
-        noise = pool_noise(noise)
-    for _ in range(jumps):
-        noise = upsample(noise)
-    return noise
+    return (1 - sigma_end) * pool(latents) + sigma_end * 2 * pool(noise)
 
 
 def interpolate(x_start: jax.Array, x_end: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array]:

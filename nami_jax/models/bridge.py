@@ -44,7 +44,8 @@ class Bridge(nnx.Module):
             require((height, width) == size, "transition", "bridge",
                     f"this bridge is for latents of {size[0]}x{size[1]} only, not {height}x{width}",
                     f"Set a height and width that give {size[0]}x{size[1]}, or transition 'renoise', which takes any "
-                    "size, or train a size-free bridge (bridge.kind = 'conv')")  # fmt: skip
+                    "size (the stages were trained behind the bridge, though), or train a size-free bridge "
+                    "(bridge.kind = 'conv')")  # fmt: skip
 
 
 class ConvBridge(nnx.Module):

@@ -7,6 +7,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from nami_jax.data.latents import Bucket, LatentSample, Shard, manifest_shards
@@ -29,28 +30,37 @@ def write_contact_sheet(job: Job, units: Sequence[Unit], manifests: Sequence[dic
     for unit, manifest in zip(units, manifests, strict=True):
         for shard in manifest_shards(manifest):
             chosen[shard.bucket].append((unit, shard))
-    grids = [_bucket_grid(job, bucket, chosen[bucket]) for bucket in sorted(chosen)]
+    pairs = {bucket: _pairs(job, chosen[bucket]) for bucket in sorted(chosen)}
+    gone = sum(original is None for some in pairs.values() for _, original in some)
+    if gone:
+        logging.warning("%s lacks %d images that can no longer be read from the source.", CONTACT_SHEET, gone)
+    found = {bucket: [(s, x) for s, x in some if x is not None] for bucket, some in pairs.items()}
+    grids = [_bucket_grid(job, bucket, some) for bucket, some in found.items() if some]
     if grids:
         buffer = io.BytesIO()
         stack(grids).save(buffer, "PNG")
         files.write(files.join(job.out, CONTACT_SHEET), buffer.getvalue())
 
 
-def _bucket_grid(job: Job, bucket: Bucket, shards: Sequence[tuple[Unit, Shard]]) -> Image.Image:
+def _pairs(job: Job, shards: Sequence[tuple[Unit, Shard]]) -> list[tuple[LatentSample, np.ndarray | None]]:
+    """Returns a few records with their originals' pixels; None for one that is not there any more."""
     picked = [shards[i * len(shards) // UNITS_PER_BUCKET] for i in range(UNITS_PER_BUCKET)]
     each = -(-PER_BUCKET // len(dict.fromkeys(picked)))
-    samples, originals = [], []
+    pairs = []
     for unit, shard in dict.fromkeys(picked):
         some = list(_records(job.out, shard, each))
         pixels = _originals(job, unit, {sample.id for sample in some})
-        samples += some
-        originals += [pixels[sample.id] for sample in some]
+        pairs += [(sample, pixels.get(sample.id)) for sample in some]
+    return pairs
+
+
+def _bucket_grid(job: Job, bucket: Bucket, pairs: Sequence[tuple[LatentSample, np.ndarray]]) -> Image.Image:
     autoencoder = job.networks().autoencoder
     # One by one: decoding takes more memory than encoding, and here it need not be fast.
-    decoded = [autoencoder.decode(sample.latents[None])[0] for sample in samples]
-    rows = [[_shown(Image.fromarray(x)) for x in originals], [_shown(x) for x in to_images(np.stack(decoded))]]
+    decoded = [autoencoder.decode(sample.latents[None])[0] for sample, _ in pairs]
+    rows = [[_shown(Image.fromarray(x)) for _, x in pairs], [_shown(x) for x in to_images(np.stack(decoded))]]
     title = f"{bucket[0]}x{bucket[1]} pixels: originals above, decoded latents below"
-    return grid([sample.captions[0] for sample in samples], rows, title)
+    return grid([sample.captions[0] for sample, _ in pairs], rows, title)
 
 
 def _records(out: str, shard: Shard, count: int) -> Iterator[LatentSample]:

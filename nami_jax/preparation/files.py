@@ -42,6 +42,16 @@ def open_binary(path: str) -> BinaryIO:
     return beam_file_systems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[BinaryIO]:
+    """Opens a file for reading; a failure, also a later one, raises `PreparationError`, since it may pass."""
+    try:
+        with open_binary(path) as file:
+            yield file
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
 def read(path: str) -> bytes:
     """Returns the content of a file."""
     with open_binary(path) as file:
@@ -128,6 +138,11 @@ def cannot_write(path: str, error: Exception) -> PreparationError:
     return PreparationError(f"{path} cannot be written: {error}. {remedy} and run the same command: it continues.")
 
 
+def cannot_read(path: str, error: OSError) -> PreparationError:
+    """Returns what to tell when a file could not be read."""
+    return PreparationError(f"{path} cannot be read: {error}. Run the same command: it continues.")
+
+
 @contextlib.contextmanager
 def scratch(out: str) -> Iterator[Path]:
     """Makes a local folder for files that are being written, and removes it; on the disk of `out` if that is local."""
@@ -158,7 +173,8 @@ def local_copy(path: str) -> Iterator[Path]:
 def only_run(out: str) -> Iterator[None]:
     """Keeps other preparations out of a local folder, and clears away what a killed one left half-written.
 
-    A remote folder cannot be locked. Two preparations there write the same files, so neither harms the other.
+    A remote folder cannot be locked. Two preparations there write files of different names, and a unit's manifest names
+    those of one of them, so neither harms the other.
 
     Args:
         out: the folder; made if need be.

@@ -1,6 +1,7 @@
 """A folder of images with a `metadata.jsonl` beside them: one line for each image, with its name and its captions."""
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import os
@@ -25,6 +26,9 @@ from nami_jax.preparation.sources import (
 
 METADATA = "metadata.jsonl"
 CAPTION_FIELDS = ("text", "caption")
+# What opening a file that is not there, or is none, raises. Any other failure may pass: no record is lost to it.
+NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+NO_FILE_NUMBERS = (errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,7 @@ class FolderSource:
         """Reads through the lines once. Blank ones are no records."""
         digest, seen, position = hashlib.sha256(), set[str](), 0
         units: list[Unit] = []
-        with files.open_binary(files.join(self.folder, METADATA)) as lines:
+        with files.reading(files.join(self.folder, METADATA)) as lines:
             for number, line in enumerate(lines):
                 digest.update(line)
                 if line.strip():
@@ -58,7 +62,7 @@ class FolderSource:
 
     def read(self, unit: Unit) -> Iterator[Item | Reject]:
         """Yields the records of a unit; their images are opened only when they are loaded."""
-        with files.open_binary(files.join(self.folder, METADATA)) as file:
+        with files.reading(files.join(self.folder, METADATA)) as file:
             file.seek(unit.start)
             lines = file.read(unit.stop - unit.start).split(b"\n")
         for number, line in enumerate(lines, start=unit.first):
@@ -103,20 +107,33 @@ def read_inside(folder: str, name: str) -> bytes:
     Raises:
         RejectedError: the name leads out of the folder, by `..`, by its root or by a link; or there is no such file, or
             it is no regular one, or too large.
+        PreparationError: it cannot be read now, for want of file handles or by a fault of the disk or network.
     """
     if posixpath.isabs(name) or ".." in name.split("/") or "\0" in name or files.is_remote(name):
         raise RejectedError("unsafe path", name)
     path = files.join(folder, name)
     try:
         if not files.is_remote(folder):
-            if not Path(path).resolve().is_relative_to(Path(folder).resolve()):
-                raise RejectedError("unsafe path", f"{name} is a link to outside of the folder")
-            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-                raise RejectedError("missing file", f"{name} is no regular file")
+            _require_inside(folder, name, path)
+        elif not files.exists(path):  # what opening it would raise differs from one file system to another
+            raise RejectedError("missing file", name)
         with files.open_binary(path) as file:
             content = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
-        raise RejectedError("missing file", str(error)) from error
+    except OSError as error:
+        if isinstance(error, NO_FILE) or error.errno in NO_FILE_NUMBERS:
+            raise RejectedError("missing file", str(error)) from error
+        raise files.cannot_read(path, error) from error
     if len(content) > MAX_FILE_BYTES:
         raise RejectedError("file too large", f"{name} has more than {MAX_FILE_BYTES} bytes")
     return content
+
+
+def _require_inside(folder: str, name: str, path: str) -> None:
+    try:
+        inside = Path(path).resolve().is_relative_to(Path(folder).resolve())
+    except RuntimeError as error:  # links in a circle, before Python 3.13
+        raise RejectedError("missing file", str(error)) from error
+    if not inside:
+        raise RejectedError("unsafe path", f"{name} is a link to outside of the folder")
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        raise RejectedError("missing file", f"{name} is no regular file")

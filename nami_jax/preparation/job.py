@@ -92,6 +92,11 @@ class Networks(NamedTuple):
     text: TextEncoder
 
 
+def release_networks() -> None:
+    """Lets go of this process's networks, which otherwise take up memory while others do the work."""
+    _load.cache_clear()
+
+
 _LOADING = threading.Lock()
 
 

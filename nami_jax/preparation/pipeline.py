@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import functools
 import importlib.util
+import itertools
 import logging
 import re
 import threading
@@ -20,7 +21,9 @@ from nami_jax.preparation.job import Job
 from nami_jax.preparation.sources import Unit
 from nami_jax.preparation.worker import prepare_unit
 
-AROUND_MESSAGE = re.compile(r"^[\w.]*(Error|Exception): |( \[while running .*)$")  # what Beam puts there
+TRACEBACK = "Traceback (most recent call last):\n"
+AROUND_MESSAGE = re.compile(r"^[\w.]*(Error|Exception): |( \[while running .*)\Z", re.DOTALL)  # what Beam puts there
+LOCAL_RUNNERS = (None, "DirectRunner")
 LOOK_EVERY = {False: 0.5, True: 10.0}  # seconds between looks at a local and a remote folder
 
 
@@ -50,7 +53,7 @@ def beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> Any:
     options = PipelineOptions(list(arguments))
     known = {*options.get_all_options(), *own}
     unknown = sorted({*options.get_all_options(retain_unknown_options=True)} - known)
-    local = options.view_as(StandardOptions).runner in (None, "DirectRunner")
+    local = options.view_as(StandardOptions).runner in LOCAL_RUNNERS
     for name in unknown:
         close = difflib.get_close_matches(name, known, n=2)
         if local or close:
@@ -60,6 +63,14 @@ def beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> Any:
         # DirectRunner would otherwise first look for another runner's program, Prism, which it downloads.
         options.view_as(TypeOptions).allow_unsafe_triggers = True
     return options
+
+
+def in_this_process(options: Any) -> bool:
+    """Tells whether Beam's options have the work done by threads of this process."""
+    from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+
+    local = options.view_as(StandardOptions).runner in LOCAL_RUNNERS
+    return local and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
 
 
 @contextlib.contextmanager
@@ -93,16 +104,26 @@ def run_units(job: Job, units: Sequence[Unit], options: Any) -> None:
             counts = (
                 pipeline
                 | "units" >> beam.Create([tuple(unit) for unit in units])
-                | "spread" >> beam.Reshuffle()  # so that each worker takes the next unit when it is free
+                | "spread"
+                >> beam.Reshuffle()  # on a cluster, a free worker takes the next; here each is dealt its share
                 | "prepare" >> beam.Map(work)
             )
             _ = counts | "count" >> beam.Map(_count)
     except RuntimeError as error:  # what local runners raise for whatever a worker raised, and remote ones too
-        message = AROUND_MESSAGE.sub("", str(error).strip().splitlines()[-1])
+        message = worker_message(error)
         stopped = message.startswith("KeyboardInterrupt")
         raise PreparationError("Stopped. The same command continues." if stopped else message) from error
     finally:
         logger.removeFilter(_unforeseen)
+
+
+def worker_message(error: RuntimeError) -> str:
+    """Returns the whole message that a worker's exception had, without what runners put around it."""
+    _, traceback, text = str(error).rpartition(TRACEBACK)
+    lines = text.strip("\n").split("\n")
+    if traceback:
+        lines = list(itertools.dropwhile(lambda line: line.startswith(" "), lines))
+    return AROUND_MESSAGE.sub("", "\n".join(lines)).strip() or type(error).__name__
 
 
 def _unforeseen(record: logging.LogRecord) -> bool:
@@ -125,11 +146,14 @@ def progress(out: str, units: Sequence[Unit]) -> Iterator[None]:
     sizes = {f"{unit.index:06d}.json": unit.count for unit in units}
     stop = threading.Event()
 
+    def done() -> int:
+        return sum(sizes.get(name, 0) for name in finished(out))  # files that are no manifests may lie there
+
     def watch() -> None:
         while not stop.wait(LOOK_EVERY[files.is_remote(out)]):
-            bar.update(sum(sizes[name] for name in finished(out)) - bar.n)
+            bar.update(done() - bar.n)
 
-    total, initial = sum(sizes.values()), sum(sizes[name] for name in finished(out))
+    total, initial = sum(sizes.values()), done()
     with tqdm(total=total, initial=initial, desc="preparing", unit="image") as bar:
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -138,7 +162,7 @@ def progress(out: str, units: Sequence[Unit]) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
-            bar.update(sum(sizes[name] for name in finished(out)) - bar.n)
+            bar.update(done() - bar.n)
 
 
 def finished(out: str) -> set[str]:

@@ -55,6 +55,8 @@ def fit_image(encoded: bytes, buckets: Sequence[Bucket], limits: Limits) -> tupl
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if math.prod(image.size) > limits.max_pixels:
                 raise RejectedError("decompression bomb", _sizes(image.size, f"at most {limits.max_pixels} pixels"))
+            if image.mode in ("I", "F"):
+                raise RejectedError("unreadable image", f"mode {image.mode}: which level is white is not known")
             image = ImageOps.exif_transpose(image)
             bucket = nearest_bucket(image.height, image.width, buckets)
             upscale = _upscale(image.height, image.width, bucket)

@@ -8,12 +8,19 @@ from collections.abc import Sequence
 from flax.serialization import msgpack_serialize
 
 from nami_jax.config import Config, ConfigError, require
-from nami_jax.data.latents import EMPTY_FILE, SETTINGS_FILE, Prepared, manifest_name
+from nami_jax.data.latents import DATA, EMPTY_FILE, MANIFESTS, SETTINGS_FILE, Prepared, manifest_name
 from nami_jax.preparation import files
 from nami_jax.preparation.contact_sheet import write_contact_sheet
 from nami_jax.preparation.finding import find_source
-from nami_jax.preparation.job import Job, Options
-from nami_jax.preparation.pipeline import beam_options, finished, progress, require_beam, run_units
+from nami_jax.preparation.job import Job, Options, release_networks
+from nami_jax.preparation.pipeline import (
+    beam_options,
+    finished,
+    in_this_process,
+    progress,
+    require_beam,
+    run_units,
+)
 from nami_jax.preparation.sources import Plan
 from nami_jax.preparation.summary import as_text, read_manifests, summarise, write_summary
 
@@ -56,6 +63,8 @@ def prepare(
         done = finished(out)
         waiting = [unit for unit in plan.units if os.path.basename(manifest_name(unit.index)) not in done]
         if waiting:
+            if not in_this_process(pipeline_options):
+                release_networks()
             with progress(out, plan.units):
                 run_units(job, waiting, pipeline_options)
         manifests = read_manifests(out, plan.units)
@@ -73,11 +82,15 @@ def begin(job: Job, plan: Plan) -> None:
     """
     path, settings = files.join(job.out, SETTINGS_FILE), job.settings(plan)
     if files.exists(path):
-        _require_same(Prepared.from_json(files.read(path).decode(), path), settings, job.out)
+        _require_same(Prepared.from_json(files.read(path), path), settings, job.out)
         return
     others = files.listing(job.out) - {EMPTY_FILE}  # which may be left of a run that was killed between the two
     require(not others, "out", job.out, f"holds other files, such as {min(others, default=None)}",
             "Give a folder that is empty or new")  # fmt: skip
+    for name in (MANIFESTS, DATA):  # of settings that nobody knows any more
+        require(not files.listing(files.join(job.out, name)), "out", job.out,
+                f"holds prepared {name} but no {SETTINGS_FILE}",
+                f"Remove {MANIFESTS} and {DATA} in it, or give another --out")  # fmt: skip
     states = job.networks().text([""])
     files.write(files.join(job.out, EMPTY_FILE), msgpack_serialize(states._asdict()))
     files.write(path, settings.to_json().encode())

@@ -45,6 +45,7 @@ class Item(NamedTuple):
     id: str
     load: Callable[[], bytes]
     captions: tuple[str, ...]
+    held: int = 0  # bytes of the image that are in memory before it is loaded
 
 
 class Source(Protocol):

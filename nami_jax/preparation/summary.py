@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from nami_jax.data.latents import SPLITS, Shard, manifest_name, manifest_shards
+from nami_jax.data.latents import SPLITS, Shard, manifest_name, manifest_shards, parse_manifest
 from nami_jax.preparation import files
 from nami_jax.preparation.sources import Unit
 
@@ -13,8 +13,9 @@ REJECTS_FILE, SUMMARY_FILE = "rejects.jsonl", "summary.json"
 
 
 def read_manifests(out: str, units: Sequence[Unit]) -> list[dict[str, Any]]:
-    """Returns the parsed manifests of all units, in order."""
-    return [json.loads(files.read(files.join(out, manifest_name(unit.index)))) for unit in units]
+    """Returns the parsed manifests of all units, in order; raises `ConfigError` if one is damaged."""
+    paths = [files.join(out, manifest_name(unit.index)) for unit in units]
+    return [parse_manifest(files.read(path), path) for path in paths]
 
 
 def all_shards(manifests: Sequence[dict[str, Any]]) -> list[Shard]:

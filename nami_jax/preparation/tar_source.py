@@ -1,6 +1,7 @@
 """WebDataset tars as img2dataset writes them: `000.jpg` beside `000.txt` and `000.json`, many in each tar."""
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import posixpath
@@ -55,7 +56,7 @@ class TarSource:
 
     def _plan_tar(self, name: str, unit_size: int, index: int, digest: Any) -> list[Unit]:
         units, seen, start, number, damage = [], set[str](), 0, -1, ""
-        with files.open_binary(files.join(self.folder, name)) as file:
+        with files.reading(files.join(self.folder, name)) as file:
             try:
                 for number, group in enumerate(groups(file)):
                     sizes = sorted((ending, member.size) for ending, member in group.members.items())
@@ -76,7 +77,7 @@ class TarSource:
 
     def read(self, unit: Unit) -> Iterator[Item | Reject]:
         """Yields the records of a unit, reading images as it goes."""
-        with files.open_binary(files.join(self.folder, unit.part)) as file:
+        with files.reading(files.join(self.folder, unit.part)) as file:
             found = groups(file, unit.start, unit.stop) if unit.count else iter(())
             try:
                 for number, group in enumerate(found, start=unit.first):
@@ -105,6 +106,7 @@ def groups(file: BinaryIO, start: int = 0, stop: int | None = None) -> Iterator[
 
     Raises:
         RejectedError: the tar is damaged; what comes before the damage has been yielded.
+        OSError: it cannot be read now.
     """
     size = file.seek(0, 2)
     file.seek(start)
@@ -141,6 +143,9 @@ def _members(file: BinaryIO, size: int, stop: int | None) -> Iterator[tuple[tarf
             if file.read(BLOCK).strip(b"\0"):  # tarfile takes a damaged header for the end
                 raise RejectedError("damaged tar", f"no header at byte {tar.offset}")
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+        # A disk or network that fails says nothing of the tar; EINVAL is a damaged header pointing to nowhere.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise RejectedError("damaged tar", str(error)) from error
 
 
@@ -163,7 +168,8 @@ def read_group(file: BinaryIO, group: Group, record_id: str) -> Item | Reject:
         if image is None:
             raise RejectedError("no image", f"only {', '.join(map(printable, group.members))}")
         captions = _captions(file, group.members)
-        return Item(record_id, functools.partial(bytes, _content(file, image)), captions)
+        content = _content(file, image)
+        return Item(record_id, functools.partial(bytes, content), captions, len(content))
     except RejectedError as error:
         return Reject(record_id, error.reason, error.detail)
 

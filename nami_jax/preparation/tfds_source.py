@@ -50,8 +50,9 @@ class TfdsSource:
             except UnicodeDecodeError as error:
                 yield Reject(record_id, "text is not UTF-8", str(error))
                 continue
-            load = functools.partial(feature_value, record, self.data.image_key)
-            yield Item(record_id, load, tuple(caption for caption in captions if caption))
+            image = feature_value(record, self.data.image_key)
+            found = tuple(caption for caption in captions if caption)
+            yield Item(record_id, functools.partial(bytes, image), found, len(image))
 
     def split(self, unit: Unit, record_id: str) -> str:
         """Returns the split that the unit is part of."""

@@ -1,13 +1,14 @@
 """One unit of work from its source to its files: the function that Beam calls, on whatever machine.
 
-`sources`, `pixels` and `encoding` come before. The manifest is written last: a unit counts once its manifest is there,
-and the files of a unit that was interrupted are written again, with the same content under the same names.
+`sources`, `pixels` and `encoding` come before. The manifest is written last: a unit counts once its manifest is there.
+Each attempt at a unit names its files anew, so that one that was thought dead cannot write over what another has
+finished; files of interrupted attempts stay and are never read.
 """
 
 import functools
-import itertools
 import json
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,8 @@ from nami_jax.preparation.sources import Item, Unit
 
 THREADS = min(16, os.cpu_count() or 1)
 AT_ONCE = 4 * THREADS  # records that are decoded while the networks wait
+MAX_HELD = 512 * 1024**2  # bytes of their encoded images: no more records are read beyond
+MAX_CAPTIONS, MAX_LETTERS = 64, 10_000  # of a record and of a caption: their states have to fit into memory
 
 
 def prepare_unit(fields: Sequence[Any], job: Job) -> tuple[int, int]:
@@ -70,25 +73,46 @@ def prepare_unit(fields: Sequence[Any], job: Job) -> tuple[int, int]:
 
 def pictures(job: Job, unit: Unit) -> Iterator[Picture | Reject]:
     """Yields the records of a unit in order, decoded in threads and brought to the size of a bucket."""
-    read = job.source.read(unit)
     look = functools.partial(_look, job=job)
     with ThreadPoolExecutor(THREADS) as pool:
-        while some := list(itertools.islice(read, AT_ONCE)):
+        for some in read_ahead(job.source.read(unit)):
             yield from pool.map(look, some)
+
+
+def read_ahead(records: Iterator[Item | Reject]) -> Iterator[list[Item | Reject]]:
+    """Yields as many records at once as may be held in memory."""
+    some, held = [], 0
+    for record in records:
+        some.append(record)
+        held += record.held if isinstance(record, Item) else 0
+        if len(some) == AT_ONCE or held >= MAX_HELD:
+            yield some
+            some, held = [], 0
+    if some:
+        yield some
 
 
 def _look(item: Item | Reject, job: Job) -> Picture | Reject:
     if isinstance(item, Reject):
         return item
-    templates = job.cfg.data.caption_templates
-    captions = tuple(dict.fromkeys(t.replace("{}", text) for text in item.captions for t in templates))
-    if not captions:
-        return Reject(item.id, "empty caption", "")
     try:
+        captions = fill_templates(item.captions, job.cfg.data.caption_templates)
         bucket, pixels = fit_image(item.load(), job.cfg.data.bucket_sizes, job.options.limits)
     except RejectedError as error:
         return Reject(item.id, error.reason, error.detail)
     return Picture(item.id, bucket, pixels, captions)
+
+
+def fill_templates(captions: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
+    """Returns every caption in every template once; raises `RejectedError` for none, too many or too long ones."""
+    if not captions:
+        raise RejectedError("empty caption")
+    if len(captions) > MAX_CAPTIONS:
+        raise RejectedError("too many captions", f"{len(captions)}, of at most {MAX_CAPTIONS}")
+    longest = max(map(len, captions))
+    if longest > MAX_LETTERS:
+        raise RejectedError("caption too long", f"{longest} letters, of at most {MAX_LETTERS}")
+    return tuple(dict.fromkeys(template.replace("{}", text) for text in captions for template in templates))
 
 
 class ShardWriter:
@@ -97,6 +121,7 @@ class ShardWriter:
     def __init__(self, job: Job, unit: Unit, folder: Path):
         """Writes to the local `folder` until `publish`."""
         self._job, self._unit, self._folder = job, unit, folder
+        self._attempt = uuid.uuid4().hex[:8]
         self._writers: dict[tuple[str, Bucket], tuple[str, ArrayRecordWriter]] = {}
         self._counts: dict[str, int] = {}
 
@@ -104,7 +129,7 @@ class ShardWriter:
         """Adds a record to its file."""
         key = (self._job.source.split(self._unit, sample.id), bucket)
         if key not in self._writers:
-            name = f"{key[0]}-{bucket[0]}x{bucket[1]}-{self._unit.index:06d}.arrayrecord"
+            name = f"{key[0]}-{bucket[0]}x{bucket[1]}-{self._unit.index:06d}-{self._attempt}.arrayrecord"
             # One record in a group: training reads single ones in any order.
             self._writers[key] = name, ArrayRecordWriter(str(self._folder / name), "group_size:1")
             self._counts[name] = 0

@@ -26,6 +26,13 @@ def test_images_of_the_right_size_keep_every_pixel():
     np.testing.assert_array_equal(decode_image(encode(Image.fromarray(pixels)), 6), pixels)
 
 
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
+def test_grey_of_16_bits_keeps_its_upper_8(fmt):
+    levels = np.arange(255, 65536, 4096).astype(np.uint16).reshape(4, 4)
+    decoded = decode_image(encode(Image.fromarray(levels), fmt), 4)
+    np.testing.assert_array_equal(decoded, np.repeat((levels // 256)[..., None], 3, axis=2))
+
+
 @pytest.mark.parametrize("shape", [(8, 24), (24, 8)])
 def test_the_middle_square_is_cut_out(shape):
     pixels = np.zeros((*shape, 3), np.uint8)

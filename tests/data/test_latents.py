@@ -172,11 +172,25 @@ def test_a_folder_that_was_not_prepared_is_refused(tmp_path, cfg):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is damaged"), ('{"format": 0}', r"format = 0: this version reads format 1")]
+    ("content", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"format": 1}', r"prepared\.json is damaged: KeyError\('buckets'\)\. Remove its folder and run `python -m"),
+        ('{"format": 1, "buckets": [], "caption_templates": []}', r"is damaged: TypeError.*'source'"),
+        ('{"format": 0}', r"format = 0: this version reads format 1"),
+    ],
 )
 def test_settings_of_another_version_or_damaged_are_refused(folder, cfg, content, message):
     (folder / "prepared.json").write_text(content)
     with pytest.raises(ConfigError, match=message):
+        PreparedLatents(folder, cfg)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"shards": [{"name": "x"}], "rejects": []}', '{"shards": []}'])
+def test_a_damaged_manifest_is_named(folder, cfg, content):
+    (folder / manifest_name(1)).write_text(content)
+    with pytest.raises(ConfigError, match=r"manifests/000001\.json is damaged: .*\. Remove it and run `python -m"):
         PreparedLatents(folder, cfg)
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nami_jax.flow.interpolant import carry_noise, end_before, interpolate, logit_normal, pool_noise, stage_ends
+from nami_jax.flow.interpolant import end_before, interpolate, logit_normal, stage_ends
 from nami_jax.flow.resize import upsample
 from nami_jax.flow.stages import make_stages
 
@@ -63,14 +63,8 @@ def test_times_are_logit_normal():
     assert float(tau.max()) < 1
 
 
-def test_pooled_noise_is_standard_normal_and_carried_noise_is_its_blocks():
+def test_the_stage_before_ends_in_the_pooled_image_and_standard_normal_noise():
+    end = end_before(jnp.ones((1, 4, 4, 1)), jnp.full((1, 4, 4, 1), 3.0), 0.25)
+    np.testing.assert_allclose(end, np.full((1, 2, 2, 1), 0.75 + 0.25 * 2 * 3))
     noise = jax.random.normal(jax.random.key(0), (64, 16, 16, 3))
-    assert float(pool_noise(noise).std()) == pytest.approx(1, rel=0.02)
-    carried = carry_noise(noise, 2)
-    np.testing.assert_array_equal(carried[:, ::4, ::4], carried[:, 3::4, 3::4])
-    np.testing.assert_allclose(carried[:, ::4, ::4], pool_noise(pool_noise(noise)), rtol=1e-6)
-
-
-def test_the_stage_before_ends_in_the_mean_of_the_image_and_the_given_noise():
-    end = end_before(jnp.ones((1, 4, 4, 1)), jnp.full((1, 2, 2, 1), 3.0), 0.25)
-    np.testing.assert_allclose(end, np.full((1, 2, 2, 1), 0.75 + 0.25 * 3))
+    assert float(end_before(jnp.zeros_like(noise), noise, 1.0).std()) == pytest.approx(1, rel=0.02)

@@ -9,7 +9,7 @@ from apache_beam.options.pipeline_options import DirectOptions, StandardOptions,
 
 from nami_jax.config import ConfigError
 from nami_jax.preparation.job import Options
-from nami_jax.preparation.pipeline import beam_options
+from nami_jax.preparation.pipeline import beam_options, in_this_process, worker_message
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,9 +46,46 @@ def test_options_out_of_range_are_refused(fields, message):
         Options(**fields)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "here"),
+    [([], True), (["--direct_running_mode=multi_threading"], True), (["--direct_running_mode=multi_processing"], False),
+     (["--runner=FlinkRunner"], False)],
+)  # fmt: skip
+def test_work_of_threads_is_told_from_that_of_other_processes(arguments, here):
+    assert in_this_process(beam_options(arguments)) == here
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("one: a\ntwo [while running 'prepare']", "one: a\ntwo"),
+        ("", "RuntimeError"),
+        ("KeyboardInterrupt [while running 'prepare']", "KeyboardInterrupt"),
+        ("Traceback (most recent call last):\n  File x\n    y\nValueError: y\n\nDuring that:\n\n"
+         "Traceback (most recent call last):\n  File x\n    y\n    ^\na.b.SomeError: one: a\n two\n\nthree "
+         "[while running 'prepare-ptransform-7']\n\nmore", "one: a\n two\n\nthree"),
+    ],
+)  # fmt: skip
+def test_the_whole_message_of_a_worker_is_kept(text, message):
+    assert worker_message(RuntimeError(text)) == message
+
+
+def run_command(config: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nami_jax.prepare", "--config", config, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_source_is_by_default_the_config_s_data_set(tmp_path):
+    arguments = ["--out", str(tmp_path / "out"), "--config.autoencoder.folder=x", "--config.data.name=not_a_set"]
+    run = run_command("configs/emoji_latent.py", *arguments)
+    assert run.returncode == 1
+    assert "error: source = 'not_a_set': no such folder, and as a data set: " in run.stderr
+    run = run_command("configs/emoji_latent.py", *arguments[:-1], "--config.data.name=")
+    assert "error: source = '': neither --source nor the config's data.name is set" in run.stderr
+
+
 def test_own_flags_are_found_behind_those_of_beam():
     arguments = ["--runner", "DirectRunner", "--source", "nowhere", "--nothing_of_ours", "x", "--unit_size", "0"]
-    command = [sys.executable, "-m", "nami_jax.prepare", "--config", "configs/emoji_tiny.py", *arguments]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = run_command("configs/emoji_tiny.py", *arguments)
     assert run.returncode == 1
     assert run.stderr.strip() == "error: unit_size = 0: must be at least 1. Set e.g. 256."

@@ -1,10 +1,11 @@
 import json
 import os
 import pickle
+import resource
 
 import pytest
 
-from nami_jax.preparation.errors import Reject, RejectedError
+from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
 from nami_jax.preparation.folder_source import FolderSource, read_inside
 from nami_jax.preparation.sources import Item, split_by_hash
 from tests.preparation.conftest import png, write_lines
@@ -129,6 +130,18 @@ def test_what_is_no_file_is_rejected(tmp_path):
         with pytest.raises(RejectedError) as caught:
             read_inside(str(tmp_path), name)
         assert caught.value.reason == "missing file", name
+
+
+def test_a_file_that_cannot_be_read_now_stops_the_run_and_is_not_rejected(tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))  # no more files can be opened
+    try:
+        with pytest.raises(PreparationError, match=r"a\.png cannot be read: .*Too many open files.* same command"):
+            read_inside(str(tmp_path), "a.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert read_inside(str(tmp_path), "a.png") == png()
 
 
 def test_a_source_can_be_sent_to_workers(tmp_path, source):

@@ -87,6 +87,16 @@ def test_what_is_no_whole_image_is_rejected(content):
     assert rejected(content).reason == "unreadable image"
 
 
+@pytest.mark.parametrize("level", [np.int32(70_000), np.float32(0.5)])
+def test_levels_of_unknown_range_are_rejected(level):
+    assert rejected(encoded(Image.fromarray(np.full((20, 20), level)), "TIFF")).reason == "unreadable image"
+
+
+def test_grey_of_16_bits_is_read():
+    _, pixels = fit_image(encoded(Image.fromarray(np.full((20, 20), 0x80FF, np.uint16))), BUCKETS, LIMITS)
+    assert (pixels == 0x80).all()
+
+
 def test_a_bomb_is_rejected_by_its_header():
     limit_pillow(LIMITS)
     for width, height in ((50_000, 50_000), (1200, 1000)):  # by Pillow, above twice the limit, and by the limit itself

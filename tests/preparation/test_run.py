@@ -2,16 +2,20 @@
 
 import collections
 import dataclasses
+import io
 import json
+import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -23,12 +27,12 @@ from nami_jax.autoencoder import Autoencoder
 from nami_jax.config import Config, ConfigError
 from nami_jax.data.latents import LatentSample, PreparedLatents
 from nami_jax.preparation import files
-from nami_jax.preparation.errors import PreparationError
-from nami_jax.preparation.folder_source import FolderSource
-from nami_jax.preparation.job import Job, Options
+from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
+from nami_jax.preparation.folder_source import FolderSource, read_inside
+from nami_jax.preparation.job import Job, Options, release_networks
 from nami_jax.preparation.run import prepare
-from nami_jax.preparation.sources import split_by_hash
-from nami_jax.preparation.worker import prepare_unit
+from nami_jax.preparation.sources import Item, split_by_hash
+from nami_jax.preparation.worker import AT_ONCE, MAX_HELD, prepare_unit, read_ahead
 from nami_jax.text import load_text_encoder
 from tests.preparation.conftest import SQUARE, WIDE, bomb, files_below, png, write_lines
 from tests.runs import COLOURS, card_config
@@ -46,6 +50,8 @@ BAD = {
     "blank.png": "empty caption",
     "silent.png": "empty caption",
     "number.png": "caption is no text",
+    "many.png": "too many captions",
+    "long.png": "caption too long",
     "good/03.png": "duplicate id",
     "line": "broken JSON",
 }
@@ -57,9 +63,10 @@ def make_folder(folder: Path) -> None:
     (folder.parent / "outside.png").write_bytes(png())
     (folder / "link.png").symlink_to(folder.parent / "outside.png")
     contents = {"half.png": png()[:50], "bomb.png": bomb(), "small.png": png(5, 5)}
-    for name in ("blank.png", "silent.png", "number.png"):
+    for name in ("blank.png", "silent.png", "number.png", "many.png", "long.png"):
         contents[name] = png()
     captions = {"blank.png": [" ", ""], "silent.png": None, "number.png": 3}
+    captions |= {"many.png": [f"{i}" for i in range(65)], "long.png": "x" * 10_001}
     bad = [b"{" if name == "line" else {"file_name": name, "text": captions.get(name, "x")} for name in BAD]
     lines = []
     for i in range(GOOD):
@@ -101,6 +108,15 @@ def all_samples(cfg: Config, out: Path) -> dict[str, dict[str, tuple[tuple[int, 
     return found
 
 
+def committed(out: Path) -> list[Any]:
+    """Returns what all manifests say, with the content of each file for its name, in which every attempt differs."""
+    manifests = [json.loads(path.read_bytes()) for path in sorted((out / "manifests").iterdir())]
+    for manifest in manifests:
+        for shard in manifest["shards"]:
+            shard["name"] = (out / shard["name"]).read_bytes()
+    return manifests
+
+
 def test_every_good_record_is_stored_once_in_its_split_and_bucket(prepared):
     found = all_samples(prepared.cfg, prepared.out)
     expected = collections.defaultdict(dict)
@@ -140,7 +156,7 @@ def test_bad_records_are_listed_with_their_reasons_and_counted(prepared):
     assert summary["reasons"] == collections.Counter(BAD.values())
     assert summary["this_run"]["images"] == GOOD + len(BAD)
     assert "30 images (train" in prepared.text
-    assert "11 rejected (27 %): " in prepared.text
+    assert "13 rejected (30 %): " in prepared.text
 
 
 def test_the_contact_sheet_shows_originals(prepared):
@@ -184,7 +200,7 @@ def test_a_killed_run_continues_to_the_same_bytes(prepared, tmp_path):
         PreparedLatents(out, prepared.cfg)
 
     text = prepare(prepared.cfg, str(prepared.source), str(out), OPTIONS)
-    assert files_below(out, "data", "manifests") == files_below(prepared.out, "data", "manifests")
+    assert committed(out) == committed(prepared.out)
     assert sum(map(len, all_samples(prepared.cfg, out).values())) == GOOD
     assert (out / "rejects.jsonl").read_bytes() == (prepared.out / "rejects.jsonl").read_bytes()
     assert not (out / "unfinished").exists()
@@ -202,6 +218,73 @@ def test_a_finished_preparation_is_not_done_again(prepared):
 def test_a_worker_leaves_a_unit_alone_that_another_has_finished(prepared):
     job = Job(prepared.cfg, FolderSource(str(prepared.source), 0.4), str(prepared.out), OPTIONS)
     assert prepare_unit(tuple(job.source.plan(3).units[0]), job) == (0, 0)
+
+
+def test_another_attempt_at_a_unit_writes_over_no_file(prepared, tmp_path):
+    shutil.copytree(prepared.out, tmp_path, dirs_exist_ok=True)
+    before = files_below(tmp_path, "data")
+    (tmp_path / "manifests" / "000003.json").unlink()
+    job = Job(prepared.cfg, FolderSource(str(prepared.source), 0.4), str(tmp_path), OPTIONS)
+    kept, rejected = prepare_unit(tuple(job.source.plan(3).units[3]), job)
+    assert kept + rejected == 3
+    after = files_below(tmp_path, "data")
+    assert before.items() < after.items()
+    assert committed(tmp_path) == committed(prepared.out)
+
+
+def test_networks_that_other_processes_use_are_let_go_of_here(prepared):
+    job = Job(prepared.cfg, FolderSource(str(prepared.source), 0.4), str(prepared.out), OPTIONS)
+    networks = [weakref.ref(network) for network in job.networks()]
+    assert all(network() is not None for network in networks)
+    release_networks()
+    assert not any(network() for network in networks)
+
+
+def test_no_more_records_are_read_than_may_be_held_in_memory():
+    held = [MAX_HELD // 2, 0, MAX_HELD // 2, MAX_HELD, 5]
+    records = [Item(str(i), bytes, (), size) for i, size in enumerate(held)]
+    assert [[record.id for record in some] for some in read_ahead(iter(records))] == [["0", "1", "2"], ["3"], ["4"]]
+    many = [Reject(str(i), "", "") for i in range(2 * AT_ONCE + 1)]
+    assert [len(some) for some in read_ahead(iter(many))] == [AT_ONCE, AT_ONCE, 1]
+
+
+def test_a_contact_sheet_leaves_out_originals_that_are_gone(prepared, tmp_path, caplog):
+    shutil.copytree(prepared.source, tmp_path / "source", symlinks=True)
+    for i in (*range(0, GOOD, 3), 1):  # all wide ones and a square one
+        (tmp_path / "source" / f"good/{i:02d}.png").unlink()
+    (tmp_path / "out").mkdir()
+    shutil.copytree(prepared.out, tmp_path / "out", dirs_exist_ok=True)
+    before = (tmp_path / "out" / "contact_sheet.png").read_bytes()
+    with caplog.at_level(logging.WARNING, "absl"):
+        prepare(prepared.cfg, str(tmp_path / "source"), str(tmp_path / "out"), OPTIONS)
+    (record,) = caplog.records
+    assert "can no longer be read from the source" in record.getMessage()
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet, Image.open(io.BytesIO(before)) as full:
+        assert sheet.height < full.height
+
+
+def test_data_of_unknown_settings_are_refused(prepared, tmp_path):
+    shutil.copytree(prepared.out, tmp_path, dirs_exist_ok=True)
+    for name in ("prepared.json", "summary.json", "rejects.jsonl", "contact_sheet.png"):
+        (tmp_path / name).unlink()
+    with pytest.raises(
+        ConfigError, match=r"holds prepared manifests but no prepared\.json\. Remove manifests and data"
+    ):
+        prepare(prepared.cfg, str(prepared.source), str(tmp_path), OPTIONS)
+
+
+def test_files_that_are_no_manifests_do_not_disturb(prepared, tmp_path):
+    shutil.copytree(prepared.out, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "manifests" / "000003.json").unlink()
+    (tmp_path / "manifests" / "notes.json").write_text("{")
+    assert "this run: 3 images" in prepare(prepared.cfg, str(prepared.source), str(tmp_path), OPTIONS)
+
+
+def test_a_damaged_manifest_is_named(prepared, tmp_path):
+    shutil.copytree(prepared.out, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "manifests" / "000003.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"000003\.json is damaged: .*\. Remove it and run"):
+        prepare(prepared.cfg, str(prepared.source), str(tmp_path), OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +380,13 @@ def _below(path: str) -> str:
     return path.removeprefix("attic:/")
 
 
+def test_an_image_that_a_remote_folder_lacks_is_rejected(tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    assert read_inside(f"attic:/{tmp_path}", "a.png") == png()
+    with pytest.raises(RejectedError, match="missing file"):
+        read_inside(f"attic:/{tmp_path}", "none.png")
+
+
 def test_tars_are_read_and_data_written_wherever_beam_can(prepared, data_fields, tmp_path):
     (tmp_path / "tars").mkdir()
     for shard in range(2):
@@ -346,4 +436,4 @@ def test_a_run_stopped_by_a_full_disk_continues(prepared, tmp_path, small_disk):
     assert not files_below(tmp_path, "data", "manifests")
     small_disk()
     prepare(prepared.cfg, str(prepared.source), str(tmp_path), OPTIONS)
-    assert files_below(tmp_path, "data", "manifests") == files_below(prepared.out, "data", "manifests")
+    assert committed(tmp_path) == committed(prepared.out)

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import tarfile
@@ -7,7 +8,7 @@ import pytest
 
 from nami_jax.preparation.errors import PreparationError, Reject
 from nami_jax.preparation.sources import Item
-from nami_jax.preparation.tar_source import TarSource
+from nami_jax.preparation.tar_source import TarSource, groups
 from tests.preparation.conftest import png
 
 Members = list[tuple[str, bytes] | tarfile.TarInfo]
@@ -188,6 +189,31 @@ def test_the_digest_changes_with_names_and_sizes(tmp_path):
         write_tar(tmp_path / "0.tar", members)
         digests.add(TarSource(str(tmp_path), ("0.tar",), 0.5).plan(2).digest)
     assert len(digests) == 4
+
+
+class Failing(io.BytesIO):
+    """A file on a disk that fails behind its first thousand bytes."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() > 1000:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(size)
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_tar(tmp_path):
+    write_tar(tmp_path / "0.tar", [*sample("0"), *sample("1")])
+    with pytest.raises(OSError, match="Input/output error"):
+        list(groups(Failing((tmp_path / "0.tar").read_bytes())))
+
+
+def test_a_tar_that_cannot_be_read_stops_the_run(tmp_path):
+    write_tar(tmp_path / "0.tar", sample("0"))
+    source = TarSource(str(tmp_path), ("0.tar",), 0.5)
+    (unit,) = source.plan(1).units
+    (tmp_path / "0.tar").unlink()
+    for reading in (lambda: source.plan(1), lambda: list(source.read(unit))):
+        with pytest.raises(PreparationError, match=r"0\.tar cannot be read: .*Run the same command"):
+            reading()
 
 
 def test_a_tar_that_changes_after_planning_stops_the_run(tmp_path):
