@@ -2,8 +2,8 @@
 
 make train CONFIG=configs/autoencoder_emoji.py
 
-Hardware: two CPU cores, about 8 minutes by its 0.15 s a step. Leaves runs/autoencoder_emoji, and in it vae/, laid out as
-diffusers does. Held-out emoji come back at 27.6 dB.
+Hardware: two CPU cores, about 8 minutes by its 0.15 s a step. Leaves runs/autoencoder_emoji, and in it vae/ in the
+layout of diffusers. Held-out emoji come back at 27.6 dB.
 """
 
 from ml_collections import ConfigDict
