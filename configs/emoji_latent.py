@@ -4,8 +4,8 @@ make train CONFIG=configs/autoencoder_emoji.py     # the autoencoder: 64x64x3 pi
 make prepare CONFIG=configs/emoji_latent.py        # latents and text states into data/emoji_latent
 make train CONFIG=configs/emoji_latent.py          # the flow
 
-The network of emoji_tiny, with as many tokens, draws pictures of four times the pixels. Hardware: two CPU cores, 8
-minutes for the autoencoder and as much for the flow. Leaves runs/emoji_latent.
+The network of emoji_tiny, with as many tokens, draws pictures of four times the pixels. Hardware: two CPU cores, 10
+minutes for the autoencoder and 6 for the flow. Leaves runs/emoji_latent.
 """
 
 from configs import emoji_tiny
