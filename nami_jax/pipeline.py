@@ -1,7 +1,7 @@
 """Text to images in one call: text encoder, sampler, autoencoder and the conversion to pictures behind one object."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -152,9 +152,7 @@ class NamiPipeline:
         rows = np.repeat(np.arange(len(prompts)), num_images)
         numbers = np.tile(np.arange(num_images), len(prompts))
         pictures: list[Image.Image] = []
-        starts = range(0, len(rows), batch_size)
-        for start in tqdm(starts, "batches", disable=not progress or len(starts) == 1):
-            some = slice(start, start + batch_size)
+        for some in _batches(len(rows), batch_size, progress):
             latents = self.sample_latents(
                 TextStates(text.embeds[rows[some]], text.pooled[rows[some]]), negative, sample, height=height,
                 width=width, seed=seed, numbers=numbers[some].tolist(), progress=progress,
@@ -255,6 +253,13 @@ def _load_converted(path: Path, dtype: str | None) -> tuple[Nami, PipelineConfig
 
 def _with_dtype(cfg: PipelineConfig, dtype: str | None) -> PipelineConfig:
     return cfg if dtype is None else dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dtype=dtype))
+
+
+def _batches(count: int, size: int, progress: bool) -> Iterator[slice]:
+    """Yields the parts of `count` pictures that are drawn at once, with a bar if there are several."""
+    starts = range(0, count, size)
+    for start in tqdm(starts, "batches", disable=not progress or len(starts) == 1):
+        yield slice(start, start + size)
 
 
 def _check_prompts(prompts: Sequence[str], num_images: int, batch_size: int) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -48,3 +50,9 @@ def card_config(data_dir: Path, **sections: dict[str, Any]) -> Config:
     return make_config(
         **sections | {"data": data | sections.get("data", {}), "model": model | sections.get("model", {})}
     )
+
+
+def numbers(state: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Returns all of a training state as NumPy arrays, random keys as the words they hold."""
+    state = state | {"key": jax.random.key_data(state["key"])}
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}

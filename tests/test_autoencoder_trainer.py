@@ -17,6 +17,7 @@ from nami_jax.data.source import open_source
 from nami_jax.metrics import NonFiniteError
 from nami_jax.sharding import make_mesh
 from tests.autoencoder_runs import make_autoencoder_run
+from tests.runs import numbers
 from tests.sizes import CONFIG
 
 ONE_DEVICE = jax.devices()[:1]
@@ -37,12 +38,6 @@ def whole_run(data_dir, tmp_path_factory):
 def train_source(whole_run, data_dir):
     cfg = make_autoencoder_run(data_dir)
     return open_source(cfg.data, cfg.data.train_split)
-
-
-def numbers(state):
-    """All of a state as NumPy arrays, random keys as the words they hold."""
-    state = state | {"key": jax.random.key_data(state["key"])}
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
 def test_interrupted_run_ends_bit_equal_to_an_uninterrupted_one(whole_run, data_dir, tmp_path):

@@ -11,7 +11,7 @@ from nami_jax.config import Config, ConfigError
 from nami_jax.metrics import NonFiniteError
 from nami_jax.trained import load_run
 from nami_jax.trainer import train
-from tests.runs import card_config
+from tests.runs import card_config, numbers
 
 ONE_DEVICE = jax.devices()[:1]
 
@@ -25,12 +25,6 @@ def data_dir(tmp_path_factory):
 def whole_run(data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     return workdir, train(card_config(data_dir), workdir, ONE_DEVICE)
-
-
-def numbers(state):
-    """All of a state as NumPy arrays, random keys as the words they hold."""
-    state = state | {"key": jax.random.key_data(state["key"])}
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
 def test_interrupted_run_ends_bit_equal_to_an_uninterrupted_one(whole_run, data_dir, tmp_path):
