@@ -20,11 +20,12 @@ import numpy as np
 from absl import app, flags, logging
 from flax import nnx
 
-from benchmarks.flops import image_tokens, sampling_flops, sampling_xla_flops
+from benchmarks.flops import sampling_xla_flops
 from benchmarks.table import table
 from benchmarks.timing import Timed, interleave
 from configs import presets
 from nami_jax.config import ConfigError, ModelConfig, SampleConfig, parse_steps
+from nami_jax.flops import image_tokens, sampling_flops
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.sampler import check_request, sample_stages
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.table import table
 from configs import presets
-from nami_jax.config import ConfigError, ModelConfig
+from nami_jax.config import ConfigError, MeshConfig, ModelConfig
 from nami_jax.models.nami import abstract_model
 from nami_jax.pretrained import load_nami, nami_slots
 from nami_jax.sharding import make_mesh, state_shardings
@@ -82,7 +82,7 @@ def memory(field: str) -> int:
 
 def load(cfg: ModelConfig, folder: Path, case: Case) -> Measured:
     """Loads the weights in this process, which should have done nothing else."""
-    mesh = make_mesh(case.devices)
+    mesh = make_mesh(MeshConfig(fsdp=case.devices))
     abstract_model(cfg)
     jax.block_until_ready(jnp.zeros(1))
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark

@@ -18,10 +18,10 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from benchmarks.flops import training_flops
 from benchmarks.table import table
 from benchmarks.timing import Timed, clock, interleave, matmul
 from nami_jax.config import Config, ConfigError, require
+from nami_jax.flops import training_flops
 from nami_jax.flow.stages import make_stages
 from nami_jax.sampler import stage_shape
 from nami_jax.sharding import make_mesh, require_divisible, shard_batch
@@ -167,7 +167,7 @@ def main(argv: Sequence[str]) -> None:
         cfg = Config.from_dict(args.config.to_dict())
         phases = cfg.train.stage_batches
         require(args.phase <= len(phases), "phase", args.phase, f"the config has {len(phases)}", "Set a smaller one")
-        stage_batch, mesh = phases[args.phase - 1], make_mesh(cfg.train.fsdp)
+        stage_batch, mesh = phases[args.phase - 1], make_mesh(cfg.mesh)
         measured, rate = measure(
             variants(cfg, args.remat), stage_batch, mesh,
             rounds=args.rounds, steps=args.steps, matmul_side=args.matmul_side,

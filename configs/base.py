@@ -100,8 +100,15 @@ def get_config() -> ConfigDict:
             "keep_checkpoints": 2,
             "sample_every": 500,
             "sample_images": 24,
-            "fsdp": 1,  # devices that share parameters and moments; 1: every device holds all
+            "max_skipped_steps": 10,  # steps in a row without a finite gradient (they change nothing) that stop the run
             "init_from": placeholder(str),  # folder of converted weights to start from; None: random ones
+        }
+    )
+    mesh = ConfigDict(
+        {
+            "fsdp": 1,  # devices that share parameters and moments; 1: every device holds all
+            "tensor": 1,  # devices that share each layer's heads and channels
+            "sequence": 1,  # devices that share the tokens of an image
         }
     )
     sample = ConfigDict(
@@ -123,5 +130,6 @@ def get_config() -> ConfigDict:
             "bridge": bridge,
             "train": train,
             "sample": sample,
+            "mesh": mesh,
         }
     )

@@ -7,7 +7,7 @@ make train CONFIG=configs/nami_2b_finetune.py:full WORKDIR=runs/nami_2b_full  # 
 python -m nami_jax.sample --checkpoint runs/nami_2b_finetune --prompt "…"
 
 Hardware: LoRA holds the network once, in bfloat16 (4.2 GB); training all parameters holds them four times in float32
-(34 GB), shared by `train.fsdp` devices. Its path runs in the tests at a tiny size; it has not yet been run at this one.
+(34 GB), shared by `mesh.fsdp` devices. Its path runs in the tests at a tiny size; it has not yet been run at this one.
 The released bridge is for 1024x1024 only. For other shapes set `bridge.kind=None`, `sample.transition="renoise"` and
 `data.buckets`; the network then learns the other jump.
 """

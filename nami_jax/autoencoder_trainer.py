@@ -24,7 +24,7 @@ from nami_jax.data.source import CaptionedImages, open_source
 from nami_jax.metrics import EventWriter, Interval
 from nami_jax.models.vgg import Vgg
 from nami_jax.perceptual import load_perceptual
-from nami_jax.sharding import make_mesh, require_divisible, shard_batch
+from nami_jax.sharding import batch_share, make_mesh, require_divisible, shard_batch
 from nami_jax.train_step import State
 from nami_jax.watch import Views, Watch
 
@@ -74,7 +74,7 @@ def _run(
     """Takes the steps that are left up to `stop` and returns the state after them."""
     loader = crop_loader(
         train, seed=cfg.train.seed, batch=cfg.train.batch, crop=cfg.train.crop, flip=cfg.data.flip,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        share=batch_share(mesh),
     )  # fmt: skip
     restored = checkpoints.restore_latest(abstract_state(cfg, mesh))
     state, position = restored or (init_state(cfg, mesh), {"next_index": 0})

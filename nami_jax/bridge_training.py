@@ -21,13 +21,13 @@ from nami_jax.data.visits import Source
 from nami_jax.flow.stages import make_stages
 from nami_jax.loss import BridgeBefore, bridge_loss
 from nami_jax.metrics import NonFiniteError
-from nami_jax.sharding import BATCH, shard_batch
+from nami_jax.sharding import BATCH, batch_share, shard_batch
 from nami_jax.train_step import bridge_structure, new_bridge
 
 RATE = "bridge.learning_rate"
 
 
-def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source], **processes: int) -> Any:
+def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source]) -> Any:
     """Trains a bridge by Adam for `bridge.steps` steps, on the batches of the run's first phase.
 
     The same run trains the same bridge again, so one that was interrupted simply begins anew.
@@ -36,7 +36,6 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source], **processes
         cfg: the run; its `bridge.kind` is set.
         mesh: axes (data, fsdp).
         sources: the training split, one source for each size of image.
-        **processes: process_index and process_count, as `train_loader` takes them.
 
     Returns:
         The bridge's parameters, on every device.
@@ -50,7 +49,7 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source], **processes
         cfg.train, steps=cfg.bridge.steps, stage_batches=cfg.train.stage_batches[:1], phase_starts=(0.0,),
         phase_learning_rates=cfg.train.phase_learning_rates[:1],
     )  # fmt: skip
-    loader: Iterator[Step] = train_loader(sources, dataclasses.replace(cfg, train=alone), **processes)
+    loader: Iterator[Step] = train_loader(sources, dataclasses.replace(cfg, train=alone), batch_share(mesh))
     optimizer, step = _optimizer(cfg), make_bridge_step(cfg, mesh)
     params = new_bridge(cfg)
     state = jax.device_put((params, optimizer.init(params)), NamedSharding(mesh, PartitionSpec()))

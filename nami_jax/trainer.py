@@ -23,7 +23,7 @@ from nami_jax.data.loader import eval_batches, train_loader
 from nami_jax.data.visits import Data, open_data
 from nami_jax.metrics import EventWriter, Interval, bar_text
 from nami_jax.preview import make_preview
-from nami_jax.sharding import make_mesh, require_divisible, shard_batch, state_shardings
+from nami_jax.sharding import batch_share, make_mesh, require_divisible, shard_batch, state_shardings
 from nami_jax.text import encoder_widths
 from nami_jax.train_step import (
     State,
@@ -53,13 +53,13 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
         ConfigError: settings that cannot work, found before any compilation.
         NonFiniteError: the loss or the gradient became NaN or infinite.
     """
-    mesh = make_mesh(cfg.train.fsdp, devices)
+    mesh = make_mesh(cfg.mesh, devices)
     check_run(cfg, mesh, stop_after)
     stop = cfg.train.steps if stop_after is None else min(stop_after, cfg.train.steps)
     autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
     with Checkpoints(workdir, cfg) as checkpoints:
         data = open_data(cfg, autoencoder and autoencoder.fingerprint)
-        loader, samples = train_loader(data.train, cfg, **processes()), [len(source) for source in data.train]
+        loader, samples = train_loader(data.train, cfg, batch_share(mesh)), [len(source) for source in data.train]
         state, position = begin_or_continue(cfg, mesh, checkpoints, data)
         found = position.pop("samples", samples)
         require(found == samples, "data.prepared" if cfg.data.prepared else "data.name",
@@ -102,11 +102,6 @@ def check_run(cfg: Config, mesh: Mesh, stop_after: int | None) -> None:
         require(value == width, f"model.{field}", value, f"the text encoder gives {width}", f"Set {width}")
 
 
-def processes() -> dict[str, int]:
-    """Returns this process's place among those that train together, as the loader takes it."""
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-
 def begin_or_continue(cfg: Config, mesh: Mesh, checkpoints: Checkpoints, data: Data) -> tuple[State, dict]:
     """Returns the state of the newest checkpoint, or that of a new run, and the loader's position.
 
@@ -121,7 +116,7 @@ def begin_or_continue(cfg: Config, mesh: Mesh, checkpoints: Checkpoints, data: D
     if restored is not None:
         return restored[0] | {"frozen": base}, restored[1]
     if bridge is None and cfg.bridge.kind is not None:
-        bridge = train_bridge(cfg, mesh, data.train, **processes())
+        bridge = train_bridge(cfg, mesh, data.train)
     state, position = init_state(cfg, mesh, base, bridge), {"next_index": 0}
     if bridge is not None:
         checkpoints.save(0, state, position)  # so that an interrupted run need not train the bridge again
@@ -151,7 +146,7 @@ def make_validation(cfg: Config, mesh: Mesh, data: Data) -> Callable[[State], di
 
     def validate(state: State) -> dict[str, float]:
         key, losses, params = jax.random.key(cfg.train.seed), [], sampling_weights(state)
-        for i, batch in enumerate(eval_batches(data.held_out, cfg, **processes())):
+        for i, batch in enumerate(eval_batches(data.held_out, cfg, batch_share(mesh))):
             batch = shard_batch(batch, mesh)
             losses.append(eval_step(params, state["bridge"], batch, null, jax.random.fold_in(key, i)))
         return {f"validation/stage_{k}": float(loss) for k, loss in enumerate(np.mean(losses, axis=0), start=1)}

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from benchmarks import inference, train_step
-from benchmarks.flops import EVALUATIONS, sampling_flops, sampling_xla_flops, struct, training_flops, xla_flops
+from benchmarks.flops import sampling_xla_flops, struct, xla_flops
 from benchmarks.table import table
 from benchmarks.timing import interleave
 from configs import emoji_single_flow, emoji_tiny, presets
 from nami_jax.config import Config, ConfigError, SampleConfig
+from nami_jax.flops import EVALUATIONS, sampling_flops, training_flops
 from nami_jax.flow.schedule import Grid
 from nami_jax.flow.solver import euler
 from nami_jax.models.nami import abstract_model

@@ -1,24 +1,30 @@
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from nami_jax.config import ConfigError
-from nami_jax.sharding import make_mesh, path_name, require_divisible, state_shardings
+from nami_jax.config import ConfigError, MeshConfig
+from nami_jax.data.share import Share
+from nami_jax.sharding import batch_share, make_mesh, path_name, require_divisible, shard_batch, state_shardings
 from nami_jax.train_step import init_state
 from tests.sizes import MODEL, make_config
 
 
-def test_mesh_spreads_all_devices_over_data_and_fsdp():
-    assert dict(make_mesh(fsdp=2).shape) == {"data": 4, "fsdp": 2}
+def test_mesh_gives_data_the_devices_that_other_axes_leave():
+    assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1, "sequence": 1}
+    sizes = MeshConfig(fsdp=2, sequence=2)
+    assert dict(make_mesh(sizes).shape) == {"data": 2, "fsdp": 2, "tensor": 1, "sequence": 2}
 
 
-def test_fsdp_that_does_not_divide_the_devices_is_refused():
-    with pytest.raises(ConfigError, match=r"train\.fsdp = 3: must divide the 8 devices"):
-        make_mesh(fsdp=3)
+def test_axes_that_do_not_divide_the_devices_are_refused():
+    with pytest.raises(ConfigError, match=r"mesh\.fsdp = 3: must divide the 8 devices\. Set 1"):
+        make_mesh(MeshConfig(fsdp=3))
+    with pytest.raises(ConfigError, match=r"mesh\.tensor = 4: must divide the 2 devices that the axes before it leave"):
+        make_mesh(MeshConfig(fsdp=4, tensor=4))
 
 
 def test_parameters_moments_and_ema_are_sharded_alike():
-    state = init_state(make_config(train={"fsdp": 4}), make_mesh(fsdp=4))
+    state = init_state(make_config(mesh={"fsdp": 4}), make_mesh(MeshConfig(fsdp=4)))
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     kernels = {name: leaf for name, leaf in leaves.items() if name.endswith("kernel")}
     assert {name.split("/")[0] for name in kernels} == {"params", "ema", "opt"}
@@ -30,15 +36,28 @@ def test_parameters_moments_and_ema_are_sharded_alike():
 
 def test_small_parameters_are_on_every_device():
     shardings = state_shardings(
-        {"params": {"image_out": {"bias": jax.ShapeDtypeStruct((12,), "float32")}}}, make_mesh(8)
+        {"params": {"image_out": {"bias": jax.ShapeDtypeStruct((12,), "float32")}}}, make_mesh(MeshConfig(fsdp=8))
     )
     assert shardings["params"]["image_out"]["bias"].spec == P()
 
 
 def test_width_that_cannot_be_split_is_refused_by_parameter():
-    shape = jax.ShapeDtypeStruct((3, MODEL.width + 1, 8), "float32")
-    with pytest.raises(ConfigError, match=r"single_blocks/proj/kernel \(3, 33, 8\) cannot be split"):
-        state_shardings({"params": {"single_blocks": {"proj": {"kernel": shape}}}}, make_mesh(8))
+    shape = jax.ShapeDtypeStruct((3, 8, MODEL.width + 1), "float32")
+    with pytest.raises(ConfigError, match=r"mesh\.fsdp = 8: .*single_blocks/proj/kernel \(3, 8, 33\) cannot be split"):
+        state_shardings({"params": {"single_blocks": {"proj": {"kernel": shape}}}}, make_mesh(MeshConfig(fsdp=8)))
+
+
+def test_a_process_holds_every_part_of_the_batch_on_its_devices():
+    assert batch_share(make_mesh(MeshConfig(fsdp=2, tensor=2))) == Share((0, 1, 2, 3), 4)
+    assert batch_share(make_mesh(MeshConfig(tensor=2, sequence=4))) == Share((0,), 1)
+
+
+@pytest.mark.parametrize("sizes", [MeshConfig(), MeshConfig(fsdp=2, tensor=2), MeshConfig(sequence=8)])
+def test_batch_lies_on_the_devices_row_by_row(sizes):
+    rows = np.arange(32.0).reshape(16, 2)
+    placed = shard_batch({"x": rows}, make_mesh(sizes))["x"]
+    np.testing.assert_array_equal(placed, rows)
+    assert len(placed.addressable_shards[0].data) == 16 // batch_share(make_mesh(sizes)).count
 
 
 def test_batch_that_cannot_be_split_over_devices_is_refused():

@@ -80,7 +80,7 @@ def test_validation_batch_that_devices_cannot_share_is_named(data_dir, tmp_path)
 
 
 def test_run_on_eight_devices_continues_on_one(whole_run, data_dir, tmp_path):
-    train(card_config(data_dir, train={"fsdp": 2, "steps": 12}), tmp_path, stop_after=6)
+    train(card_config(data_dir, mesh={"fsdp": 2}), tmp_path, stop_after=6)
     found = numbers(train(card_config(data_dir), tmp_path, ONE_DEVICE))
     for name, value in numbers(whole_run[1]).items():
         # Adam makes much of rounding where a gradient is nearly 0: up to a few learning rates of 1e-3 in all.

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nami_jax.config import MeshConfig
 from nami_jax.sharding import make_mesh, shard_batch
 from nami_jax.train_step import ema_decay, init_state, make_eval_step, make_train_step
 from tests.sizes import MODEL, make_config
@@ -31,7 +32,7 @@ def batches(step: int, sizes=(16, 8, 8)):
 
 
 def run(mesh, fsdp: int, steps: int = 3):
-    cfg = make_config(train={"fsdp": fsdp, "stage_batches": ((16, 8, 8),)})
+    cfg = make_config(mesh={"fsdp": fsdp}, train={"stage_batches": ((16, 8, 8),)})
     state, train_step = init_state(cfg, mesh), make_train_step(cfg, mesh)
     seen = []
     for step in range(steps):
@@ -46,7 +47,7 @@ def on_one_device():
 
 
 def test_eight_devices_give_the_losses_and_parameters_of_one(on_one_device):
-    state, seen, _ = run(make_mesh(fsdp=2), fsdp=2)
+    state, seen, _ = run(make_mesh(MeshConfig(fsdp=2)), fsdp=2)
     expected_state, expected, _ = on_one_device
     for metrics, wanted in zip(seen, expected, strict=True):
         for name in wanted:

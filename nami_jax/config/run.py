@@ -9,6 +9,7 @@ from nami_jax.config.sections import (
     BridgeConfig,
     DataConfig,
     FlowConfig,
+    MeshConfig,
     ModelConfig,
     TextConfig,
     require_side,
@@ -39,12 +40,12 @@ class TrainConfig:
     keep_checkpoints: int
     sample_every: int
     sample_images: int  # training captions in a sample grid; held-out ones are a third of that
-    fsdp: int = 1  # devices over which parameters, moments and EMA are sharded; the others hold copies
+    max_skipped_steps: int = 10  # steps without a finite gradient, which change nothing, in a row before the run stops
     init_from: str | None = None  # folder of converted weights to start from; None: random ones
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "eval_every", "eval_batch", "checkpoint_every", "keep_checkpoints",
-                     "sample_every", "sample_images", "fsdp"):  # fmt: skip
+                     "sample_every", "sample_images", "max_skipped_steps"):  # fmt: skip
             value = getattr(self, name)
             require(value >= 1, f"train.{name}", value, "must be at least 1", "Set a positive integer")
         require(0 <= self.warmup_steps, "train.warmup_steps", self.warmup_steps, "must not be negative", "Set e.g. 100")
@@ -133,6 +134,7 @@ class Config(Settings):
     sample: SampleConfig
     autoencoder: AutoencoderConfig = dataclasses.field(default_factory=AutoencoderConfig)
     bridge: BridgeConfig = dataclasses.field(default_factory=BridgeConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     @property
     def pipeline(self) -> PipelineConfig:

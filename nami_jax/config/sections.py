@@ -168,6 +168,20 @@ class BridgeConfig:
         require(self.learning_rate > 0, "bridge.learning_rate", self.learning_rate, "must be positive", "Set 1e-3")
 
 
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How devices are arranged (`nami_jax.sharding`); those that these three leave over are copies, for more images."""
+
+    fsdp: int = 1  # devices that share parameters, moments and EMA, each with images of its own
+    tensor: int = 1  # devices that share each layer: heads and MLP channels
+    sequence: int = 1  # devices that share the tokens of an image
+
+    def __post_init__(self) -> None:
+        for name in ("fsdp", "tensor", "sequence"):
+            value = getattr(self, name)
+            require(value >= 1, f"mesh.{name}", value, "must be at least 1", "Set a positive integer")
+
+
 def require_side(side: int, model: ModelConfig, field: str, downscale: int = 1) -> None:
     """Checks that `side`, in pixels, can be halved for every stage and still be cut into patches of latents."""
     unit = 2 ** (model.num_stages - 1) * model.patch_size * downscale

@@ -9,9 +9,11 @@ import functools
 import grain
 import numpy as np
 
-from nami_jax.config import require
 from nami_jax.data.images import to_stage
+from nami_jax.data.share import WHOLE, Share
 from nami_jax.data.source import CaptionedImages, Sample
+
+ENDLESS = 1 << 40  # steps; grain's ranges have an end
 
 
 def crop_loader(
@@ -21,8 +23,7 @@ def crop_loader(
     batch: int,
     crop: int,
     flip: bool,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> grain.DatasetIterator[np.ndarray]:
     """Returns an endless iterator over the steps of a run, at step 0; the data are shuffled anew each epoch.
 
@@ -34,22 +35,23 @@ def crop_loader(
         batch: images of a step.
         crop: side of the squares cut from them, pixels; at most the side of the images.
         flip: whether to mirror half of them.
-        process_index: which share of each batch to give: samples `process_index::process_count`.
-        process_count: processes that together make a step.
+        share: which rows of each batch to give; all if not given.
 
     Returns:
-        Elements (batch / process_count, crop, crop, 3) float32 in [-1, 1].
+        Elements (rows, crop, crop, 3) float32 in [-1, 1].
 
     Raises:
         ConfigError: a batch cannot be shared evenly.
     """
-    require(batch % process_count == 0, "train.batch", batch, f"{process_count} processes must share it evenly",
-            f"Set a multiple of {process_count}")  # fmt: skip
+    share.require_even("train.batch", (batch,))
     draw = functools.partial(_draw, crop=crop, flip=flip)
-    # Slicing comes after everything random: before it, the draws would depend on the number of processes.
     visits = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(draw)
-    batches = visits[process_index::process_count].batch(batch // process_count, batch_fn=np.stack)
-    pixels = batches.map(functools.partial(to_stage, factor=1))
+
+    # The share is cut after everything random: before it, the draws would depend on the number of processes.
+    def pixels_of(step: int) -> np.ndarray:
+        return to_stage(np.stack([visits[int(step * batch + row)] for row in share.rows(batch)]), 1)
+
+    pixels = grain.MapDataset.range(ENDLESS).map(pixels_of)
     # One thread: with the images decoded in memory (data.cache_images) cropping is nothing beside a training step.
     return pixels.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)).__iter__()
 

@@ -5,7 +5,6 @@ processes nor where a run was interrupted changes which samples a step sees, nor
 """
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
@@ -13,9 +12,10 @@ from typing import Any, TypedDict
 import grain
 import numpy as np
 
-from nami_jax.config import Config, require
+from nami_jax.config import Config
 from nami_jax.data.images import to_stage
 from nami_jax.data.phases import phase_bounds
+from nami_jax.data.share import WHOLE, Share
 from nami_jax.data.visits import Source, Visit
 
 
@@ -30,9 +30,7 @@ class StageBatch(TypedDict):
 Step = tuple[StageBatch, ...]  # over stages 1..K
 
 
-def train_loader(
-    sources: Sequence[Source], cfg: Config, *, process_index: int = 0, process_count: int = 1
-) -> grain.DatasetIterator[Step]:
+def train_loader(sources: Sequence[Source], cfg: Config, share: Share = WHOLE) -> grain.DatasetIterator[Step]:
     """Returns an iterator over the steps of a run, at step 0.
 
     Each step takes all of its samples from one source, drawn in proportion to the sources' sizes. A source is shuffled
@@ -43,8 +41,7 @@ def train_loader(
     Args:
         sources: the training split, one source for each size of image.
         cfg: the run.
-        process_index: which share of every stage's batch to give: samples `process_index::process_count`.
-        process_count: processes that together make a step.
+        share: which rows of every stage's batch to give; all if not given.
 
     Returns:
         Elements as `Step`, with B_k the share of `train.stage_batches` and sides those of the last stage / 2^(K-k).
@@ -53,15 +50,13 @@ def train_loader(
         ConfigError: a stage's batch cannot be shared evenly, or is nobody's.
     """
     for sizes in cfg.train.stage_batches:
-        require(all(b >= 1 and b % process_count == 0 for b in sizes), "train.stage_batches", sizes,
-                f"{process_count} processes must share every stage's images evenly",
-                f"Set multiples of {process_count}")  # fmt: skip
+        share.require_even("train.stage_batches", sizes)
     plan = plan_steps(cfg, [len(source) for source in sources])
     visits = [
         grain.MapDataset.source(source).seed(cfg.train.seed).shuffle().repeat().random_map(source.visit)
         for source in sources
     ]
-    deal = _Dealer(plan, visits, process_index, process_count)
+    deal = _Dealer(plan, visits, share)
     return grain.MapDataset.range(cfg.train.steps).map(deal).to_iter_dataset(_read_options()).__iter__()
 
 
@@ -105,15 +100,14 @@ class _Dealer:
 
     plan: Plan
     visits: Sequence[Any]  # grain.MapDataset of Visit, one for each source
-    process_index: int
-    process_count: int
+    share: Share
 
     def __call__(self, step: int) -> Step:
         visits, sizes = self.visits[self.plan.sources[step]], self.plan.sizes[step]
-        first = int(self.plan.starts[step])
-        # Slicing comes after everything random: before it, the draws would depend on the number of processes.
-        mine = (visits[i] for i in range(first + self.process_index, first + int(sizes.sum()), self.process_count))
-        parts = [list(itertools.islice(mine, int(size) // self.process_count)) for size in sizes]
+        firsts = int(self.plan.starts[step]) + np.cumsum(sizes) - sizes
+        # The share is cut after everything random: before it, the draws would depend on the number of processes.
+        parts = [[visits[int(first + row)] for row in self.share.rows(int(size))]
+                 for first, size in zip(firsts, sizes, strict=True)]  # fmt: skip
         return tuple(_stage_batch(part, factor) for part, factor in zip(parts, _factors(len(sizes)), strict=True))
 
 
@@ -129,9 +123,7 @@ def _stage_batch(visits: Sequence[Visit], factor: int) -> StageBatch:
     )
 
 
-def eval_batches(
-    sources: Sequence[Source], cfg: Config, *, process_index: int = 0, process_count: int = 1
-) -> Iterator[Step]:
+def eval_batches(sources: Sequence[Source], cfg: Config, share: Share = WHOLE) -> Iterator[Step]:
     """Yields the held-out split once, in order, each image at every stage's size and with its first caption.
 
     All batches are full: the last of a source is filled from the source's start, whose images then count a little more.
@@ -139,17 +131,14 @@ def eval_batches(
     Args:
         sources: the held-out split, one source for each size of image.
         cfg: the run; `train.eval_batch` images make a batch.
-        process_index: which consecutive share of each batch to give.
-        process_count: processes that together make a batch.
+        share: which rows of each batch to give; all if not given.
 
     Raises:
         ConfigError: a batch cannot be shared evenly.
     """
     size = cfg.train.eval_batch
-    require(size % process_count == 0, "train.eval_batch", size, f"{process_count} processes must share it evenly",
-            f"Set a multiple of {process_count}")  # fmt: skip
-    share = size // process_count
+    share.require_even("train.eval_batch", (size,))
     for source in sources:
-        for start in range(process_index * share, -(-len(source) // size) * size, size):
-            visits = [source.visit(source[i % len(source)], None) for i in range(start, start + share)]
+        for start in range(0, len(source), size):
+            visits = [source.visit(source[int(i) % len(source)], None) for i in start + share.rows(size)]
             yield tuple(_stage_batch(visits, factor) for factor in _factors(cfg.model.num_stages))

@@ -6,6 +6,7 @@ import pytest
 from nami_jax.config import ConfigError
 from nami_jax.data.images import to_stage
 from nami_jax.data.loader import eval_batches, plan_steps, train_loader
+from nami_jax.data.share import Share
 from nami_jax.data.source import CaptionedImages, CorruptDataError, all_captions, open_source
 from nami_jax.data.visits import Pixels, Visit
 
@@ -88,19 +89,22 @@ def test_resuming_continues_where_it_stopped(source, text, run_config, position)
         all_equal(step, expected)
 
 
-def test_any_number_of_processes_sees_the_same_samples_stage_by_stage(source, text, run_config, replace):
+@pytest.mark.parametrize(
+    "shares",
+    [[Share((0,), 2), Share((1,), 2)], [Share((i,), 4) for i in range(4)], [Share((0, 3), 4), Share((1, 2), 4)]],
+    ids=["two processes", "four", "two whose devices alternate"],
+)
+def test_any_number_of_processes_sees_the_same_samples_in_the_same_rows(source, text, run_config, replace, shares):
     cfg = replace(run_config, "data", flip=True)
-    runs = {
-        count: list(
-            zip(
-                *(loader(source, text, cfg, process_index=i, process_count=count) for i in range(count)),
-                strict=True,
-            )
-        )
-        for count in (1, 2, 4)
-    }
-    assert len(runs[1]) == len(runs[2]) == len(runs[4]) == 10
-    assert contents(runs[1]) == contents(runs[2]) == contents(runs[4])
+    whole, parts = list(loader(source, text, cfg)), [list(loader(source, text, cfg, share=share)) for share in shares]
+    assert len(whole) == 10
+    for step, *pieces in zip(whole, *parts, strict=True):
+        for k, batch in enumerate(step):
+            for name, rows in batch.items():
+                joined = np.empty_like(rows)
+                for share, piece in zip(shares, pieces, strict=True):
+                    joined[share.rows(len(rows))] = piece[k][name]
+                np.testing.assert_array_equal(joined, rows)
 
 
 def test_no_image_comes_twice_within_an_epoch_whatever_its_stage_and_phase(source, text, run_config):
@@ -136,8 +140,8 @@ def test_half_of_the_images_are_mirrored_if_asked(source, text, run_config, repl
 
 
 def test_batches_that_processes_cannot_share_are_refused(source, text, run_config):
-    with pytest.raises(ConfigError, match=r"train\.stage_batches = \(8, 4, 4\): 8 processes.*multiples of 8"):
-        loader(source, text, run_config, process_count=8)
+    with pytest.raises(ConfigError, match=r"train\.stage_batches = \(8, 4, 4\): 8 devices.*multiples of 8"):
+        loader(source, text, run_config, share=Share((0,), 8))
 
 
 def test_a_corrupt_data_set_stops_the_loader(run_config, make_table):
@@ -179,7 +183,7 @@ def test_evaluation_covers_the_split_in_full_batches_at_every_stage(held_out, ma
 def test_evaluation_batches_join_up_from_any_number_of_processes(held_out, make_table, run_config):
     table = make_table(all_captions(held_out))
     whole = list(evaluation(held_out, table, run_config))
-    halves = [list(evaluation(held_out, table, run_config, process_index=i, process_count=2)) for i in range(2)]
+    halves = [list(evaluation(held_out, table, run_config, share=Share((i,), 2))) for i in range(2)]
     for batch, *parts in zip(whole, *halves, strict=True):
         for stage, pieces in zip(batch, zip(*parts, strict=True), strict=True):
             for name in stage:
@@ -188,7 +192,7 @@ def test_evaluation_batches_join_up_from_any_number_of_processes(held_out, make_
 
 def test_an_evaluation_batch_that_processes_cannot_share_is_refused(held_out, make_table, run_config):
     with pytest.raises(ConfigError, match=r"train\.eval_batch = 8"):
-        next(evaluation(held_out, make_table(["x"]), run_config, process_count=3))
+        next(evaluation(held_out, make_table(["x"]), run_config, share=Share((0,), 3)))
 
 
 class Numbered:
@@ -239,13 +243,11 @@ def test_every_bucket_goes_through_epochs_of_its_own(buckets, run_config, replac
 @pytest.mark.parametrize("processes", [2, 4])
 def test_buckets_do_not_depend_on_the_number_of_processes(buckets, run_config, processes):
     whole = list(train_loader(buckets, run_config))
-    parts = [
-        list(train_loader(buckets, run_config, process_index=i, process_count=processes)) for i in range(processes)
-    ]
+    parts = [list(train_loader(buckets, run_config, Share((i,), processes))) for i in range(processes)]
     for step, *shares in zip(whole, *parts, strict=True):
         for k, batch in enumerate(step):
-            found = sorted(np.concatenate([share[k]["pooled"] for share in shares])[:, 0])
-            assert found == sorted(batch["pooled"][:, 0])
+            found = np.concatenate([share[k]["pooled"] for share in shares])
+            np.testing.assert_array_equal(found, batch["pooled"])
 
 
 def test_a_longer_run_begins_as_the_shorter_one(buckets, run_config, replace):

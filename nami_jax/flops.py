@@ -1,0 +1,67 @@
+"""Floating-point operations of the network, counted from its sizes, for plans, metrics and benchmarks.
+
+One multiplication and one addition are two FLOPs. What is done element by element is left out.
+"""
+
+from collections.abc import Sequence
+
+from nami_jax.config import Config, ModelConfig, SampleConfig
+from nami_jax.flow.stages import make_stages
+from nami_jax.models.layers import TIME_CHANNELS
+
+EVALUATIONS = {"euler": 1, "heun": 2}  # velocities of one solver step
+
+
+def forward_flops(model: ModelConfig, stage: int, image_tokens: int, text_tokens: int) -> int:
+    """Counts the matrix products of one image's forward pass; what is done element by element is left out.
+
+    Args:
+        model: the sizes.
+        stage: k in 1..K; chooses how many single blocks run.
+        image_tokens: L.
+        text_tokens: T.
+    """
+    width, patch_channels = model.width, model.channels * model.patch_size**2
+    tokens, blocks = image_tokens + text_tokens, model.double_blocks + model.stage_single_blocks[stage - 1]
+    # Both kinds of block: 4 maps around the attention and 2 in the MLP for each token, then q·k and weights·v.
+    block = tokens * (8 + 4 * model.mlp_ratio) * width**2 + 4 * tokens**2 * width
+    vectors = 12 * model.double_blocks + 3 * model.stage_single_blocks[stage - 1] + 2
+    embeddings = (
+        image_tokens * patch_channels + text_tokens * model.text_dim + TIME_CHANNELS + model.pooled_dim + 2 * width
+    )
+    ends = 2 * width * (embeddings + image_tokens * patch_channels)
+    return blocks * block + vectors * 2 * width**2 + ends
+
+
+def image_tokens(model: ModelConfig, height: int, width: int) -> tuple[int, ...]:
+    """Returns the number of image tokens of each stage, given the final latents' height and width."""
+    units = [model.patch_size * stage.downscale for stage in make_stages(model.num_stages)]
+    return tuple((height // unit) * (width // unit) for unit in units)
+
+
+def sampling_flops(
+    model: ModelConfig, sample: SampleConfig, side: int, text_tokens: int, batch: int = 1
+) -> tuple[int, ...]:
+    """Counts what each stage costs when `batch` images of side x side latents are sampled with guidance."""
+    return tuple(
+        2 * batch * steps * EVALUATIONS[sample.solver] * forward_flops(model, k, tokens, text_tokens)
+        for k, (steps, tokens) in enumerate(zip(sample.steps, image_tokens(model, side, side), strict=True), start=1)
+    )
+
+
+def training_flops(cfg: Config, stage_batch: Sequence[int], size: tuple[int, int] | None = None) -> tuple[int, ...]:
+    """Counts what each stage costs in one training step on `stage_batch` images of stage 1..K.
+
+    The backward pass is counted as twice the forward pass; what rematerialisation computes again is not counted.
+
+    Args:
+        cfg: the run.
+        stage_batch: images of stage 1..K.
+        size: height and width of the last stage's images, pixels; None: data.side both ways.
+    """
+    height, width = (side // cfg.autoencoder.downscale for side in size or (cfg.data.side, cfg.data.side))
+    tokens = image_tokens(cfg.model, height, width)
+    return tuple(
+        3 * images * forward_flops(cfg.model, k, length, cfg.text.max_length)
+        for k, (images, length) in enumerate(zip(stage_batch, tokens, strict=True), start=1)
+    )
