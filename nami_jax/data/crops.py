@@ -5,6 +5,7 @@ alone.
 """
 
 import functools
+from typing import Any
 
 import grain
 import numpy as np
@@ -45,7 +46,7 @@ def crop_loader(
     """
     share.require_even("train.batch", (batch,))
     draw = functools.partial(_draw, crop=crop, flip=flip)
-    visits = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(draw)
+    visits: Any = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(draw)
 
     # The share is cut after everything random: before it, the draws would depend on the number of processes.
     def pixels_of(step: int) -> np.ndarray:

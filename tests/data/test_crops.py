@@ -69,5 +69,5 @@ def test_two_processes_share_what_one_would_see(source):
 
 
 def test_batch_that_processes_cannot_share_is_refused(source):
-    with pytest.raises(ConfigError, match=r"train\.batch = 8: 3 devices must share each batch evenly"):
+    with pytest.raises(ConfigError, match=r"train\.batch = \(8,\): 3 devices must share each batch evenly"):
         crop_loader(source, **ORDER, share=Share((0,), 3))

@@ -191,7 +191,7 @@ def test_evaluation_batches_join_up_from_any_number_of_processes(held_out, make_
 
 
 def test_an_evaluation_batch_that_processes_cannot_share_is_refused(held_out, make_table, run_config):
-    with pytest.raises(ConfigError, match=r"train\.eval_batch = 8"):
+    with pytest.raises(ConfigError, match=r"train\.eval_batch = \(8,\)"):
         next(evaluation(held_out, make_table(["x"]), run_config, share=Share((0,), 3)))
 
 
