@@ -106,7 +106,7 @@ def measure(
     Args:
         cfgs: variants by name, which differ in how their blocks run and in nothing else.
         stage_batch: images of stage 1..K in a step.
-        mesh: axes (data, fsdp).
+        mesh: as `sharding.make_mesh` arranges it.
         rounds: in which each variant trains `steps` steps.
         steps: of a round.
         matmul_side: of the square matrices.

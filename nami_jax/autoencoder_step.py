@@ -76,7 +76,7 @@ def make_train_step(
 
     Args:
         cfg: the run.
-        mesh: axes (data, fsdp); the batch is spread over both.
+        mesh: as `sharding.make_mesh` arranges it; the batch is spread over data and fsdp.
     """
     graphdef, (optimizer, schedule) = autoencoder_structure(cfg.network), _optimizer(cfg.train)
 

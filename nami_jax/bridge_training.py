@@ -34,7 +34,7 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source]) -> Any:
 
     Args:
         cfg: the run; its `bridge.kind` is set.
-        mesh: axes (data, fsdp).
+        mesh: as `sharding.make_mesh` arranges it.
         sources: the training split, one source for each size of image.
 
     Returns:

@@ -47,7 +47,7 @@ def compile_steps(
 
     Args:
         cfg: the run.
-        mesh: axes (data, fsdp).
+        mesh: as `sharding.make_mesh` arranges it.
         state: the training state, arrays or ShapeDtypeStructs with shardings.
         null: states of the empty caption, which tell the text's shapes.
         start: steps that are done.

@@ -10,6 +10,7 @@ from nami_jax.flow.interpolant import end_before, interpolate, logit_normal, sta
 from nami_jax.flow.resize import upsample
 from nami_jax.flow.stages import Stage
 from nami_jax.models.bridge import AnyBridge
+from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
 
 QUARTILES = 4  # the noise range of a stage is logged in this many equal parts
@@ -53,7 +54,13 @@ def bridge_loss(jump: BridgeBefore, stage: Stage, latents: jax.Array, noise: jax
 
 
 def stage_losses(
-    model: Nami, stage: Stage, batch: dict, null: dict, draws: StageDraws, jump: BridgeBefore | None = None
+    model: Nami,
+    stage: Stage,
+    batch: dict,
+    null: dict,
+    draws: StageDraws,
+    jump: BridgeBefore | None = None,
+    layout: Layout = ONE_DEVICE,
 ) -> jax.Array:
     """Computes the mean squared error of the predicted velocity, one value per image.
 
@@ -65,6 +72,7 @@ def stage_losses(
         null: `text_embeds` (1, T, D) and `pooled` (1, P) of the empty caption.
         draws: noise, times and dropped captions.
         jump: the trained bridge into this stage, whose path then starts where the bridge leads; None: at x_start.
+        layout: how the network is spread over devices.
 
     Returns:
         (B,) float32.
@@ -77,7 +85,7 @@ def stage_losses(
     x_t, velocity = interpolate(x_start, x_end, draws.tau)
     text_embeds = jnp.where(draws.drop[:, None, None], null["text_embeds"], batch["text_embeds"])
     pooled = jnp.where(draws.drop[:, None], null["pooled"], batch["pooled"])
-    predicted = model(x_t, stage.global_time(draws.tau), text_embeds, pooled, stage=stage.number)
+    predicted = model(x_t, stage.global_time(draws.tau), text_embeds, pooled, stage=stage.number, layout=layout)
     return jnp.mean(jnp.square(predicted - velocity), axis=(1, 2, 3))
 
 

@@ -1,4 +1,4 @@
-"""AdamW with clipped gradients, and the learning rate of the paper's phases."""
+"""AdamW on clipped gradients, and the learning rate of the paper's phases."""
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,17 @@ def learning_rate(cfg: TrainConfig) -> optax.Schedule:
 
 
 def make_optimizer(cfg: TrainConfig) -> optax.GradientTransformation:
-    """Builds the optimizer: gradients clipped to a global norm, then AdamW that decays kernels alone."""
+    """Builds AdamW that decays kernels alone, on gradients clipped to a global norm.
+
+    Its updates are still to be multiplied by -learning_rate: a rate that counted updates by itself would fall behind
+    the step wherever one is skipped.
+    """
 
     def kernels(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
     return optax.chain(
         optax.clip_by_global_norm(cfg.grad_clip),
-        optax.adamw(learning_rate(cfg), b1=cfg.adam_b1, b2=cfg.adam_b2, weight_decay=cfg.weight_decay, mask=kernels),
+        optax.scale_by_adam(b1=cfg.adam_b1, b2=cfg.adam_b2),
+        optax.add_decayed_weights(cfg.weight_decay, mask=kernels),
     )

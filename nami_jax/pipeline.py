@@ -1,6 +1,7 @@
 """Text to images in one call: text encoder, sampler, autoencoder and the conversion to pictures behind one object."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -11,16 +12,20 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from nami_jax.activations import MeshLayout
 from nami_jax.autoencoder import Autoencoder
-from nami_jax.config import SAMPLE_PRESETS, ConfigError, PipelineConfig, SampleConfig, nearest, require
+from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, PipelineConfig, SampleConfig, nearest, require
+from nami_jax.flops import image_tokens
 from nami_jax.models.bridge import AnyBridge
+from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
 from nami_jax.pictures import to_images
 from nami_jax.pretrained import load_bridge, load_nami
 from nami_jax.release.layout import PIPELINE_FILE, read_pipeline_config
 from nami_jax.sampler import check_request, sample_latents
+from nami_jax.sharding import make_mesh, state_shardings
 from nami_jax.text import TextEncoder, TextStates, load_text_encoder
-from nami_jax.trained import load_run
+from nami_jax.trained import Shardings, load_run
 from nami_jax.weights import open_tensors
 
 
@@ -42,6 +47,7 @@ class NamiPipeline:
         bridge: AnyBridge | None = None,
         source: str = "",
         keep_encoder: bool = True,
+        layout: Layout = ONE_DEVICE,
     ):
         """Puts the parts together.
 
@@ -53,14 +59,21 @@ class NamiPipeline:
             bridge: the learned transition, if the model has one.
             source: says where all this comes from, for the pictures' metadata.
             keep_encoder: whether the text encoder stays in memory once it has encoded.
+            layout: how pictures and the network are spread over devices.
         """
         self.model, self.cfg, self.source = model, cfg, source
         self.autoencoder, self.bridge, self.keep_encoder = autoencoder, bridge, keep_encoder
-        self._load_encoder, self._encoder = load_encoder, None
+        self._load_encoder, self._encoder, self._layout = load_encoder, None, layout
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, step: int | None = None, *, dtype: str | None = None, keep_encoder: bool = True
+        cls,
+        path: str | Path,
+        step: int | None = None,
+        *,
+        dtype: str | None = None,
+        keep_encoder: bool = True,
+        mesh: MeshConfig | None = None,
     ) -> Self:
         """Loads a training run or a folder of converted weights; everything is read from there.
 
@@ -70,6 +83,8 @@ class NamiPipeline:
             dtype: compute type of all networks, "float32" or "bfloat16", in which converted weights are also held;
                 None: as configured.
             keep_encoder: False frees the text encoder after each use, which leaves its memory to the network.
+            mesh: draw on all devices, arranged so; pictures go to (data, fsdp), a picture's tokens to `sequence`. None:
+                on the first device.
 
         Raises:
             CheckpointError: a run has no finished checkpoint, or it cannot be read.
@@ -77,11 +92,13 @@ class NamiPipeline:
             WeightsError: weights are missing or damaged.
         """
         path = Path(path)
+        devices = None if mesh is None else make_mesh(mesh)
+        shardings = None if devices is None else functools.partial(state_shardings, mesh=devices)
         if (path / PIPELINE_FILE).is_file():
             require(step is None, "step", step, f"{path} holds converted weights, not a run", "Leave it out")
-            model, cfg, bridge, source = _load_converted(path, dtype)
+            model, cfg, bridge, source = _load_converted(path, dtype, shardings)
         else:
-            run = load_run(path, step, dtype)
+            run = load_run(path, step, dtype, shardings)
             model, cfg, bridge, source = (
                 run.model,
                 _with_dtype(run.cfg.pipeline, dtype),
@@ -93,6 +110,7 @@ class NamiPipeline:
         return cls(
             model, cfg, lambda: load_text_encoder(cfg.text, dtype=compute),
             autoencoder=autoencoder, bridge=bridge, source=source, keep_encoder=keep_encoder,
+            layout=ONE_DEVICE if devices is None else MeshLayout(devices),
         )  # fmt: skip
 
     def __call__(
@@ -221,7 +239,7 @@ class NamiPipeline:
         return sample_latents(
             self.model, text, negative, sample, height=height // downscale, width=width // downscale, seed=seed,
             numbers=range(len(text.pooled)) if numbers is None else numbers, sigma_ends=self.cfg.flow.sigma_ends,
-            bridge=bridge, initial=initial, progress=progress,
+            bridge=bridge, initial=initial, layout=self._layout, progress=progress,
         )  # fmt: skip
 
     def decode(self, latents: jax.Array) -> list[Image.Image]:
@@ -235,18 +253,25 @@ class NamiPipeline:
                 "Set 'renoise'")  # fmt: skip
         require(sample.grid != "released" or self.cfg.flow.sigma_ends is None, "grid", sample.grid,
                 "the released grid knows the default flow.sigma_ends only", "Set 'linear'")  # fmt: skip
-        check_request(self.model.cfg, sample, height, width, bridge, self.cfg.autoencoder.downscale)
+        downscale = self.cfg.autoencoder.downscale
+        check_request(self.model.cfg, sample, height, width, bridge, downscale)
+        lengths = image_tokens(self.model.cfg, height // downscale, width // downscale)
+        self._layout.require_tokens(lengths, self.cfg.text.max_length)
         return bridge
 
 
-def _load_converted(path: Path, dtype: str | None) -> tuple[Nami, PipelineConfig, AnyBridge | None, str]:
+def _load_converted(
+    path: Path, dtype: str | None, shardings: Shardings | None
+) -> tuple[Nami, PipelineConfig, AnyBridge | None, str]:
     cfg = read_pipeline_config(path)
     inside = {
         name: dataclasses.replace(section, folder=None if section.folder is None else str(path / section.folder))
         for name, section in (("text", cfg.text), ("autoencoder", cfg.autoencoder))
     }
     cfg = _with_dtype(dataclasses.replace(cfg, **inside), dtype)
-    model = load_nami(cfg.model, open_tensors(path / "transformer"), param_dtype=jnp.dtype(cfg.model.dtype))
+    model = load_nami(
+        cfg.model, open_tensors(path / "transformer"), param_dtype=jnp.dtype(cfg.model.dtype), shardings=shardings
+    )
     bridge = None if cfg.bridge.kind is None else load_bridge(open_tensors(path / "bridge_flow"))
     return model, cfg, bridge, str(path)
 

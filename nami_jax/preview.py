@@ -12,6 +12,7 @@ from nami_jax.config import Config
 from nami_jax.data.images import to_stage
 from nami_jax.data.visits import Data, Source, Visit
 from nami_jax.models.bridge import AnyBridge
+from nami_jax.models.layout import Layout
 from nami_jax.models.nami import abstract_model
 from nami_jax.pictures import grid, save_png, stack, to_images
 from nami_jax.sampler import sample_latents
@@ -27,7 +28,9 @@ class Panel(NamedTuple):
     visits: list[Visit]
 
 
-def make_preview(cfg: Config, data: Data, decode: Decode, folder: Path) -> Callable[[Any, AnyBridge | None, int], Path]:
+def make_preview(
+    cfg: Config, data: Data, decode: Decode, folder: Path, layout: Layout
+) -> Callable[[Any, AnyBridge | None, int], Path]:
     """Returns (parameters, bridge, step) -> path of a grid: training and held-out captions, originals above samples.
 
     Args:
@@ -36,6 +39,7 @@ def make_preview(cfg: Config, data: Data, decode: Decode, folder: Path) -> Calla
         data: what the run trains on.
         decode: makes pixels of the model's latents; the identity for a model of pixels.
         folder: where the grids go.
+        layout: how the sampled network is spread over devices.
     """
     train, held_out = _same_size(data)
     panels = [_panel("training captions", train, cfg.train.sample_images)]
@@ -51,6 +55,7 @@ def make_preview(cfg: Config, data: Data, decode: Decode, folder: Path) -> Calla
         drawn = sample_latents(
             nnx.merge(graphdef, params), text, data.empty, cfg.sample, height=latents.shape[1], width=latents.shape[2],
             seed=cfg.train.seed, numbers=range(len(captions)), sigma_ends=cfg.flow.sigma_ends, bridge=bridge,
+            layout=layout,
         )  # fmt: skip
         path = folder / f"step_{step:07d}.png"
         about = {"captions": captions, "step": step, "seed": cfg.train.seed, "steps": cfg.sample.steps}

@@ -13,7 +13,7 @@ from absl import app, flags
 from PIL import Image
 
 from nami_jax.checkpoint import CheckpointError
-from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps
+from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, parse_steps
 from nami_jax.pictures import grid, save_png
 from nami_jax.pipeline import NamiPipeline
 from nami_jax.weights import WeightsError
@@ -40,6 +40,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "of the noise")
     flags.DEFINE_integer("num_images", 1, "pictures of each prompt")
     flags.DEFINE_integer("batch_size", 32, "pictures drawn at once")
+    flags.DEFINE_integer("fsdp", 1, "devices that share the weights, each with pictures of its own")
+    flags.DEFINE_integer("tensor", 1, "devices that share each layer's heads and channels")
+    flags.DEFINE_integer("sequence", 1, "devices that share the tokens of a picture, for large ones")
     flags.DEFINE_string("out", "samples", "folder for the PNGs")
 
 
@@ -68,8 +71,9 @@ def main(argv: list[str]) -> None:
     try:
         steps = None if args.steps is None else parse_steps(args.steps)
         pipe = NamiPipeline.from_pretrained(
-            args.checkpoint, step=args.step, dtype=args.dtype, keep_encoder=args.keep_encoder
-        )
+            args.checkpoint, step=args.step, dtype=args.dtype, keep_encoder=args.keep_encoder,
+            mesh=MeshConfig(args.fsdp, args.tensor, args.sequence),
+        )  # fmt: skip
         settings = pipe.settings(
             args.preset, steps=steps, guidance_scale=args.guidance_scale, grid=args.grid, solver=args.solver,
             transition=args.transition,

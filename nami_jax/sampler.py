@@ -21,10 +21,13 @@ from nami_jax.flow.solver import SOLVERS
 from nami_jax.flow.stages import Stage, make_stages
 from nami_jax.flow.transition import renoise
 from nami_jax.models.bridge import AnyBridge
+from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
 
 
-def image_noise(seed: int, numbers: Sequence[int], stage: Stage, shape: tuple[int, int, int]) -> jax.Array:
+def image_noise(
+    seed: int, numbers: Sequence[int], stage: Stage, shape: tuple[int, int, int], layout: Layout = ONE_DEVICE
+) -> jax.Array:
     """Draws each image's noise for one stage, from the seed and the image's number alone.
 
     Args:
@@ -32,18 +35,21 @@ def image_noise(seed: int, numbers: Sequence[int], stage: Stage, shape: tuple[in
         numbers: (B,) image numbers; the noise of a number does not depend on the others.
         stage: the stage k, which has noise of its own.
         shape: (H, W, C).
+        layout: how images are spread over devices.
 
     Returns:
         (B, H, W, C) standard normal, float32.
     """
+    return _image_noise(np.uint32(seed), np.asarray(numbers, np.uint32), stage.number, shape, layout)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _image_noise(
+    seed: np.uint32, numbers: np.ndarray, stage_number: int, shape: tuple[int, int, int], layout: Layout
+) -> jax.Array:
     # threefry: the same numbers alone and under vmap, on every platform.
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stage.number)
-    return _image_noise(key, jnp.asarray(numbers, jnp.uint32), shape)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _image_noise(key: jax.Array, numbers: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
-    return jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers)
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stage_number)
+    return layout.latents(jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers))
 
 
 def check_request(
@@ -82,7 +88,7 @@ def stage_grids(stages: Sequence[Stage], sample: SampleConfig) -> tuple[Grid, ..
     return linear_grids(stages, sample.steps)
 
 
-def guided_velocity(model: Nami, text: tuple, guidance_scale, stage: Stage):
+def guided_velocity(model: Nami, text: tuple, guidance_scale, stage: Stage, layout: Layout = ONE_DEVICE):
     """Returns (x (B, H, W, C), t ()) -> guided velocity (B, H, W, C), both halves of the guided batch in one forward.
 
     Args:
@@ -90,11 +96,13 @@ def guided_velocity(model: Nami, text: tuple, guidance_scale, stage: Stage):
         text: token states (2B, T, D) and pooled vectors (2B, P), the prompts' and then the negative prompts'.
         guidance_scale: 1 is no guidance.
         stage: the stage k.
+        layout: how the network is spread over devices.
     """
 
     def velocity(x, t):
-        times = jnp.full(2 * x.shape[0], t)
-        return guide(model(double(x), times, *text, stage=stage.number), guidance_scale)
+        times, both = jnp.full(2 * x.shape[0], t), layout.latents(double(x))
+        predicted = model(both, times, *text, stage=stage.number, layout=layout)
+        return layout.latents(guide(predicted, guidance_scale))
 
     return velocity
 
@@ -107,7 +115,7 @@ def jump(x: jax.Array, noise: jax.Array | None, before: Stage, bridge: AnyBridge
     return renoise(x, noise, before.sigma_end)
 
 
-@functools.partial(jax.jit, static_argnames=("stage", "before", "solver"))
+@functools.partial(jax.jit, static_argnames=("stage", "before", "solver", "layout"))
 def run_stage(
     model: Nami,
     bridge: AnyBridge | None,
@@ -120,6 +128,7 @@ def run_stage(
     stage: Stage,
     before: Stage | None,
     solver: str,
+    layout: Layout = ONE_DEVICE,
 ) -> jax.Array:
     """Jumps into a stage and integrates over it: one compiled function per stage and shape.
 
@@ -134,12 +143,14 @@ def run_stage(
         stage: the stage k.
         before: stage k-1, or None.
         solver: "euler" or "heun".
+        layout: how images and the network are spread over devices.
 
     Returns:
         (B, H, W, C) latents at the stage's end.
     """
-    start = x if before is None else jump(x, noise, before, bridge)
-    return SOLVERS[solver](guided_velocity(model, text, guidance_scale, stage), start, grid)
+    text = tuple(map(layout.latents, text))
+    start = layout.latents(x if before is None else jump(x, noise, before, bridge))
+    return SOLVERS[solver](guided_velocity(model, text, guidance_scale, stage, layout), start, grid)
 
 
 def sample_stages(
@@ -154,6 +165,7 @@ def sample_stages(
     sigma_ends: Sequence[float] | None = None,
     bridge: AnyBridge | None = None,
     initial: jax.Array | None = None,
+    layout: Layout = ONE_DEVICE,
 ) -> Iterator[jax.Array]:
     """Yields the latents at the end of each stage, (B, H_k, W_k, C) float32, coarsest first.
 
@@ -168,6 +180,7 @@ def sample_stages(
         sigma_ends: as in training; None for the paper's.
         bridge: the learned transition, or None for renoising.
         initial: (B, H_1, W_1, C) standard normal, to start from; None draws it.
+        layout: how images and the network are spread over devices; B is a multiple of its `batch_parts`.
 
     Raises:
         ConfigError: a side that the stages, the patches or the bridge do not take, steps of the wrong length, or
@@ -176,15 +189,15 @@ def sample_stages(
     check_request(model.cfg, sample, height, width, bridge)
     stages = make_stages(model.cfg.num_stages, sigma_ends)
     shape, before = stage_shape(model.cfg, stages[0], height, width), None
-    x = image_noise(seed, numbers, stages[0], shape) if initial is None else jnp.asarray(initial, jnp.float32)
+    x = image_noise(seed, numbers, stages[0], shape, layout) if initial is None else np.asarray(initial, np.float32)
     require(x.shape == (len(numbers), *shape), "initial", x.shape, "is not the shape of the first stage's latents",
             f"Give {(len(numbers), *shape)}")  # fmt: skip
     for stage, grid in zip(stages, stage_grids(stages, sample), strict=True):
         shape = stage_shape(model.cfg, stage, height, width)
-        noise = None if before is None or bridge else image_noise(seed, numbers, stage, shape)
+        noise = None if before is None or bridge else image_noise(seed, numbers, stage, shape, layout)
         x = run_stage(
-            model, bridge, x, noise, text, jnp.float32(sample.guidance_scale), grid,
-            stage=stage, before=before, solver=sample.solver,
+            model, bridge, x, noise, text, np.float32(sample.guidance_scale), grid,
+            stage=stage, before=before, solver=sample.solver, layout=layout,
         )  # fmt: skip
         before = stage
         yield x
@@ -196,6 +209,9 @@ def sample_latents(
     negative: tuple[np.ndarray, np.ndarray],
     sample: SampleConfig,
     *,
+    numbers: Sequence[int],
+    initial: Any = None,
+    layout: Layout = ONE_DEVICE,
     progress: bool = False,
     **request: Any,
 ) -> jax.Array:
@@ -206,20 +222,30 @@ def sample_latents(
         text: token states (B, T, D) and pooled vectors (B, P) of the prompts.
         negative: the same of the negative prompts, batch B or 1.
         sample: steps per stage, guidance scale, grid and solver.
+        numbers: (B,) image numbers within the request.
+        initial: (B, H_1, W_1, C) standard normal, to start from; None draws it.
+        layout: how images and the network are spread over devices.
         progress: show a bar over the stages.
-        **request: height, width, seed, numbers, sigma_ends, bridge and initial, as `sample_stages` takes them.
+        **request: height, width, seed, sigma_ends and bridge, as `sample_stages` takes them.
 
     Returns:
-        (B, height, width, C) float32.
+        (B, height, width, C) float32, on every device.
 
     Raises:
         ConfigError: a side that the stages or patches do not divide, or steps of the wrong length.
     """
-    states = tuple(np.concatenate([t, np.broadcast_to(n, t.shape)]) for t, n in zip(text, negative, strict=True))
-    latents = sample_stages(model, states, sample, **request)
+    # The batch is filled up with its own first images, which are dropped again.
+    rows = np.arange(-(-len(numbers) // layout.batch_parts) * layout.batch_parts) % len(numbers)
+    states = tuple(
+        np.concatenate([t[rows], np.broadcast_to(n, t.shape)[rows]]) for t, n in zip(text, negative, strict=True)
+    )
+    initial = None if initial is None else np.asarray(initial)[rows]
+    latents = sample_stages(
+        model, states, sample, numbers=np.asarray(numbers)[rows].tolist(), initial=initial, layout=layout, **request
+    )
     with tqdm(latents, "stages", total=model.cfg.num_stages, disable=not progress) as bar:
         *_, final = (x.block_until_ready() if progress else x for x in bar)
-    return final
+    return layout.everywhere(final)[: len(numbers)]
 
 
 def stage_shape(model: ModelConfig, stage: Stage, height: int, width: int) -> tuple[int, int, int]:

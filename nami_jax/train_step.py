@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax import lora
+from nami_jax.activations import MeshLayout
 from nami_jax.config import Config
 from nami_jax.flow.stages import make_stages
 from nami_jax.loss import BridgeBefore, StageDraws, by_quartile, draw, stage_losses
@@ -31,7 +32,7 @@ def init_state(cfg: Config, mesh: Mesh, base: Any = None, bridge: Any = None) ->
 
     Args:
         cfg: the run.
-        mesh: axes (data, fsdp).
+        mesh: as `sharding.make_mesh` arranges it.
         base: trained parameters to start from, which are donated; None: random ones.
         bridge: the trained bridge's parameters; None: an untrained one, or none if the run has none.
 
@@ -106,15 +107,19 @@ def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tupl
 
     The batch is a tuple over stages of `images` (B_k, H_k, W_k, C), `text_embeds` (B_k, T, D), `pooled` (B_k, P); each
     combination of sizes compiles once. `null` holds `text_embeds` (1, T, D) and `pooled` (1, P) of the empty caption,
-    which stands in for dropped ones. Metrics: `loss`, `grad_norm`, `learning_rate` (), and `loss_sums`, `loss_counts`
-    (K, 4), by stage and quarter of its noise range.
+    which stands in for dropped ones. Metrics: `loss`, `grad_norm`, the latter also for each part of the network as
+    `grad_norm/PART`, `learning_rate` and `skipped`, all (); and `loss_sums`, `loss_counts` (K, 4), by stage and quarter
+    of its noise range.
+
+    A step whose loss or gradient is not finite is skipped: it changes nothing but the count of steps, so that the next
+    one takes the next batch. `skipped` is then 1.
 
     Args:
         cfg: the run.
-        mesh: axes (data, fsdp).
+        mesh: as `sharding.make_mesh` arranges it.
     """
     optimizer, schedule = make_optimizer(cfg.train), learning_rate(cfg.train)
-    stage_parts = _stage_loss(cfg, cfg.train.caption_dropout)
+    stage_parts = _stage_loss(cfg, mesh, cfg.train.caption_dropout)
 
     def loss_fn(params, frozen, bridge, batch, null, key):
         losses, sums, counts = [], [], []
@@ -131,16 +136,19 @@ def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tupl
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state["params"], state["frozen"], state["bridge"], batch, null, key
         )
+        rate, grad_norm = schedule(state["step"]), optax.tree.norm(grads)
         updates, opt = optimizer.update(grads, state["opt"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        params = jax.tree.map(lambda p, u: p - rate * u, state["params"], updates)
         decay = ema_decay(cfg.train.ema_decay, state["step"])
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], params)
-        metrics |= {
-            "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
-            "learning_rate": schedule(state["step"]),
-        }
-        return state | {"params": params, "ema": ema, "opt": opt, "step": state["step"] + 1}, metrics
+
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        new = {"params": params, "ema": ema, "opt": opt}
+        kept = jax.tree.map(lambda n, old: jnp.where(finite, n, old), new, {name: state[name] for name in new})
+        metrics = jax.tree.map(lambda x: jnp.where(finite, x, 0), metrics)  # of a skipped step no image counts
+        metrics |= {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate, "skipped": 1.0 - finite}
+        metrics |= {f"grad_norm/{part}": optax.tree.norm(of_part) for part, of_part in grads.items()}
+        return state | kept | {"step": state["step"] + 1}, metrics
 
     shardings, everywhere = train_shardings(cfg, mesh), NamedSharding(mesh, PartitionSpec())
     in_shardings = (shardings, NamedSharding(mesh, BATCH), everywhere)
@@ -148,20 +156,22 @@ def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tupl
 
 
 @functools.cache
-def make_eval_step(cfg: Config) -> Callable[[Any, Any, Any, Any, jax.Array], jax.Array]:
+def make_eval_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, Any, Any, jax.Array], jax.Array]:
     """Returns the jitted (params, bridge, batch, null, key) -> mean loss per stage (K,): no caption is dropped."""
-    stage_parts = _stage_loss(cfg, caption_dropout=0.0)
+    stage_parts = _stage_loss(cfg, mesh, caption_dropout=0.0)
 
     def step(params, bridge, batch, null, key):
         return jnp.stack([losses.mean() for losses, _ in stage_parts(params, bridge, batch, null, key)])
 
-    return jax.jit(step)
+    return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def _stage_loss(cfg: Config, caption_dropout: float) -> Callable[..., Iterator[tuple[jax.Array, StageDraws]]]:
+def _stage_loss(
+    cfg: Config, mesh: Mesh, caption_dropout: float
+) -> Callable[..., Iterator[tuple[jax.Array, StageDraws]]]:
     """Returns (params, bridge, batch, null, key) -> each stage's losses (B_k,) and what was drawn for them."""
     stages = make_stages(cfg.model.num_stages, cfg.flow.sigma_ends)
-    graphdef, bridge_graphdef = abstract_model(cfg.model)[0], bridge_structure(cfg)
+    graphdef, bridge_graphdef, layout = abstract_model(cfg.model)[0], bridge_structure(cfg), MeshLayout(mesh)
 
     def losses(params, bridge, batch, null, key):
         model = nnx.merge(graphdef, params)
@@ -169,7 +179,7 @@ def _stage_loss(cfg: Config, caption_dropout: float) -> Callable[..., Iterator[t
         for before, stage, part in zip((None, *stages[:-1]), stages, batch, strict=True):
             draws = draw(jax.random.fold_in(key, stage.number), part["images"].shape, cfg.flow, caption_dropout)
             jump = None if before is None or learned is None else BridgeBefore(learned, before)
-            yield stage_losses(model, stage, part, null, draws, jump), draws
+            yield stage_losses(model, stage, part, null, draws, jump, layout), draws
 
     return losses
 

@@ -22,6 +22,8 @@ from nami_jax.release.layout import PIPELINE_FILE, read_pipeline_config
 from nami_jax.train_step import bridge_structure, new_bridge
 from nami_jax.weights import open_tensors
 
+Shardings = Callable[[Any], Any]  # abstract parameters -> their shardings
+
 
 class Run(NamedTuple):
     """What a training run has come to."""
@@ -32,13 +34,16 @@ class Run(NamedTuple):
     step: int
 
 
-def load_run(workdir: Path, step: int | None = None, dtype: str | None = None) -> Run:
+def load_run(
+    workdir: Path, step: int | None = None, dtype: str | None = None, shardings: Shardings | None = None
+) -> Run:
     """Loads the weights to sample with from a training run's workdir, float32.
 
     Args:
         workdir: of the run.
         step: which checkpoint; None takes the newest.
         dtype: compute type of the network; None: as in training.
+        shardings: abstract parameters -> shardings; None puts all on the first device.
 
     Raises:
         CheckpointError: there is no finished checkpoint, or it cannot be read.
@@ -49,24 +54,25 @@ def load_run(workdir: Path, step: int | None = None, dtype: str | None = None) -
         cfg = checkpoints.config(step)
         _, shapes = abstract_model(cfg.model)
         low_rank, _ = lora.split(shapes)
-        params = checkpoints.item(step, "ema", _on_first_device(low_rank if cfg.model.lora_rank else shapes))
+        params = checkpoints.item(step, "ema", _placed(low_rank if cfg.model.lora_rank else shapes, shardings))
         bridge, structure = None, bridge_structure(cfg)
         if structure is not None:
             bridge_shapes = jax.eval_shape(lambda: new_bridge(cfg))
-            bridge = nnx.merge(structure, checkpoints.item(step, "bridge", _on_first_device(bridge_shapes)))
+            bridge = nnx.merge(structure, checkpoints.item(step, "bridge", _placed(bridge_shapes, shardings)))
     if cfg.model.lora_rank:
         # In float32: added to bfloat16 kernels, most of a small update would be rounded away.
-        params = lora.merge(lora.join(params, load_base(cfg, "float32")))
+        params = lora.merge(lora.join(params, load_base(cfg, "float32", shardings)))
     plain = dataclasses.replace(cfg.model, lora_rank=None, dtype=dtype or cfg.model.dtype)
     return Run(cfg, nnx.merge(abstract_model(plain)[0], params), bridge, step)
 
 
-def _on_first_device(shapes: Any) -> Any:
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
+def _placed(shapes: Any, shardings: Shardings | None) -> Any:
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    where = jax.tree.map(lambda _: first, shapes) if shardings is None else shardings(shapes)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
 
 
-def load_base(cfg: Config, dtype: str, shardings: Callable[[Any], Any] | None = None) -> Any:
+def load_base(cfg: Config, dtype: str, shardings: Shardings | None = None) -> Any:
     """Loads the parameters that a run starts from, as nested dicts.
 
     Args:

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from nami_jax.activations import MeshLayout, require_layout
 from nami_jax.autoencoder import Autoencoder
 from nami_jax.bridge_training import train_bridge
 from nami_jax.checkpoint import Checkpoints
@@ -93,6 +94,7 @@ def check_run(cfg: Config, mesh: Mesh, stop_after: int | None) -> None:
         ConfigError: batches that the devices cannot share, or a network of another width than the text encoder.
     """
     require(stop_after is None or stop_after >= 1, "stop_after", stop_after, "must be at least 1", "Leave it out")
+    require_layout(cfg, mesh)
     require_divisible("train.stage_batches", cfg.train.stage_batches, mesh)
     require_divisible("train.eval_batch", ((cfg.train.eval_batch,),), mesh)
     if cfg.data.prepared is not None:
@@ -127,7 +129,7 @@ def make_views(cfg: Config, mesh: Mesh, data: Data, autoencoder: Autoencoder | N
     """Returns what is shown of a run: its rates, validation losses and sample grids in `folder`."""
     structure = bridge_structure(cfg) if cfg.sample.transition == "bridge" else None
     decode = autoencoder.decode if autoencoder else np.asarray
-    preview = make_preview(cfg, data, decode, folder)
+    preview = make_preview(cfg, data, decode, folder, MeshLayout(mesh))
 
     def scalars(summary: Mapping[str, float]) -> dict[str, float]:
         del summary
@@ -142,7 +144,7 @@ def make_views(cfg: Config, mesh: Mesh, data: Data, autoencoder: Autoencoder | N
 
 def make_validation(cfg: Config, mesh: Mesh, data: Data) -> Callable[[State], dict[str, float]]:
     """Returns state -> mean loss of each stage over the held-out split, with the same draws each time."""
-    eval_step, null = make_eval_step(cfg), dict(zip(("text_embeds", "pooled"), data.empty, strict=True))
+    eval_step, null = make_eval_step(cfg, mesh), dict(zip(("text_embeds", "pooled"), data.empty, strict=True))
 
     def validate(state: State) -> dict[str, float]:
         key, losses, params = jax.random.key(cfg.train.seed), [], sampling_weights(state)

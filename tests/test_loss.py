@@ -25,8 +25,9 @@ STAGES = make_stages(3)
 class Recorder:
     """Stands where the network does, answers 0 and keeps what it was asked."""
 
-    def __call__(self, x_t, t, text_embeds, pooled, *, stage):
+    def __call__(self, x_t, t, text_embeds, pooled, *, stage, layout):
         self.x_t, self.t, self.text_embeds, self.pooled, self.stage = x_t, t, text_embeds, pooled, stage
+        self.layout = layout
         return jnp.zeros_like(x_t)
 
 

@@ -46,7 +46,7 @@ def test_weight_decay_shrinks_kernels_alone():
     params = {"layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
     updates: Any
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
-    np.testing.assert_allclose(updates["layer"]["kernel"], np.full((2, 2), -0.1 * 1e-4), rtol=1e-5)
+    np.testing.assert_allclose(updates["layer"]["kernel"], np.full((2, 2), 0.1), rtol=1e-5)
     np.testing.assert_array_equal(updates["layer"]["bias"], 0)
 
 

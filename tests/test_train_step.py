@@ -3,19 +3,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nami_jax.config import MeshConfig
+from nami_jax.config import MeshConfig, ModelConfig
 from nami_jax.sharding import make_mesh, shard_batch
 from nami_jax.train_step import ema_decay, init_state, make_eval_step, make_train_step
 from tests.sizes import MODEL, make_config
 
-TOKENS = 5
-NULL = {
-    "text_embeds": np.zeros((1, TOKENS, MODEL.text_dim), np.float32),
-    "pooled": np.zeros((1, MODEL.pooled_dim), np.float32),
-}
+TOKENS = 4
 
 
-def batches(step: int, sizes=(16, 8, 8)):
+def null_states(model: ModelConfig = MODEL):
+    return {
+        "text_embeds": np.zeros((1, TOKENS, model.text_dim), np.float32),
+        "pooled": np.zeros((1, model.pooled_dim), np.float32),
+    }
+
+
+NULL = null_states()
+
+
+def batches(step: int, sizes=(16, 8, 8), model: ModelConfig = MODEL):
     rng = np.random.default_rng(step)
 
     def normal(*shape):
@@ -24,8 +30,8 @@ def batches(step: int, sizes=(16, 8, 8)):
     return tuple(
         {
             "images": normal(b, s, s, 3),
-            "text_embeds": normal(b, TOKENS, MODEL.text_dim),
-            "pooled": normal(b, MODEL.pooled_dim),
+            "text_embeds": normal(b, TOKENS, model.text_dim),
+            "pooled": normal(b, model.pooled_dim),
         }
         for b, s in zip(sizes, (4, 8, 16), strict=True)
     )
@@ -81,7 +87,7 @@ def test_the_given_state_is_donated(on_one_device):
 
 def test_validation_loss_is_the_same_at_each_call_and_of_each_stage(on_one_device):
     state, _, cfg = on_one_device
-    eval_step = make_eval_step(cfg)
+    eval_step = make_eval_step(cfg, make_mesh(devices=jax.devices()[:1]))
     losses = [eval_step(state["ema"], {}, batches(0), NULL, jax.random.key(0)) for _ in range(2)]
     assert losses[0].shape == (3,)
     np.testing.assert_array_equal(losses[0], losses[1])

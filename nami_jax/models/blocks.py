@@ -5,14 +5,16 @@ sequence, with attention and MLP side by side.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from nami_jax.config import ModelConfig
 from nami_jax.models.layers import Modulation, adaptable, modulate
+from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.rope import rotate
 
 
@@ -36,9 +38,17 @@ class QKV(nnx.Module):
         return self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype), v
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, rotation: Any) -> jax.Array:
-    """Attends every token to every token: three arrays (B, L, N, H) and RoPE rotations -> (B, L, D)."""
-    out = jax.nn.dot_product_attention(rotate(q, rotation), rotate(k, rotation), v)
+class Frame(NamedTuple):
+    """What all blocks of a forward pass share."""
+
+    conditioning: jax.Array  # (B, D)
+    rotation: tuple[np.ndarray, np.ndarray]  # RoPE cosines and sines of the sequence
+    layout: Layout
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, frame: Frame) -> jax.Array:
+    """Attends every token to every token: three arrays (B, L, N, H) -> (B, L, D)."""
+    out = frame.layout.attention(rotate(q, frame.rotation), rotate(k, frame.rotation), v)
     return out.reshape(*out.shape[:2], -1)
 
 
@@ -52,11 +62,11 @@ class Stream(nnx.Module):
         self.mlp_in = adaptable(cfg, cfg.width, cfg.mlp_ratio * cfg.width, rngs)
         self.mlp_out = adaptable(cfg, cfg.mlp_ratio * cfg.width, cfg.width, rngs)
 
-    def finish(self, x: jax.Array, attended: jax.Array, modulation: list[jax.Array]) -> jax.Array:
+    def finish(self, x: jax.Array, attended: jax.Array, modulation: list[jax.Array], layout: Layout) -> jax.Array:
         """Adds to x (B, L, D) the gated attention result and then the gated MLP."""
         gate, mlp_shift, mlp_scale, mlp_gate = modulation
         x = x + (gate * self.proj(attended)).astype(x.dtype)
-        hidden = nnx.gelu(self.mlp_in(modulate(x, mlp_shift, mlp_scale)), approximate=True)
+        hidden = layout.channels(nnx.gelu(self.mlp_in(modulate(x, mlp_shift, mlp_scale)), approximate=True))
         return x + (mlp_gate * self.mlp_out(hidden)).astype(x.dtype)
 
 
@@ -67,18 +77,19 @@ class DoubleBlock(nnx.Module):
         self.image = Stream(cfg, rngs=rngs)
         self.text = Stream(cfg, rngs=rngs)
 
-    def __call__(self, streams: tuple[jax.Array, jax.Array], conditioning: jax.Array, rotation: Any):
-        """Maps (text (B, T, D), image (B, L, D)), conditioning (B, D) and RoPE rotations to (text, image)."""
+    def __call__(self, streams: tuple[jax.Array, jax.Array], frame: Frame) -> tuple[jax.Array, jax.Array]:
+        """Maps (text (B, T, D), image (B, L, D)) to the same."""
         text, image = streams
-        text_shift, text_scale, *text_rest = self.text.modulation(conditioning)
-        image_shift, image_scale, *image_rest = self.image.modulation(conditioning)
+        text_shift, text_scale, *text_rest = self.text.modulation(frame.conditioning)
+        image_shift, image_scale, *image_rest = self.image.modulation(frame.conditioning)
         text_qkv = self.text.qkv(modulate(text, text_shift, text_scale))
         image_qkv = self.image.qkv(modulate(image, image_shift, image_scale))
         q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(text_qkv, image_qkv, strict=True))
-        attended = attend(q, k, v, rotation)  # (B, T + L, D)
+        attended = attend(q, k, v, frame)  # (B, T + L, D)
         text_attended, image_attended = jnp.split(attended, [text.shape[1]], axis=1)
-        text = self.text.finish(text, text_attended, text_rest)
-        return text, self.image.finish(image, image_attended, image_rest)
+        text = self.text.finish(text, text_attended, text_rest, ONE_DEVICE)  # short: not worth splitting
+        image = self.image.finish(image, image_attended, image_rest, frame.layout)
+        return frame.layout.latents(text), frame.layout.tokens(image)
 
 
 class SingleBlock(nnx.Module):
@@ -91,13 +102,13 @@ class SingleBlock(nnx.Module):
         self.mlp_in = adaptable(cfg, cfg.width, hidden, rngs)
         self.proj = adaptable(cfg, cfg.width + hidden, cfg.width, rngs)
 
-    def __call__(self, x: jax.Array, conditioning: jax.Array, rotation: Any) -> jax.Array:
-        """Maps tokens (B, T + L, D), conditioning (B, D) and RoPE rotations to tokens."""
-        shift, scale, gate = self.modulation(conditioning)
+    def __call__(self, x: jax.Array, frame: Frame) -> jax.Array:
+        """Maps tokens (B, T + L, D) to the same."""
+        shift, scale, gate = self.modulation(frame.conditioning)
         inputs = modulate(x, shift, scale)
-        attended = attend(*self.qkv(inputs), rotation)
-        hidden = nnx.gelu(self.mlp_in(inputs), approximate=True)
-        return x + (gate * self.proj(jnp.concatenate([attended, hidden], axis=-1))).astype(x.dtype)
+        attended = attend(*self.qkv(inputs), frame)
+        hidden = frame.layout.channels(nnx.gelu(self.mlp_in(inputs), approximate=True))
+        return frame.layout.tokens(x + (gate * self.proj(jnp.concatenate([attended, hidden], axis=-1))).astype(x.dtype))
 
 
 def stack(block: Callable[..., nnx.Module], count: int, cfg: ModelConfig, rngs: nnx.Rngs) -> nnx.Module | None:
@@ -108,7 +119,7 @@ def stack(block: Callable[..., nnx.Module], count: int, cfg: ModelConfig, rngs: 
     return nnx.split_rngs(splits=count)(build)(rngs)
 
 
-def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, conditioning: jax.Array, rotation: Any):
+def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, frame: Frame) -> Any:
     """Runs the first `count` blocks of a stack.
 
     Args:
@@ -116,8 +127,7 @@ def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, 
         count: how many of them to run.
         cfg: its `scan_blocks` and `remat` choose how. Scanned blocks compile once; unrolled ones are faster on CPU.
         x: what goes through the blocks, an array or a pair.
-        conditioning: (B, D).
-        rotation: RoPE cosines and sines of the sequence.
+        frame: what the blocks share.
 
     Returns:
         x after `count` blocks.
@@ -127,7 +137,7 @@ def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, 
     graphdef, params = nnx.split(blocks)
 
     def run(x, block_params):
-        return nnx.merge(graphdef, block_params)(x, conditioning, rotation), None  # pyright: ignore[reportCallIssue]
+        return nnx.merge(graphdef, block_params)(x, frame), None  # pyright: ignore[reportCallIssue]
 
     # Inside a scan nothing can merge the recomputation with the first pass, so it needs no guard against that.
     run = jax.checkpoint(run, prevent_cse=not cfg.scan_blocks) if cfg.remat else run

@@ -12,8 +12,9 @@ from einops import rearrange
 from flax import nnx
 
 from nami_jax.config import ModelConfig
-from nami_jax.models.blocks import DoubleBlock, SingleBlock, run_prefix, stack
+from nami_jax.models.blocks import DoubleBlock, Frame, SingleBlock, run_prefix, stack
 from nami_jax.models.layers import TIME_CHANNELS, Embedder, Modulation, linear, modulate, time_waves
+from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.rope import rotations
 
 
@@ -37,7 +38,14 @@ class Nami(nnx.Module):
         self.image_out = linear(cfg, cfg.width, patch_channels, rngs, zero=True)
 
     def __call__(
-        self, latents: jax.Array, t: jax.Array, text_embeds: jax.Array, pooled: jax.Array, *, stage: int
+        self,
+        latents: jax.Array,
+        t: jax.Array,
+        text_embeds: jax.Array,
+        pooled: jax.Array,
+        *,
+        stage: int,
+        layout: Layout = ONE_DEVICE,
     ) -> jax.Array:
         """Predicts the velocity x_start - x_end.
 
@@ -47,6 +55,7 @@ class Nami(nnx.Module):
             text_embeds: (B, T, text_dim) token states.
             pooled: (B, pooled_dim).
             stage: k in 1..K; chooses how many single blocks run.
+            layout: how the pass is spread over devices.
 
         Returns:
             (B, H, W, C) float32.
@@ -56,16 +65,17 @@ class Nami(nnx.Module):
         tokens = rearrange(latents, "b (h p) (w q) c -> b (h w) (c p q)", p=p, q=p)
         rotation = rotations(text_embeds.shape[1], height, width, cfg.rope_axes, cfg.rope_theta)
 
-        image = self.image_in(tokens)  # (B, L, D)
+        image = layout.tokens(self.image_in(tokens))  # (B, L, D)
         text = self.text_in(text_embeds)  # (B, T, D)
         conditioning = self.time_in(time_waves(t)) + self.pooled_in(pooled)  # (B, D)
+        frame = Frame(conditioning, rotation, layout)
 
-        text, image = run_prefix(self.double_blocks, cfg.double_blocks, cfg, (text, image), conditioning, rotation)
-        x = jnp.concatenate([text, image], axis=1)  # (B, T + L, D)
-        x = run_prefix(self.single_blocks, cfg.stage_single_blocks[stage - 1], cfg, x, conditioning, rotation)
+        text, image = run_prefix(self.double_blocks, cfg.double_blocks, cfg, (text, image), frame)
+        x = layout.tokens(jnp.concatenate([text, image], axis=1))  # (B, T + L, D)
+        x = run_prefix(self.single_blocks, cfg.stage_single_blocks[stage - 1], cfg, x, frame)
 
         scale, shift = self.modulation(conditioning)
-        tokens = self.image_out(modulate(x[:, text.shape[1] :], shift, scale))
+        tokens = self.image_out(modulate(layout.tokens(x[:, text.shape[1] :]), shift, scale))
         return rearrange(tokens.astype(jnp.float32), "b (h w) (c p q) -> b (h p) (w q) c", h=height, w=width, p=p, q=p)
 
 
