@@ -3,10 +3,12 @@
 An entry point calls `define_flags`, and `initialize` before anything asks jax for a device.
 """
 
+import contextlib
 import os
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -44,15 +46,17 @@ def initialize() -> None:
     if given:
         _require_usable(given)
         given["cluster_detection_method"] = "deactivate"
-    watchdog = threading.Timer(seconds, _give_up, [seconds])
-    watchdog.start()
+    late = (f"initialization_timeout = {seconds}: {socket.gethostname()} waited {seconds} s for the run's other "
+            "processes, and not all came. Start the same command on every host, see that each can reach process 0, or "
+            "raise --initialization_timeout.")  # fmt: skip
     try:
-        jax.distributed.initialize(**given, initialization_timeout=seconds + 60, heartbeat_timeout_seconds=HEARTBEAT)
+        with deadline(seconds, late):  # before that of jax, which aborts with a stack trace and no reason
+            jax.distributed.initialize(
+                **given, initialization_timeout=seconds + 60, heartbeat_timeout_seconds=HEARTBEAT
+            )
     except ValueError as error:
         raise ConfigError(f"distributed = True: jax finds no TPU pod, GKE or Slurm job around this process. "
                           f"Set --{' --'.join(PLAIN)} instead.") from error  # fmt: skip
-    finally:
-        watchdog.cancel()
 
 
 def is_main() -> bool:
@@ -64,21 +68,29 @@ def _require_usable(given: dict[str, Any]) -> None:
     for name, example in PLAIN.items():
         require(name in given, name, None, f"is missing beside --{' --'.join(given)}", f"Set e.g. --{name} {example}")
     (host, _, port), count = given["coordinator_address"].rpartition(":"), given["num_processes"]
-    require(bool(host) and port.isdecimal(), "coordinator_address", given["coordinator_address"], "must be host:port",
-            f"Set e.g. {PLAIN['coordinator_address']}")  # fmt: skip
+    require(bool(host) and port.isdecimal() and 0 < int(port) < 2**16, "coordinator_address",
+            given["coordinator_address"], "must be host:port", f"Set e.g. {PLAIN['coordinator_address']}")  # fmt: skip
     require(given["process_id"] < count, "process_id", given["process_id"], f"must be below --num_processes {count}",
             f"Set 0 to {count - 1}, another one on each host")  # fmt: skip
     try:
         if given["process_id"] == 0:  # it listens there, and XLA dies of a segmentation fault if it cannot
             socket.create_server(("", int(port))).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(f"coordinator_address = {given['coordinator_address']!r}: port {port} of this host cannot be "
-                          f"had: {error}. Set another port on every host.") from error  # fmt: skip
+                          f"had: {error.strerror}. Set another port on every host.") from error  # fmt: skip
 
 
-def _give_up(seconds: int) -> None:
-    # The main thread waits inside XLA, which at its own timeout aborts with a stack trace and no reason.
-    print(f"error: initialization_timeout = {seconds}: {socket.gethostname()} waited {seconds} s for the run's other "
-          "processes, and not all came. Start the same command on every host, see that each can reach process 0, or "
-          "raise --initialization_timeout.", file=sys.stderr, flush=True)  # fmt: skip
+@contextlib.contextmanager
+def deadline(seconds: float, message: str) -> Iterator[None]:
+    """Ends the process with a message, and 1, if the block takes longer: for waits that no exception can interrupt."""
+    watchdog = threading.Timer(seconds, _give_up, [message])
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def _give_up(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(1)
