@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 from absl import flags
+from jax.experimental import multihost_utils
 
 from nami_jax.config import ConfigError, require
 
@@ -62,6 +63,16 @@ def initialize() -> None:
 def is_main() -> bool:
     """Tells whether this is process 0, which alone writes what the run needs once and shows it to people."""
     return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def main_first(name: str) -> Iterator[None]:
+    """Runs the block, of a name of its own, on process 0 and then on the others, which so find what it has made."""
+    if not is_main():
+        multihost_utils.sync_global_devices(name)
+    yield
+    if is_main():
+        multihost_utils.sync_global_devices(name)
 
 
 def _require_usable(given: dict[str, Any]) -> None:
