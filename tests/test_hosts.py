@@ -1,12 +1,15 @@
 """Two hosts train as one does, and a run goes from hosts to hosts and devices to devices."""
 
 import shutil
+import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from nami_jax.checkpoint import Checkpoints
+from nami_jax.distributed import LAST_WORD
 from nami_jax.sharding import make_mesh
 from nami_jax.train_step import abstract_state
 from nami_jax.trainer import train
@@ -16,6 +19,7 @@ from tests.runs import card_config, numbers
 
 HALF, FSDP = 6, {"fsdp": 4}
 FLAGS = ("--config.mesh.fsdp=4", "--config.train.log_every=1")
+QUIET = ("--config.train.eval_every=100000", "--config.train.sample_every=100000")
 # Adam makes much of rounding where a gradient is nearly 0: up to a few learning rates of 1e-3 in all.
 ROUNDING = 5e-4
 
@@ -91,6 +95,40 @@ def test_the_first_host_alone_speaks_for_the_run(two_hosts):
     assert "Sample from it" in first
     assert "training" not in second
     assert "validation" not in second
+
+
+def test_when_a_host_dies_the_other_stops_with_a_reason_and_both_continue(config_file, tmp_path):
+    flags = [*FLAGS, "--config.train.steps=100000", "--config.train.checkpoint_every=5", *QUIET]
+    hosts = start_hosts(config_file, tmp_path, flags, hosts=2, devices=4)
+    try:
+        wait_for(tmp_path / "checkpoints" / "5", hosts)
+        hosts[1].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        printed, _ = hosts[0].communicate(timeout=60)
+        assert time.monotonic() - killed < 60
+    finally:
+        finish(hosts)
+    assert hosts[0].returncode != 0
+    assert "unhealthy" in printed
+    assert printed.rstrip().endswith(LAST_WORD)
+    with Checkpoints(tmp_path) as checkpoints:
+        last = checkpoints.latest_step()
+    hosts = start_hosts(config_file, tmp_path, [*flags, f"--stop_after={last + 2}"], hosts=2, devices=4)
+    printed = finish(hosts)
+    assert [host.returncode for host in hosts] == [0, 0], "\n\n".join(printed)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == last + 2
+    assert LAST_WORD not in "".join(printed)
+
+
+def wait_for(path, hosts, seconds=240):
+    """Waits until `path` exists; fails if a host ends before."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not come"
+        ended = [host.communicate()[0] for host in hosts if host.poll() is not None]
+        assert not ended, ended[0]
+        time.sleep(0.1)
 
 
 def test_a_run_goes_from_two_hosts_to_four_devices_to_one(two_hosts, one_host, cfg, tmp_path):
