@@ -334,7 +334,7 @@ def stand_in(folder: Path, training: str, looking: str = "exit 0") -> dict[str, 
     return os.environ | {"VENV": str(folder / "venv")}
 
 
-SAVES = "trap 'echo saved; exit 0' TERM; echo training; while :; do read -t 0.1 <> <(:) || :; done"
+SAVES = "trap 'echo saved; exit 0' TERM; echo training; for _ in {1..300}; do read -t 0.1 <> <(:) || :; done; exit 5"
 
 
 @pytest.mark.parametrize(
