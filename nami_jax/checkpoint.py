@@ -139,7 +139,7 @@ class Checkpoints:
                 self._writer.wait_until_finished()
 
     def restore_latest(self, state: State) -> tuple[State, dict] | None:
-        """Restores the newest checkpoint that is whole, if there is any, and moves damaged ones to `workdir/damaged`.
+        """Restores the newest checkpoint that is whole, if there is any; a run moves damaged ones to `workdir/damaged`.
 
         Args:
             state: ShapeDtypeStructs (or arrays) whose shardings say where the arrays go; they need not be those that it
@@ -227,7 +227,7 @@ class Checkpoints:
 
     def _move_damaged(self) -> None:
         """Moves damaged checkpoints to `workdir/damaged`: nothing is lost, and their steps can be saved again."""
-        if not self._damaged:
+        if self._cfg is None or not self._damaged:
             return
         move_aside([self.folder / str(step) for step in self._damaged], self.folder.with_name("damaged"))
         self._reader.reload()

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
+from nami_jax import distributed
 from nami_jax.autoencoder_config import TASK, AutoencoderRun
 from nami_jax.autoencoder_trainer import train_autoencoder
 from nami_jax.checkpoint import CheckpointError
@@ -19,39 +19,20 @@ from nami_jax.config import Config, ConfigError
 from nami_jax.data.source import CorruptDataError
 from nami_jax.metrics import NonFiniteError
 from nami_jax.quiet_orbax import mute_orbax
+from nami_jax.run_flags import define_flags, parse_flags
 from nami_jax.stopping import Stopped, leave_at_once
 from nami_jax.trainer import train
 from nami_jax.weights import WeightsError
 
 
-def define_flags() -> None:
-    """Defines the command's flags."""
-    config_flags.DEFINE_config_file("config", None, "file of the run's config, e.g. configs/emoji_tiny.py")
-    flags.DEFINE_string("workdir", None, "folder to keep the run in, e.g. runs/emoji_tiny", required=True)
-    flags.DEFINE_integer("stop_after", None, "stop once this many steps are done, saving; the same command continues")
-    flags.mark_flag_as_required("config")
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a config file or a field of it that does not exist ends the program without a traceback."""
-    try:
-        arguments = app.parse_flags_with_usage(argv)
-        flags.FLAGS.config.to_dict()  # a file that could not be loaded is reported at its first use
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = (error.__cause__ or error).args[-1]
-        raise SystemExit(f"error: --config: {reason}\nconfigs/base.py lists every field of a config.") from error
-    return arguments
-
-
 def main(argv: list[str]) -> None:
     """Trains as the flags say and ends with what to do with the result."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}: fields of the config are set as --config.train.steps=2000")
     logging.set_verbosity(logging.WARNING)
     mute_orbax()
     fields, workdir, stop_after = flags.FLAGS.config.to_dict(), Path(flags.FLAGS.workdir), flags.FLAGS.stop_after
     is_autoencoder = fields.get("task") == TASK
     try:
+        distributed.initialize()
         if is_autoencoder:
             train_autoencoder(AutoencoderRun.from_dict(fields), workdir, stop_after=stop_after)
         else:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from nami_jax import distributed
 from nami_jax.activations import MeshLayout, require_layout
 from nami_jax.autoencoder import Autoencoder
 from nami_jax.bridge_training import train_bridge
@@ -62,7 +62,8 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
     stop = cfg.train.steps if stop_after is None else min(stop_after, cfg.train.steps)
     autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
     with Stopping() as stopping, Checkpoints(workdir, cfg) as checkpoints:
-        data = open_data(cfg, autoencoder and autoencoder.fingerprint)
+        with distributed.main_first("data"):  # what is prepared there must be prepared once
+            data = open_data(cfg, autoencoder and autoencoder.fingerprint)
         loader, samples = train_loader(data.train, cfg, batch_share(mesh)), [len(source) for source in data.train]
         state, position = begin_or_continue(cfg, mesh, checkpoints, data)
         found = position.pop("samples", samples)
@@ -162,10 +163,10 @@ def make_validation(cfg: Config, mesh: Mesh, data: Data) -> Callable[[State], di
     eval_step, null = make_eval_step(cfg, mesh), dict(zip(("text_embeds", "pooled"), data.empty, strict=True))
 
     def validate(state: State) -> dict[str, float]:
-        key, losses, params = jax.random.key(cfg.train.seed), [], sampling_weights(state)
+        losses, params = [], sampling_weights(state)
         for i, batch in enumerate(eval_batches(data.held_out, cfg, batch_share(mesh))):
             batch = shard_batch(batch, mesh)
-            losses.append(eval_step(params, state["bridge"], batch, null, jax.random.fold_in(key, i)))
+            losses.append(eval_step(params, state["bridge"], batch, null, np.uint32(i)))
         return {f"validation/stage_{k}": float(loss) for k, loss in enumerate(np.mean(losses, axis=0), start=1)}
 
     return validate

@@ -16,6 +16,7 @@ from absl import logging
 
 from nami_jax.agreement import first_error
 from nami_jax.config import ConfigError
+from nami_jax.distributed import is_main
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
@@ -31,7 +32,7 @@ def held(workdir: Path) -> Iterator[None]:
         ConfigError: the folder cannot be made or written, another run is at work in it, or not all processes see it.
     """
     with contextlib.ExitStack() as stack:
-        error = _lock(workdir, stack) if jax.process_index() == 0 else None
+        error = _lock(workdir, stack) if is_main() else None
         error = first_error(error)
         if error is None and not (workdir / "lock").is_file():
             error = f"process {jax.process_index()} does not see it. Set a folder on a disk that all hosts share"
@@ -77,7 +78,7 @@ def move_aside(folders: Sequence[Path], target: Path) -> None:
         ConfigError: they cannot be moved.
     """
     error = None
-    if jax.process_index() == 0:
+    if is_main():
         try:
             target.mkdir(exist_ok=True)
             for folder in folders:

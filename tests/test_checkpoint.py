@@ -150,6 +150,9 @@ def test_reading_writes_nothing_even_beside_damage(copy):
         ema = checkpoints.newest_whole(lambda step: checkpoints.item(step, "ema", make_state(0)["ema"]))
         np.testing.assert_array_equal(ema["kernel"], make_state(5)["ema"]["kernel"])
         assert checkpoints.latest_step() == 5
+        restored = checkpoints.restore_latest(make_state(0))
+        assert restored is not None
+        assert restored[1] == {"next_index": 5}
         with pytest.raises(DamagedCheckpointError, match=r"checkpoints/7 cannot be read"):
             checkpoints.item(7, "ema", make_state(0)["ema"])
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before

@@ -33,9 +33,9 @@ def test_noise_is_standard_normal():
     assert abs(float(noise.std()) - 1) < 0.02
 
 
-def text(batch: int):
+def text(batch: int, tokens: int = 5):
     rng = np.random.default_rng(0)
-    return rng.normal(size=(batch, 5, MODEL.text_dim)).astype(np.float32), np.ones(
+    return rng.normal(size=(batch, tokens, MODEL.text_dim)).astype(np.float32), np.ones(
         (batch, MODEL.pooled_dim), np.float32
     )
 

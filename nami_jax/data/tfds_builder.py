@@ -47,6 +47,11 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
     return builder
 
 
+def is_prepared(cfg: DataConfig) -> bool:
+    """Tells whether the data set lies in `cfg.data_dir` already; raises `ConfigError` if its name is unknown."""
+    return _find_builder(cfg).is_prepared()
+
+
 def _find_builder(cfg: DataConfig) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(cfg.name, data_dir=cfg.data_dir)

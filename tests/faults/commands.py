@@ -51,11 +51,11 @@ class Commands:
     def __init__(self, folder: pathlib.Path, **train: Any):
         """Writes the run's config into `folder`, where its data and compiled programs go too."""
         self.folder, self.cfg = folder, small_config(folder / "data", **train)
-        self._config = folder / f"cards{len(list(folder.glob('cards*.py')))}.py"
-        self._config.write_text(CONFIG_FILE.format(data_dir=str(folder / "data"), train=train))
+        self.config = folder / f"cards{len(list(folder.glob('cards*.py')))}.py"
+        self.config.write_text(CONFIG_FILE.format(data_dir=str(folder / "data"), train=train))
 
     def arguments(self, workdir: pathlib.Path, *flags: str) -> list[str]:
-        command = [sys.executable, "-m", "nami_jax.train", "--config", str(self._config), "--workdir", str(workdir)]
+        command = [sys.executable, "-m", "nami_jax.train", "--config", str(self.config), "--workdir", str(workdir)]
         return [*command, *flags]
 
     def start(self, workdir: pathlib.Path, *flags: str) -> subprocess.Popen:
