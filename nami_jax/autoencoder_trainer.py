@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tqdm import tqdm
 
 from nami_jax.autoencoder import save_autoencoder
 from nami_jax.autoencoder_config import SAME, AutoencoderRun
@@ -21,16 +20,21 @@ from nami_jax.checkpoint import Checkpoints
 from nami_jax.config import require
 from nami_jax.data.crops import crop_loader
 from nami_jax.data.source import CaptionedImages, open_source
-from nami_jax.metrics import EventWriter, Interval
+from nami_jax.events import mirrored
+from nami_jax.metrics import Interval
 from nami_jax.models.vgg import Vgg
 from nami_jax.perceptual import load_perceptual
 from nami_jax.sharding import batch_share, make_mesh, require_divisible, shard_batch
 from nami_jax.train_step import State
-from nami_jax.watch import Views, Watch
+from nami_jax.watch import NO_EXTRAS, Extras, Views, watching
 
 
 def train_autoencoder(
-    cfg: AutoencoderRun, workdir: Path, devices: Sequence[Any] | None = None, stop_after: int | None = None
+    cfg: AutoencoderRun,
+    workdir: Path,
+    devices: Sequence[Any] | None = None,
+    stop_after: int | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> State:
     """Runs or continues the training of an autoencoder and writes `workdir/vae`.
 
@@ -39,13 +43,14 @@ def train_autoencoder(
         workdir: where it is kept.
         devices: to train on; all if not given. Each has all parameters and its share of the batch.
         stop_after: stop once this many steps are done in all, saving; the next call continues. None: at `train.steps`.
+        extras: what else to show of it.
 
     Returns:
         The training state at the end.
 
     Raises:
         ConfigError: settings that cannot work, found before any compilation.
-        ModuleNotFoundError: the package with the perceptual network is missing.
+        ModuleNotFoundError: the package with the perceptual network is missing, or one that `extras` ask for.
         NonFiniteError: the loss or the gradient became NaN or infinite.
     """
     require(stop_after is None or stop_after >= 1, "stop_after", stop_after, "must be at least 1", "Leave it out")
@@ -54,9 +59,9 @@ def train_autoencoder(
     vgg = load_perceptual(cfg.loss.perceptual_blocks) if cfg.loss.perceptual else None
     vgg = jax.device_put(vgg, NamedSharding(mesh, PartitionSpec()))  # whole on every device
     stop = cfg.train.steps if stop_after is None else min(stop_after, cfg.train.steps)
-    with Checkpoints(workdir, cfg, SAME) as checkpoints:
+    with Checkpoints(workdir, cfg, SAME) as checkpoints, mirrored(extras.wandb, workdir, cfg.to_dict()):
         train, held_out = (open_source(cfg.data, split) for split in (cfg.data.train_split, cfg.data.eval_split))
-        state = _run(cfg, workdir, mesh, checkpoints, stop, vgg, train, held_out)
+        state = _run(cfg, workdir, mesh, checkpoints, stop, vgg, train, held_out, extras)
     save_autoencoder(workdir / "vae", with_unit_latents(cfg, state["ema"], train))
     return state
 
@@ -70,6 +75,7 @@ def _run(
     vgg: Vgg | None,
     train: CaptionedImages,
     held_out: CaptionedImages,
+    extras: Extras,
 ) -> State:
     """Takes the steps that are left up to `stop` and returns the state after them."""
     loader = crop_loader(
@@ -89,16 +95,12 @@ def _run(
     views = Views(
         scalars, _bar_text, make_validation(cfg, vgg, held_out), make_preview(cfg, held_out, workdir / "samples")
     )
-    with (
-        EventWriter(workdir, start) as events,
-        tqdm(total=cfg.train.steps, initial=start, desc="training", unit="step", smoothing=0.05) as bar,
-    ):
-        watch = Watch(cfg.train, views, Interval("train.learning_rate"), events, bar, stop)
+    with watching(cfg.train, views, Interval("train.learning_rate"), workdir, start, stop, extras) as watch:
         for step in range(start + 1, stop + 1):
-            state, metrics = train_step(state, vgg, shard_batch(next(loader), mesh))
+            state, metrics = train_step(state, vgg, shard_batch(watch.next_batch(step, loader), mesh))
             watch.after_step(step, metrics)
             if watch.due(step, cfg.train.checkpoint_every):
-                watch.interval.require_finite()
+                watch.settle()
                 checkpoints.save(step, state, loader.get_state())
             watch.show(step, state)
     return state
