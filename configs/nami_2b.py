@@ -2,7 +2,7 @@
 
 python -m nami_jax.convert --from NAMI-T2I --to weights/nami_2b                 # its text encoder and autoencoder
 make prepare CONFIG=configs/nami_2b.py SOURCE=my_images ARGS=--dtype=bfloat16   # into data/nami_2b
-python -m nami_jax.plan --config configs/nami_2b.py --topology v5e:16x16        # memory, time and cost; needs no TPU
+make plan CONFIG=configs/nami_2b.py TOPOLOGY=v5e:16x16                          # memory, time and cost; needs no TPU
 python -m nami_jax.train --config configs/nami_2b.py --workdir runs/nami_2b --distributed   # on every host
 python -m nami_jax.sample --checkpoint runs/nami_2b --prompt "…"
 

@@ -73,8 +73,8 @@ def find_hardware(topology: str) -> Hardware:
             topology, f"{version} has {dimensions} sides", known)  # fmt: skip
     if importlib.util.find_spec("libtpu") is None:
         raise ModuleNotFoundError(
-            "Plans for TPUs are compiled by libtpu, which is not installed (nor is a TPU needed). Install it for "
-            "x86-64 Linux: pip install libtpu, in the version that requirements-tpu.txt pins for this jax."
+            "Plans for TPUs are compiled by libtpu, which is not installed (nor is a TPU needed). On x86-64 Linux "
+            "`make plan` installs and finds it; or: pip install libtpu, as requirements-tpu.txt pins it for this jax."
         )
     os.environ.update(_ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")
