@@ -115,6 +115,7 @@ def test_pasted_commands_do_what_the_launcher_does(host, name):
     assert ran.stdout == shown.stdout
     calls = host.calls()
     assert calls
+    assert SECRET not in str(calls)
     subprocess.run([shutil.which("bash") or "bash", "-c", shown.stdout], env=host.env, check=True)
     assert host.calls() == calls
 
