@@ -12,7 +12,8 @@ parse_arguments "name nodes gpus_per_node code config workdir time partition acc
 
 need nodes 4
 need gpus_per_node 8
-need code /shared/me/nami_jax
+need code /shared/me/code
+[[ $code != *[[:space:]]* ]] || fail "--code=$code has a space, which make cannot take. Give e.g. --code=/shared/me/code"
 need config configs/nami_2b_finetune.py
 need workdir /shared/me/runs/nami_2b
 archive_code

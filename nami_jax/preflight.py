@@ -65,7 +65,7 @@ def _examine_run(report: Report, fields: Mapping[str, Any], workdir: Path) -> bo
         report.findings.append(Finding("fields", FAILED, str(error)))
         return False
     if report.attempt("mesh", lambda: run.check_mesh(cfg)):
-        report.attempt("batches", lambda: run.check_batches(cfg))
+        report.attempt("settings", lambda: run.check_settings(cfg))
         report.attempt("state", lambda: run.check_state(cfg))
     report.attempt("data", lambda: run.check_data(cfg, report.facts))
     size, keep = run.checkpoint_bytes(cfg), cfg.train.keep_checkpoints

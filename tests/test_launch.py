@@ -34,7 +34,7 @@ CLOUD = {"project": "my-project", "zone": "us-central2-b"}
 RUN = {"config": "configs/emoji_tiny.py", "workdir": WORKDIR}
 TPU = CLOUD | {"name": "nami", "accelerator_type": "v5litepod-256", "bucket": "my-bucket"} | RUN
 GKE = CLOUD | {"name": "nami", "cluster": "my-cluster", "accelerator_type": "v5litepod-16"} | RUN
-SLURM = {"nodes": "2", "gpus_per_node": "8", "code": "/shared/my code"} | RUN | {"workdir": "/shared/it's mine"}
+SLURM = {"nodes": "2", "gpus_per_node": "8", "code": "/shared/code"} | RUN | {"workdir": "/shared/it's mine"}
 
 # Script and action, with the arguments that it cannot do without.
 ACTIONS = {
@@ -115,6 +115,7 @@ def test_pasted_commands_do_what_the_launcher_does(host, name):
     assert ran.stdout == shown.stdout
     calls = host.calls()
     assert calls
+    assert SECRET not in str(calls)
     subprocess.run([shutil.which("bash") or "bash", "-c", shown.stdout], env=host.env, check=True)
     assert host.calls() == calls
 
@@ -155,15 +156,21 @@ def test_wrong_arguments_are_refused_with_what_there_is(host, arguments, message
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "change", "message"),
     [
-        ({"accelerator_type": "v9-8"}, "error: --accelerator_type=v9-8 is not known. Give e.g. v5litepod-256"),
-        ({"workdir": "/bucket/a"}, "error: --workdir=/bucket/a must be a folder below the bucket."),
-        ({"workdir": "gs://b/a"}, "error: --workdir=gs://b/a must be a folder below the bucket."),
+        ("slurm.sh start", {"code": "/my code"}, "error: --code=/my code has a space, which make cannot take."),
+        (
+            "tpu.sh start",
+            {"accelerator_type": "v9-8"},
+            "error: --accelerator_type=v9-8 is not known. Give e.g. v5litepod-256",
+        ),
+        ("tpu.sh start", {"workdir": "/bucket/a"}, "error: --workdir=/bucket/a must be a folder below the bucket."),
+        ("tpu.sh start", {"workdir": "gs://b/a"}, "error: --workdir=gs://b/a must be a folder below the bucket."),
     ],
 )
-def test_values_that_cannot_work_are_refused(host, change, message):
-    run = host.launch("tpu.sh", "start", *named(TPU | change))
+def test_values_that_cannot_work_are_refused(host, name, change, message):
+    file, action = name.split()
+    run = host.launch(file, action, *named(ACTIONS[file, action] | change))
     assert run.returncode == 2
     assert run.stderr.startswith(message)
 

@@ -49,15 +49,16 @@ def test_sound_run_passes_every_check_and_leaves_nothing_behind(data_dir, tmp_pa
     lines, _ = look(card_config(data_dir, mesh={"fsdp": 2}), tmp_path / "runs" / "mine", hosts=1, devices=8)
     assert [line.text for line in lines.values() if line.status != OK] == []
     assert lines["mesh"].text == "data 4 x fsdp 2 x tensor 1 x sequence 1"
-    assert lines["batches"].text == "8 + 8 + 8 images a step"
-    assert "16 samples" in lines["data"].text
+    assert lines["settings"].text == "8 + 8 + 8 images a step"
+    assert lines["data"].text.startswith("16 samples to train on; reads ")
+    assert lines["samples"].text == "train [16], held_out [4]"
     assert not list((tmp_path / "runs" / "mine").iterdir())
 
 
 def test_run_of_an_autoencoder_passes_too(data_dir, tmp_path):
     lines, _ = look(make_autoencoder_run(data_dir), tmp_path)
     assert [line.text for line in lines.values() if line.status != OK] == []
-    assert lines["batches"].text == "8 images a step"
+    assert lines["settings"].text == "8 images a step"
 
 
 def test_devices_and_hosts_that_are_not_as_many_as_expected_are_counted(data_dir, tmp_path):
@@ -69,21 +70,22 @@ def test_devices_and_hosts_that_are_not_as_many_as_expected_are_counted(data_dir
 
 def test_batch_that_devices_cannot_share_is_named(data_dir, tmp_path):
     lines, failed = look(card_config(data_dir, train={"stage_batches": ((8, 8, 6),)}), tmp_path)
-    assert failed == {"batches"}
-    assert lines["batches"].text.startswith("train.stage_batches = (8, 8, 6): each stage's images must split evenly")
+    assert failed == {"settings"}
+    assert lines["settings"].text.startswith("train.stage_batches = (8, 8, 6): each stage's images must split evenly")
 
 
 def test_mesh_that_does_not_fit_ends_what_depends_on_it_alone(data_dir, tmp_path):
     lines, failed = look(card_config(data_dir, mesh={"tensor": 3}), tmp_path)
     assert failed == {"mesh"}
-    assert {"batches", "state"}.isdisjoint(lines)
+    assert {"settings", "state"}.isdisjoint(lines)
     assert lines["storage"].status == OK
 
 
 def test_state_that_the_mesh_cannot_split_is_named(data_dir, tmp_path):
-    lines, failed = look(card_config(data_dir, mesh={"tensor": 8}), tmp_path)
+    cfg = card_config(data_dir, mesh={"fsdp": 4}, model={"num_heads": 1, "rope_axes": (2, 2, 2)})
+    lines, failed = look(cfg, tmp_path)
     assert failed == {"state"}
-    assert lines["state"].text.startswith("mesh.tensor = 8: ")
+    assert re.match(r"mesh\.fsdp = 4: .* cannot be split by .*\. Set one that divides 6, e\.g\. 2", lines["state"].text)
 
 
 def test_field_that_cannot_work_is_named(data_dir, tmp_path):

@@ -13,14 +13,14 @@ from nami_jax import autoencoder_step, train_step
 from nami_jax.autoencoder import Autoencoder
 from nami_jax.autoencoder_config import TASK, AutoencoderRun
 from nami_jax.config import Config
-from nami_jax.data.latents import PreparedLatents
+from nami_jax.data.latents import SPLITS, PreparedLatents
 from nami_jax.data.source import open_source
 from nami_jax.data.tfds_builder import is_prepared
 from nami_jax.host_checks.findings import OK, WARNING, Finding
 from nami_jax.sharding import make_mesh, require_divisible
 from nami_jax.trainer import check_run
 
-SAMPLES = 16  # that are read, spread over the training split
+SAMPLES = 16  # that are read of each source, spread over it
 
 
 def read_config(fields: Mapping[str, Any]) -> Config | AutoencoderRun:
@@ -38,8 +38,8 @@ def check_mesh(cfg: Config | AutoencoderRun) -> str:
     return " x ".join(f"{axis} {size}" for axis, size in make_run_mesh(cfg).shape.items())
 
 
-def check_batches(cfg: Config | AutoencoderRun) -> str:
-    """Checks that the devices can share each batch and, for a flow, that its text encoder fits."""
+def check_settings(cfg: Config | AutoencoderRun) -> str:
+    """Checks that the devices can share each batch and, for a flow, the network, and that the text encoder fits it."""
     mesh = make_run_mesh(cfg)
     if isinstance(cfg, AutoencoderRun):
         require_divisible("train.batch", ((cfg.train.batch,),), mesh)
@@ -71,23 +71,26 @@ def checkpoint_bytes(cfg: Config | AutoencoderRun) -> int:
 
 
 def check_data(cfg: Config | AutoencoderRun, facts: dict[str, Mapping[str, str]]) -> Finding:
-    """Opens the training data as the run will, unless it would have to be built first, and reads a few samples.
+    """Opens the data as the run will, unless they would have to be built first, and reads a few samples of each source.
 
-    The number of samples goes into `facts`: it must be the same on all hosts.
+    The numbers of samples go into `facts`: they must be the same on all hosts.
     """
     if isinstance(cfg, Config) and cfg.data.prepared is not None:
         prepared = PreparedLatents(Path(cfg.data.prepared), cfg)
         prepared.require_autoencoder(Autoencoder.from_config(cfg.autoencoder, cfg.model).fingerprint)
-        sources: Sequence[Any] = prepared.sources("train")
+        sources: dict[str, Sequence[Any]] = {split: prepared.sources(split) for split in SPLITS}
     elif is_prepared(cfg.data):
-        sources = [open_source(cfg.data, cfg.data.train_split)]
+        names = (cfg.data.train_split, cfg.data.eval_split)
+        sources = {split: [open_source(cfg.data, name)] for split, name in zip(SPLITS, names, strict=True)}
     else:
         return Finding("data", WARNING, f"{cfg.data.name} is not in {cfg.data.data_dir} yet. Training will build it "
                        "first, on each host that does not find it there.")  # fmt: skip
-    lengths = [len(source) for source in sources]
-    facts["samples"] = {"train": str(lengths)}
-    start, source = time.perf_counter(), sources[0]
-    for i in range(SAMPLES):
-        _ = source[i * lengths[0] // SAMPLES]
-    seconds = (time.perf_counter() - start) / SAMPLES
-    return Finding("data", OK, f"{sum(lengths)} samples; {1 / seconds:.0f} a second by one thread", cost=seconds)
+    facts["samples"] = {split: str([len(source) for source in those]) for split, those in sources.items()}
+    flat = [source for those in sources.values() for source in those]
+    start = time.perf_counter()
+    for source in flat:
+        for i in range(SAMPLES):
+            _ = source[i * len(source) // SAMPLES]
+    seconds = (time.perf_counter() - start) / (SAMPLES * len(flat))
+    count = sum(map(len, sources["train"]))
+    return Finding("data", OK, f"{count} samples to train on; reads {1 / seconds:.0f} a second", cost=seconds)

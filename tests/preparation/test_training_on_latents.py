@@ -1,6 +1,7 @@
 """The whole latent path: prepare, train on two buckets, resume, sample."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 from nami_jax import NamiPipeline
 from nami_jax.autoencoder import save_autoencoder
 from nami_jax.config import AutoencoderConfig, ConfigError
+from nami_jax.host_checks.run import check_data
 from nami_jax.models.autoencoder import AutoencoderKL, AutoencoderKLConfig
 from nami_jax.preparation.job import Options
 from nami_jax.preparation.run import prepare
@@ -54,6 +56,15 @@ def test_samples_are_decoded_at_any_shape_that_the_stages_take(run):
     assert pipe("card 3", width=32, steps=(1, 1, 1))[0].size == (32, 16)
     with pytest.raises(ConfigError, match=r"width = 24: .* multiple of 16"):
         pipe("card 3", width=24)
+
+
+def test_preflight_reads_every_bucket(prepared):
+    facts = {}
+    finding = check_data(prepared, facts)
+    counts = facts["samples"]["train"]
+    assert finding.status == "ok"
+    assert finding.text.startswith(f"{sum(json.loads(counts))} samples to train on; reads ")
+    assert len(json.loads(counts)) == 2
 
 
 def test_latents_of_another_autoencoder_are_refused(prepared, tmp_path: Path):
