@@ -25,6 +25,7 @@ from nami_jax.metrics import EventWriter, Interval
 from nami_jax.models.vgg import Vgg
 from nami_jax.perceptual import load_perceptual
 from nami_jax.sharding import batch_share, make_mesh, require_divisible, shard_batch
+from nami_jax.stopping import Stopping
 from nami_jax.train_step import State
 from nami_jax.watch import Views, Watch
 
@@ -46,7 +47,9 @@ def train_autoencoder(
     Raises:
         ConfigError: settings that cannot work, found before any compilation.
         ModuleNotFoundError: the package with the perceptual network is missing.
+        CheckpointError: all checkpoints are damaged, or a save failed.
         NonFiniteError: the loss or the gradient became NaN or infinite.
+        Stopped: SIGTERM or SIGINT came, and the state is saved.
     """
     require(stop_after is None or stop_after >= 1, "stop_after", stop_after, "must be at least 1", "Leave it out")
     mesh = make_mesh(devices=devices)
@@ -54,10 +57,12 @@ def train_autoencoder(
     vgg = load_perceptual(cfg.loss.perceptual_blocks) if cfg.loss.perceptual else None
     vgg = jax.device_put(vgg, NamedSharding(mesh, PartitionSpec()))  # whole on every device
     stop = cfg.train.steps if stop_after is None else min(stop_after, cfg.train.steps)
-    with Checkpoints(workdir, cfg, SAME) as checkpoints:
+    with Stopping() as stopping, Checkpoints(workdir, cfg, SAME) as checkpoints:
         train, held_out = (open_source(cfg.data, split) for split in (cfg.data.train_split, cfg.data.eval_split))
-        state = _run(cfg, workdir, mesh, checkpoints, stop, vgg, train, held_out)
-    save_autoencoder(workdir / "vae", with_unit_latents(cfg, state["ema"], train))
+        state = _run(cfg, workdir, mesh, checkpoints, stopping, stop, vgg, train, held_out)
+        if stopping.after is None:
+            save_autoencoder(workdir / "vae", with_unit_latents(cfg, state["ema"], train))
+    stopping.require_going(cfg.train.steps)
     return state
 
 
@@ -66,6 +71,7 @@ def _run(
     workdir: Path,
     mesh: Mesh,
     checkpoints: Checkpoints,
+    stopping: Stopping,
     stop: int,
     vgg: Vgg | None,
     train: CaptionedImages,
@@ -94,13 +100,20 @@ def _run(
         tqdm(total=cfg.train.steps, initial=start, desc="training", unit="step", smoothing=0.05) as bar,
     ):
         watch = Watch(cfg.train, views, Interval("train.learning_rate"), events, bar, stop)
-        for step in range(start + 1, stop + 1):
+
+        def save(step: int) -> None:
+            watch.interval.require_finite()
+            checkpoints.save(step, state, loader.get_state())
+
+        for step in stopping.steps(start + 1, stop + 1):
             state, metrics = train_step(state, vgg, shard_batch(next(loader), mesh))
             watch.after_step(step, metrics)
             if watch.due(step, cfg.train.checkpoint_every):
-                watch.interval.require_finite()
-                checkpoints.save(step, state, loader.get_state())
-            watch.show(step, state)
+                save(step)
+            checkpoints.require_saved()
+            stopping.breakable(watch.show, step, state)
+        if stopping.after is not None:
+            save(stopping.after)
     return state
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from nami_jax.config import Config
 from nami_jax.data.loader import Step, train_loader
 from nami_jax.data.visits import Source
+from nami_jax.distributed import is_main
 from nami_jax.flow.stages import make_stages
 from nami_jax.loss import BridgeBefore, bridge_loss
 from nami_jax.metrics import NonFiniteError
@@ -52,11 +53,12 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source]) -> Any:
     loader: Iterator[Step] = train_loader(sources, dataclasses.replace(cfg, train=alone), batch_share(mesh))
     optimizer, step = _optimizer(cfg), make_bridge_step(cfg, mesh)
     params = new_bridge(cfg)
-    state = jax.device_put((params, optimizer.init(params)), NamedSharding(mesh, PartitionSpec()))
-    with tqdm(range(cfg.bridge.steps), "training the bridge", unit="step") as bar:
+    first = jax.tree.map(np.asarray, (params, optimizer.init(params)))
+    state = jax.device_put(first, NamedSharding(mesh, PartitionSpec()))
+    with tqdm(range(cfg.bridge.steps), "training the bridge", unit="step", disable=not is_main()) as bar:
         for i in bar:
             images = tuple({"images": part["images"]} for part in next(loader))
-            state, loss = step(state, shard_batch(images, mesh), jax.random.fold_in(jax.random.key(cfg.train.seed), i))
+            state, loss = step(state, shard_batch(images, mesh), np.uint32(i))
             if (i + 1) % cfg.train.log_every == 0 or i + 1 == cfg.bridge.steps:
                 if not np.isfinite(loss):
                     raise NonFiniteError(f"training the bridge, step {i + 1}: the loss is {loss}. Lower {RATE}.")
@@ -70,8 +72,11 @@ def _optimizer(cfg: Config) -> optax.GradientTransformation:
 
 
 @functools.cache
-def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, jax.Array], tuple[Any, jax.Array]]:
-    """Returns the jitted ((params, moments), batch, key) -> ((params, moments), loss); the first is donated."""
+def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, np.uint32], tuple[Any, jax.Array]]:
+    """Returns the jitted ((params, moments), batch, number) -> ((params, moments), loss); the first is donated.
+
+    The noise is a function of `train.seed` and the step's number () uint32 alone.
+    """
     stages, graphdef, optimizer = (
         make_stages(cfg.model.num_stages, cfg.flow.sigma_ends), bridge_structure(cfg), _optimizer(cfg)
     )  # fmt: skip
@@ -85,8 +90,9 @@ def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, jax.Array],
             losses.append(bridge_loss(BridgeBefore(bridge, before), stage, part["images"], noise))
         return sum(losses)
 
-    def step(state, batch, key):
+    def step(state, batch, number):
         params, moments = state
+        key = jax.random.fold_in(jax.random.key(cfg.train.seed), number)
         loss, grads = jax.value_and_grad(loss_fn)(params, batch, key)
         updates, moments = optimizer.update(grads, moments, params)
         return (optax.apply_updates(params, updates), moments), loss

@@ -1,23 +1,37 @@
 """Checkpoints of a run through Orbax: everything that resuming needs, and what sampling needs as an item of its own.
 
 A checkpoint holds `ema` (the weights to sample with), `train` (parameters, optimizer, step, random key), `bridge` (if
-the run has one), `data` (the loader's position) and `config`. What LoRA leaves frozen is not in it: that lies where
-`train.init_from` says. Saving is asynchronous; a save that was cut short leaves no checkpoint behind.
+the run has one), `data` (the loader's position), `config`, and the `fingerprints` of all these, with which they are
+compared when they are read. What LoRA leaves frozen is not in it: that lies where `train.init_from` says. Saving is
+asynchronous; a save that was cut short leaves no checkpoint behind.
 """
 
-from collections.abc import Mapping
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
+from nami_jax.agreement import first_error
 from nami_jax.autoencoder_config import TASK, AutoencoderRun
 from nami_jax.config import Config, Settings, require
+from nami_jax.fingerprints import fingerprint_arrays, fingerprint_json
+from nami_jax.quiet_orbax import patient_loops
 from nami_jax.train_step import State
+from nami_jax.workdir import FULL, held, move_aside
 
-ITEMS = ("ema", "train", "bridge", "data", "config")
+FINGERPRINTS = "fingerprints"
+JSON_ITEMS = ("data", "config")
+ITEMS = ("ema", "train", "bridge", *JSON_ITEMS, FINGERPRINTS)
 TRAIN = ("params", "opt", "step", "key")
+# What Orbax and TensorStore raise for files that are cut short or have been overwritten.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+T = TypeVar("T")
 AnyConfig = TypeVar("AnyConfig", bound=Config | AutoencoderRun)
 Same = Mapping[str, tuple[str, ...]]  # section -> the fields of it that a run cannot change on its way
 
@@ -36,63 +50,96 @@ SAME: Same = {
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, unfinished or of another shape."""
+    """A checkpoint that is missing, unfinished or of another shape, or that cannot be saved."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint whose files do not hold what was saved."""
 
 
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`. Use as a context manager: leaving it waits for the save in flight."""
 
     def __init__(self, workdir: Path, cfg: Config | AutoencoderRun | None = None, same: Same = SAME):
-        """Opens the folder; creates it if `cfg` is given, which is then saved with every checkpoint.
+        """Opens the folder: to read, or, if `cfg` is given, for a run, which then holds it until it is left.
 
-        `same` are the fields in which `cfg` must agree with the newest checkpoint.
+        Reading writes nothing. A run makes the folder, and removes what unfinished saves left.
+
+        Args:
+            workdir: of the run.
+            cfg: saved with every checkpoint.
+            same: the fields in which `cfg` must agree with the newest checkpoint.
 
         Raises:
-            ConfigError: the folder's newest checkpoint is of another run than `cfg`.
-            CheckpointError: without `cfg`, the folder holds no finished checkpoint.
+            ConfigError: the workdir cannot be written or another run holds it, or it is of another run than `cfg`.
+            CheckpointError: without `cfg`, the folder holds no finished checkpoint; with it, only damaged ones.
         """
-        folder = Path(workdir).absolute() / "checkpoints"
-        if cfg is None and not folder.is_dir():
-            raise CheckpointError(
-                f"{workdir} holds no checkpoints. Give the workdir of a training run, e.g. runs/emoji_tiny."
-            )
-        self.folder = folder
+        self.folder = Path(workdir).absolute() / "checkpoints"
         self._cfg = cfg
-        keep = cfg.train.keep_checkpoints if cfg else None
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=cfg is not None, read_only=cfg is None)
-        self._manager = ocp.CheckpointManager(folder, options=options, item_names=ITEMS)
-        latest = self._manager.latest_step()
-        if cfg is not None and latest is not None:
-            require_same_run(self._config(latest, type(cfg)), cfg, folder, same)
-        if cfg is None and latest is None:
-            unfinished = sorted(p.name for p in folder.iterdir())
-            raise CheckpointError(
-                f"{folder} holds no finished checkpoint, only {unfinished}. Train on to the next save."
-            )
+        self._damaged: dict[int, str] = {}  # step -> what is wrong with it
+        with contextlib.ExitStack() as stack:
+            if cfg is not None:
+                stack.enter_context(held(self.folder.parent))
+                self._writer = stack.enter_context(_open_writer(self.folder, cfg.train.keep_checkpoints))
+            elif not self.folder.is_dir():
+                raise CheckpointError(
+                    f"{workdir} holds no checkpoints. Give the workdir of a training run, e.g. runs/emoji_tiny."
+                )
+            self._reader = stack.enter_context(_open_reader(self.folder))
+            if cfg is not None and self._steps():
+                saved = self.newest_whole(lambda step: self._config(step, type(cfg)))
+                require_same_run(saved, cfg, self.folder, same)
+            if cfg is None and not self._steps():
+                unfinished = sorted(p.name for p in self.folder.iterdir())
+                raise CheckpointError(
+                    f"{self.folder} holds no finished checkpoint, only {unfinished}. Train on to the next save."
+                )
+            self._opened = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: object, exception: BaseException | None, trace: object) -> None:
+        """Waits for the save in flight and closes the folder.
+
+        Raises:
+            CheckpointError: that save failed, or what ends the run is a full disk.
+        """
+        with self._explained():
+            self._opened.close()
+        if isinstance(exception, OSError) and exception.errno in FULL:
+            raise self._failure(exception) from exception
 
     def save(self, step: int, state: State, data_state: dict) -> None:
-        """Starts saving `state` and the loader's position after `step` steps; the state may be donated at once."""
+        """Starts saving `state` and the loader's position after `step` steps; the state may be donated at once.
+
+        Raises:
+            CheckpointError: this save could not begin, or the one before it failed.
+        """
         assert self._cfg is not None
-        if step in self._manager.all_steps():
+        if step in self._writer.all_steps():
             return
-        items = {
-            "ema": ocp.args.StandardSave(state["ema"]),
-            "train": ocp.args.StandardSave({name: state[name] for name in TRAIN}),
-            "data": ocp.args.JsonSave(data_state),
-            "config": ocp.args.JsonSave(self._cfg.to_dict()),
-        }
-        if state.get("bridge"):
-            items["bridge"] = ocp.args.StandardSave(state["bridge"])
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        arrays, values = _arrays(state), {"data": data_state, "config": self._cfg.to_dict()}
+        fingerprints = {name: fingerprint_arrays(tree) for name, tree in arrays.items()}
+        fingerprints |= {name: fingerprint_json(value) for name, value in values.items()}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        items |= {name: ocp.args.JsonSave(value) for name, value in values.items()}
+        items[FINGERPRINTS] = ocp.args.JsonSave(fingerprints)
+        with self._explained():
+            self._writer.save(step, args=ocp.args.Composite(**items))
+
+    def require_saved(self) -> None:
+        """Notices that the last save failed, without waiting for it if it is under way.
+
+        Raises:
+            CheckpointError: it did.
+        """
+        if not self._writer.is_saving_in_progress():
+            with self._explained():
+                self._writer.wait_until_finished()
 
     def restore_latest(self, state: State) -> tuple[State, dict] | None:
-        """Restores the newest checkpoint, if there is one.
+        """Restores the newest checkpoint that is whole, if there is any; a run moves damaged ones to `workdir/damaged`.
 
         Args:
             state: ShapeDtypeStructs (or arrays) whose shardings say where the arrays go; they need not be those that it
@@ -102,28 +149,39 @@ class Checkpoints:
             The state, without `frozen`, and the loader's position, or None where no checkpoint exists.
 
         Raises:
-            CheckpointError: it cannot be read.
+            CheckpointError: there are checkpoints, and all are damaged.
         """
-        step = self._manager.latest_step()
-        if step is None:
+        if not self._reader.all_steps():
             return None
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        items = {
-            "ema": ocp.args.StandardRestore(abstract["ema"]),
-            "train": ocp.args.StandardRestore({name: abstract[name] for name in TRAIN}),
-            "data": ocp.args.JsonRestore(),
-        }
-        if abstract.get("bridge"):
-            items["bridge"] = ocp.args.StandardRestore(abstract["bridge"])
-        restored = self._restore(step, **items)
+        abstract = _arrays(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state))
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+        restored = self.newest_whole(lambda step: self._restore(step, data=ocp.args.JsonRestore(), **items))
+        self._move_damaged()
         state = {**restored["train"], "ema": restored["ema"], "bridge": restored.get("bridge", {})}
         return state, restored["data"]
 
+    def newest_whole(self, load: Callable[[int], T]) -> T:
+        """Returns what `load` makes of the newest step that it does not find damaged, with a warning of those it does.
+
+        Raises:
+            CheckpointError: all are damaged.
+        """
+        steps = sorted(self._steps(), reverse=True)
+        for step, before in itertools.zip_longest(steps, steps[1:]):
+            try:
+                return load(step)
+            except DamagedCheckpointError as error:
+                self._damaged[step] = str(error)
+                if before is not None:
+                    logging.warning("%s The one before it is used instead: step %d.", error, before)
+        raise CheckpointError(
+            "\n".join([f"{self.folder} holds no checkpoint that is whole:", *self._damaged.values()])
+            + "\nPut a copy in place of one of them, or give another workdir to begin anew."
+        )
+
     def latest_step(self) -> int:
-        """Returns the newest finished checkpoint's step."""
-        step = self._manager.latest_step()
-        assert step is not None
-        return step
+        """Returns the step of the newest finished checkpoint that was not found damaged."""
+        return max(self._steps())
 
     def config(self, step: int) -> Config:
         """Returns the configuration saved with a checkpoint of a flow."""
@@ -139,19 +197,103 @@ class Checkpoints:
         return kind.from_dict(fields)
 
     def item(self, step: int, name: str, abstract: Any) -> Any:
-        """Restores the weights `name`, "ema" or "bridge", alone, as the ShapeDtypeStructs of `abstract` say."""
+        """Restores the weights `name`, "ema" or "bridge", alone, as the ShapeDtypeStructs of `abstract` say.
+
+        Raises:
+            DamagedCheckpointError: they are not what was saved.
+        """
         return self._restore(step, **{name: ocp.args.StandardRestore(abstract)})[name]
 
+    def _steps(self) -> list[int]:
+        return [step for step in self._reader.all_steps() if step not in self._damaged]
+
     def _restore(self, step: int, **args: Any) -> Any:
-        if step not in self._manager.all_steps():
-            raise CheckpointError(f"{self.folder} has no step {step}. It has {sorted(self._manager.all_steps())}.")
+        """Reads items of a checkpoint, all processes together, and compares them with their fingerprints."""
+        if step not in self._reader.all_steps():
+            raise CheckpointError(f"{self.folder} has no step {step}. It has {sorted(self._reader.all_steps())}.")
+        folder = self.folder / str(step)
+        if (folder / FINGERPRINTS).is_dir():  # checkpoints of earlier versions have none
+            args[FINGERPRINTS] = ocp.args.JsonRestore()
+        restored = {}
+        with patient_loops(), _Reading() as reading:
+            restored = self._reader.restore(step, args=ocp.args.Composite(**args))
+        error = first_error(reading.error)
+        if error is not None:
+            raise DamagedCheckpointError(f"{folder} cannot be read, it is damaged or of another model: {error}.")
+        differing = _differing(restored, restored[FINGERPRINTS]) if FINGERPRINTS in args else []
+        if differing:
+            raise DamagedCheckpointError(f"{folder} is damaged: it does not hold what was saved as {differing}.")
+        return restored
+
+    def _move_damaged(self) -> None:
+        """Moves damaged checkpoints to `workdir/damaged`: nothing is lost, and their steps can be saved again."""
+        if self._cfg is None or not self._damaged:
+            return
+        move_aside([self.folder / str(step) for step in self._damaged], self.folder.with_name("damaged"))
+        self._reader.reload()
+        self._writer.reload()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**args))
-        except (ValueError, KeyError, OSError) as error:
-            raise CheckpointError(
-                f"{self.folder / str(step)} cannot be read as {', '.join(args)}: {error}\n"
-                "It may be damaged or of another model. Remove that folder to fall back to the checkpoint before it."
-            ) from error
+            yield
+        except (OSError, ValueError) as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> CheckpointError:
+        """Returns what to say where writing failed."""
+        full = any(os.strerror(number) in str(error) for number in FULL)
+        problem, remedy = ("the disk is full", "Free space") if full else (str(error), "Mend that")
+        self._reader.reload()
+        return CheckpointError(
+            f"{self.folder}: saving failed, {problem}. Checkpoints that were finished before are whole: "
+            f"{sorted(self._reader.all_steps())}. {remedy}, and the same command continues from the newest."
+        )
+
+
+class _Reading:
+    """Keeps what was wrong with files that could not be read."""
+
+    error: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, problem: BaseException | None, trace: object) -> bool:
+        # Orbax raises Exception itself, no subclass, from what TensorStore says of an array's data.
+        if problem is None or not (kind is Exception or isinstance(problem, UNREADABLE)):
+            return False
+        text, _, _ = str(problem.__cause__ or problem).partition(" [tensorstore_spec")
+        self.error = f"{type(problem).__name__}: {text.strip()[:500]}"
+        return True
+
+
+def _arrays(state: State) -> dict[str, Any]:
+    """Returns what of a state is saved, by item."""
+    items = {"ema": state["ema"], "train": {name: state[name] for name in TRAIN}}
+    return items | ({"bridge": state["bridge"]} if state.get("bridge") else {})
+
+
+def _differing(restored: Mapping[str, Any], fingerprints: Any) -> list[str]:
+    """Returns the items that have other fingerprints than when they were saved."""
+    own = {name: value for name, value in restored.items() if name != FINGERPRINTS}
+    fingerprints = fingerprints if isinstance(fingerprints, dict) else {}
+    prints = {name: (fingerprint_json if name in JSON_ITEMS else fingerprint_arrays)(own[name]) for name in own}
+    return sorted(name for name in prints if prints[name] != fingerprints.get(name))
+
+
+def _open_writer(folder: Path, keep: int) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, lightweight_initialize=True)
+    return ocp.CheckpointManager(folder, options=options, item_names=ITEMS)
+
+
+def _open_reader(folder: Path) -> ocp.CheckpointManager:
+    """Opens a folder for this process alone: it waits for no other, which may have met a damaged file."""
+    alone = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()})
+    options = ocp.CheckpointManagerOptions(
+        create=False, enable_async_checkpointing=False, lightweight_initialize=True, multiprocessing_options=alone
+    )
+    return ocp.CheckpointManager(folder, options=options, item_names=ITEMS)
 
 
 def require_same_run(saved: Settings, current: Settings, folder: Path, same: Same) -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nami_jax.config import Config
 from nami_jax.data.phases import phase_bounds
+from nami_jax.distributed import is_main
 from nami_jax.sharding import BATCH
 from nami_jax.train_step import State, make_train_step
 
@@ -63,10 +64,12 @@ def compile_steps(
     shapes, step = list(dict.fromkeys(step_shapes(cfg, start))), make_train_step(cfg, mesh)
     lowered = [step.lower(state, abstract_batch(stages, mesh, null), null) for stages in shapes]  # pyright: ignore[reportFunctionMemberAccess]
     workers = min(len(shapes), os.cpu_count() or 1)
-    with ThreadPoolExecutor(max(workers, 1)) as pool, tqdm(total=len(shapes), desc="compiling", unit="shape") as bar:
+    bar = tqdm(total=len(shapes), desc="compiling", unit="shape", disable=not is_main())
+    with ThreadPoolExecutor(max(workers, 1)) as pool, bar:
         compiled = {}
         for stages, program in zip(shapes, pool.map(lambda low: low.compile(), lowered), strict=True):
-            bar.write(f"compiled images of {shapes_text(stages)}")
+            if is_main():
+                bar.write(f"compiled images of {shapes_text(stages)}")
             bar.update()
             compiled[stages] = program
     return compiled

@@ -3,9 +3,11 @@
 An entry point calls `define_flags`, and `initialize` before anything asks jax for a device.
 """
 
+import atexit
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,10 +15,15 @@ from typing import Any
 
 import jax
 from absl import flags
+from jax.experimental import multihost_utils
 
 from nami_jax.config import ConfigError, require
 
 HEARTBEAT = 30  # seconds of silence, after which the other processes take one for dead and stop
+LAST_WORD = (
+    "error: this process of the run was killed, or XLA ended it because another one died or cannot be reached; lines "
+    "above say which. Checkpoints are whole: start the same command on every host again, and the run continues."
+)
 PLAIN = {"coordinator_address": "10.0.0.1:8476", "num_processes": 2, "process_id": 0}  # flags, with examples
 
 
@@ -54,6 +61,7 @@ def initialize() -> None:
             jax.distributed.initialize(
                 **given, initialization_timeout=seconds + 60, heartbeat_timeout_seconds=HEARTBEAT
             )
+        _leave_a_word()
     except ValueError as error:
         raise ConfigError(f"distributed = True: jax finds no TPU pod, GKE or Slurm job around this process. "
                           f"Set --{' --'.join(PLAIN)} instead.") from error  # fmt: skip
@@ -62,6 +70,16 @@ def initialize() -> None:
 def is_main() -> bool:
     """Tells whether this is process 0, which alone writes what the run needs once and shows it to people."""
     return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def main_first(name: str) -> Iterator[None]:
+    """Runs the block, of a name of its own, on process 0 and then on the others, which so find what it has made."""
+    if not is_main():
+        multihost_utils.sync_global_devices(name)
+    yield
+    if is_main():
+        multihost_utils.sync_global_devices(name)
 
 
 def _require_usable(given: dict[str, Any]) -> None:
@@ -78,6 +96,17 @@ def _require_usable(given: dict[str, Any]) -> None:
     except OSError as error:
         raise ConfigError(f"coordinator_address = {given['coordinator_address']!r}: port {port} of this host cannot be "
                           f"had: {error.strerror}. Set another port on every host.") from error  # fmt: skip
+
+
+def _leave_a_word() -> None:
+    """Sees to it that a process which ends without a word of ours, killed or aborted by XLA, still says what to do.
+
+    When another process dies, XLA aborts this one from a thread of its own, where no Python runs any more. So a shell
+    waits for the end of a pipe, and speaks unless a line came through it first.
+    """
+    script = ["sh", "-c", 'read -r _ || echo "$1" >&2', "sh", LAST_WORD]
+    waiting = subprocess.Popen(script, stdin=subprocess.PIPE, start_new_session=True)
+    atexit.register(waiting.communicate, b"\n")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """From the training step's device metrics to numbers for people: sums over an interval, TensorBoard, the bar's text."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Self
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from nami_jax.loss import QUARTILES
 
@@ -103,26 +107,41 @@ def _by_stage(metrics: Sequence[Mapping[str, np.ndarray]], seconds: float) -> di
 
 
 class EventWriter:
-    """Writes scalars and pictures as TensorBoard events below the workdir."""
+    """Writes scalars and pictures as TensorBoard events below the workdir, each before the call returns.
+
+    Not by tensorboardX's SummaryWriter: its thread ends on a full disk without a word, and the run then waits for it.
+    """
 
     def __init__(self, workdir: Path, start: int):
-        """Opens a new file of events in `workdir/events`, which supersedes what was logged after step `start`."""
-        self._writer = SummaryWriter(str(workdir / "events"), purge_step=start + 1)
+        """Opens a new file of events in `workdir/events`, which supersedes what was logged after step `start`.
+
+        Raises:
+            OSError: here and in all methods: what is to be written does not get to the disk.
+        """
+        folder = workdir / "events"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"))
+        self._write(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._writer.close()
+        self._events.close()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one value per name at `step`."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        parts = [summary.scalar(name, value).value for name, value in values.items()]
+        self._write(Event(step=step, summary=Summary(value=itertools.chain(*parts))))
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """Writes an image (H, W, 3) uint8 at `step`."""
-        self._writer.add_image(name, picture, step, dataformats="HWC")
+        self._write(Event(step=step, summary=summary.image(name, picture, dataformats="HWC")))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._events.write_event(event)
+        self._events.flush()
 
 
 def bar_text(scalars: Mapping[str, float]) -> str:

@@ -16,6 +16,7 @@ from nami_jax.checkpoint import CheckpointError
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, parse_steps
 from nami_jax.pictures import grid, save_png
 from nami_jax.pipeline import NamiPipeline
+from nami_jax.quiet_orbax import mute_orbax
 from nami_jax.weights import WeightsError
 
 
@@ -68,6 +69,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}: prompts are given as --prompt")
     args = flags.FLAGS
+    mute_orbax()
     try:
         steps = None if args.steps is None else parse_steps(args.steps)
         pipe = NamiPipeline.from_pretrained(

@@ -18,7 +18,9 @@ from nami_jax.checkpoint import CheckpointError
 from nami_jax.config import Config, ConfigError
 from nami_jax.data.source import CorruptDataError
 from nami_jax.metrics import NonFiniteError
+from nami_jax.quiet_orbax import mute_orbax
 from nami_jax.run_flags import define_flags, parse_flags
+from nami_jax.stopping import Stopped, leave_at_once
 from nami_jax.trainer import train
 from nami_jax.weights import WeightsError
 
@@ -26,6 +28,7 @@ from nami_jax.weights import WeightsError
 def main(argv: list[str]) -> None:
     """Trains as the flags say and ends with what to do with the result."""
     logging.set_verbosity(logging.WARNING)
+    mute_orbax()
     fields, workdir, stop_after = flags.FLAGS.config.to_dict(), Path(flags.FLAGS.workdir), flags.FLAGS.stop_after
     is_autoencoder = fields.get("task") == TASK
     try:
@@ -34,6 +37,9 @@ def main(argv: list[str]) -> None:
             train_autoencoder(AutoencoderRun.from_dict(fields), workdir, stop_after=stop_after)
         else:
             train(Config.from_dict(fields), workdir, stop_after=stop_after)
+    except Stopped as stopped:
+        print(stopped)
+        return
     except (CheckpointError, ConfigError, CorruptDataError, ModuleNotFoundError, NonFiniteError, WeightsError) as error:
         raise SystemExit(f"error: {error}") from error
     if is_autoencoder:
@@ -44,5 +50,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    leave_at_once()
     define_flags()
     app.run(main, flags_parser=parse_flags)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -41,7 +42,8 @@ def init_state(cfg: Config, mesh: Mesh, base: Any = None, bridge: Any = None) ->
         parameters that are not trained; empty without LoRA) and `bridge` (empty without one).
     """
     create = jax.jit(_new_state, static_argnums=0, donate_argnums=1, out_shardings=train_shardings(cfg, mesh))
-    return create(cfg, base or {}, new_bridge(cfg) if bridge is None else bridge)
+    # NumPy arrays are the same for all processes; an array on one process's device is not the others' to use.
+    return create(cfg, base or {}, jax.tree.map(np.asarray, new_bridge(cfg) if bridge is None else bridge))
 
 
 def abstract_state(cfg: Config, mesh: Mesh) -> State:
@@ -156,11 +158,15 @@ def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tupl
 
 
 @functools.cache
-def make_eval_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, Any, Any, jax.Array], jax.Array]:
-    """Returns the jitted (params, bridge, batch, null, key) -> mean loss per stage (K,): no caption is dropped."""
+def make_eval_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, Any, Any, np.uint32], jax.Array]:
+    """Returns the jitted (params, bridge, batch, null, number) -> mean loss per stage (K,): no caption is dropped.
+
+    What is drawn is a function of `train.seed` and the batch's number () uint32 alone.
+    """
     stage_parts = _stage_loss(cfg, mesh, caption_dropout=0.0)
 
-    def step(params, bridge, batch, null, key):
+    def step(params, bridge, batch, null, number):
+        key = jax.random.fold_in(jax.random.key(cfg.train.seed), number)
         return jnp.stack([losses.mean() for losses, _ in stage_parts(params, bridge, batch, null, key)])
 
     return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))

@@ -41,24 +41,31 @@ def load_run(
 
     Args:
         workdir: of the run.
-        step: which checkpoint; None takes the newest.
+        step: which checkpoint; None takes the newest that is whole, and warns of damaged ones.
         dtype: compute type of the network; None: as in training.
         shardings: abstract parameters -> shardings; None puts all on the first device.
 
     Raises:
-        CheckpointError: there is no finished checkpoint, or it cannot be read.
+        CheckpointError: there is no finished checkpoint, or it is damaged.
         ConfigError: the run is a LoRA, and the folder of the weights beneath it is gone.
     """
     with Checkpoints(workdir) as checkpoints:
-        step = checkpoints.latest_step() if step is None else step
-        cfg = checkpoints.config(step)
-        _, shapes = abstract_model(cfg.model)
-        low_rank, _ = lora.split(shapes)
-        params = checkpoints.item(step, "ema", _placed(low_rank if cfg.model.lora_rank else shapes, shardings))
-        bridge, structure = None, bridge_structure(cfg)
-        if structure is not None:
-            bridge_shapes = jax.eval_shape(lambda: new_bridge(cfg))
-            bridge = nnx.merge(structure, checkpoints.item(step, "bridge", _placed(bridge_shapes, shardings)))
+
+        def load(step: int) -> Run:
+            return _load_step(checkpoints, step, dtype, shardings)
+
+        return checkpoints.newest_whole(load) if step is None else load(step)
+
+
+def _load_step(checkpoints: Checkpoints, step: int, dtype: str | None, shardings: Shardings | None) -> Run:
+    cfg = checkpoints.config(step)
+    _, shapes = abstract_model(cfg.model)
+    low_rank, _ = lora.split(shapes)
+    params = checkpoints.item(step, "ema", _placed(low_rank if cfg.model.lora_rank else shapes, shardings))
+    bridge, structure = None, bridge_structure(cfg)
+    if structure is not None:
+        bridge_shapes = jax.eval_shape(lambda: new_bridge(cfg))
+        bridge = nnx.merge(structure, checkpoints.item(step, "bridge", _placed(bridge_shapes, shardings)))
     if cfg.model.lora_rank:
         # In float32: added to bfloat16 kernels, most of a small update would be rounded away.
         params = lora.merge(lora.join(params, load_base(cfg, "float32", shardings)))

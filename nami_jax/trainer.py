@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from nami_jax import distributed
 from nami_jax.activations import MeshLayout, require_layout
 from nami_jax.autoencoder import Autoencoder
 from nami_jax.bridge_training import train_bridge
@@ -22,9 +22,10 @@ from nami_jax.compilation import compile_steps, shapes_of
 from nami_jax.config import Config, require
 from nami_jax.data.loader import eval_batches, train_loader
 from nami_jax.data.visits import Data, open_data
-from nami_jax.metrics import EventWriter, Interval, bar_text
+from nami_jax.metrics import EventWriter, Interval, NonFiniteError, bar_text
 from nami_jax.preview import make_preview
 from nami_jax.sharding import batch_share, make_mesh, require_divisible, shard_batch, state_shardings
+from nami_jax.stopping import Stopping
 from nami_jax.text import encoder_widths
 from nami_jax.train_step import (
     State,
@@ -52,14 +53,17 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
 
     Raises:
         ConfigError: settings that cannot work, found before any compilation.
+        CheckpointError: all checkpoints are damaged, or a save failed.
         NonFiniteError: the loss or the gradient became NaN or infinite.
+        Stopped: SIGTERM or SIGINT came, and the state is saved.
     """
     mesh = make_mesh(cfg.mesh, devices)
     check_run(cfg, mesh, stop_after)
     stop = cfg.train.steps if stop_after is None else min(stop_after, cfg.train.steps)
     autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
-    with Checkpoints(workdir, cfg) as checkpoints:
-        data = open_data(cfg, autoencoder and autoencoder.fingerprint)
+    with Stopping() as stopping, Checkpoints(workdir, cfg) as checkpoints:
+        with distributed.main_first("data"):  # what is prepared there must be prepared once
+            data = open_data(cfg, autoencoder and autoencoder.fingerprint)
         loader, samples = train_loader(data.train, cfg, batch_share(mesh)), [len(source) for source in data.train]
         state, position = begin_or_continue(cfg, mesh, checkpoints, data)
         found = position.pop("samples", samples)
@@ -76,14 +80,26 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
         ):
             views = make_views(cfg, mesh, data, autoencoder, workdir / "samples")
             watch = Watch(cfg.train, views, Interval(), events, bar, stop)
-            for step in range(start + 1, stop + 1):
-                batch = shard_batch(next(loader), mesh)
-                state, metrics = programs[shapes_of(batch)](state, batch, null)
-                watch.after_step(step, metrics)
-                if watch.due(step, cfg.train.checkpoint_every):
-                    watch.interval.require_finite()
-                    checkpoints.save(step, state, loader.get_state() | {"samples": samples})
-                watch.show(step, state)
+
+            def save() -> None:
+                checkpoints.save(int(state["step"]), state, loader.get_state() | {"samples": samples})
+
+            try:
+                for step in stopping.steps(start + 1, stop + 1):
+                    batch = shard_batch(next(loader), mesh)
+                    state, metrics = programs[shapes_of(batch)](state, batch, null)
+                    watch.after_step(step, metrics)
+                    if watch.due(step, cfg.train.checkpoint_every):
+                        watch.interval.require_finite()
+                        save()
+                    checkpoints.require_saved()
+                    stopping.breakable(watch.show, step, state)
+            except NonFiniteError:
+                save()  # steps without a finite gradient have changed nothing
+                raise
+            if stopping.after is not None:
+                save()
+    stopping.require_going(cfg.train.steps)
     return state
 
 
@@ -147,10 +163,10 @@ def make_validation(cfg: Config, mesh: Mesh, data: Data) -> Callable[[State], di
     eval_step, null = make_eval_step(cfg, mesh), dict(zip(("text_embeds", "pooled"), data.empty, strict=True))
 
     def validate(state: State) -> dict[str, float]:
-        key, losses, params = jax.random.key(cfg.train.seed), [], sampling_weights(state)
+        losses, params = [], sampling_weights(state)
         for i, batch in enumerate(eval_batches(data.held_out, cfg, batch_share(mesh))):
             batch = shard_batch(batch, mesh)
-            losses.append(eval_step(params, state["bridge"], batch, null, jax.random.fold_in(key, i)))
+            losses.append(eval_step(params, state["bridge"], batch, null, np.uint32(i)))
         return {f"validation/stage_{k}": float(loss) for k, loss in enumerate(np.mean(losses, axis=0), start=1)}
 
     return validate

@@ -82,8 +82,8 @@ def check_data(cfg: Config | AutoencoderRun, facts: dict[str, Mapping[str, str]]
     elif is_prepared(cfg.data):
         sources = [open_source(cfg.data, cfg.data.train_split)]
     else:
-        return Finding("data", WARNING, f"{cfg.data.name} is not in {cfg.data.data_dir} yet. Each host will build it "
-                       "first; build it once beforehand where all find it.")  # fmt: skip
+        return Finding("data", WARNING, f"{cfg.data.name} is not in {cfg.data.data_dir} yet. Training will build it "
+                       "first, on each host that does not find it there.")  # fmt: skip
     lengths = [len(source) for source in sources]
     facts["samples"] = {"train": str(lengths)}
     start, source = time.perf_counter(), sources[0]

@@ -6,7 +6,7 @@ import pytest
 from nami_jax.config import ConfigError
 from nami_jax.data.images import to_stage
 from nami_jax.data.loader import eval_batches, plan_steps, train_loader
-from nami_jax.data.share import Share
+from nami_jax.data.share import WHOLE, Share
 from nami_jax.data.source import CaptionedImages, CorruptDataError, all_captions, open_source
 from nami_jax.data.visits import Pixels, Visit
 
@@ -248,6 +248,35 @@ def test_buckets_do_not_depend_on_the_number_of_processes(buckets, run_config, p
         for k, batch in enumerate(step):
             found = np.concatenate([share[k]["pooled"] for share in shares])
             np.testing.assert_array_equal(found, batch["pooled"])
+
+
+def test_a_run_that_goes_from_machine_to_machine_sees_every_sample_once_an_epoch(run_config, replace):
+    """Two hosts of four devices, then one of four, then a single device, each continuing where the last one stopped."""
+    source = [Numbered(16, 16, 120, 0)]
+    cfg = replace(run_config, "train", steps=45, stage_batches=((8, 8, 8),) * 3)  # nine epochs of five steps
+    legs = [
+        (7, [Share((0, 1, 2, 3), 8), Share((4, 5, 6, 7), 8)]),
+        (13, [Share((0, 1, 2, 3), 4)]),
+        (22, [Share((0, 3), 4), Share((1, 2), 4)]),
+        (45, [WHOLE]),
+    ]
+    seen, position = [], {"next_index": 0}
+    for stop, shares in legs:
+        hosts = [train_loader(source, cfg, share) for share in shares]
+        for host in hosts:
+            host.set_state(position)
+        for _ in range(position["next_index"], stop):
+            step = [next(host) for host in hosts]
+            seen += [int(x) for k in range(3) for host in step for x in host[k]["images"][:, 0, 0, 0]]
+        (position,) = {tuple(host.get_state().items()): host.get_state() for host in hosts}.values()
+        assert position == {"next_index": stop}
+    undisturbed = [int(x) for step in train_loader(source, cfg) for batch in step for x in batch["images"][:, 0, 0, 0]]
+    for step in range(45):
+        of_step = slice(24 * step, 24 * step + 24)
+        assert sorted(seen[of_step]) == sorted(undisturbed[of_step]), step
+    for epoch in range(9):
+        counts = collections.Counter(seen[120 * epoch : 120 * epoch + 120])
+        assert counts == dict.fromkeys(range(120), 1), epoch
 
 
 def test_a_longer_run_begins_as_the_shorter_one(buckets, run_config, replace):

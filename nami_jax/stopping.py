@@ -1,0 +1,107 @@
+"""Lets a run end between two steps, its state saved, when the machine is to be taken away or a person stops it."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # from a scheduler, from a keyboard
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that was asked to stop and has saved its state. The message says after which step."""
+
+
+class _Asked(BaseException):
+    """Leaves what may be broken off."""
+
+
+class Stopping:
+    """Whether a run is asked to stop. Use as a context manager around all that must not be interrupted: also the saves.
+
+    With one process a signal is noted until the step under way is done. With several, they must all stop after the same
+    step: SIGTERM goes to jax's preemption service, which finds one that none of them has passed.
+
+    Attributes:
+        after: the step after which `steps` ended early; None if it did not.
+    """
+
+    def __init__(self) -> None:
+        self.after: int | None = None
+        self._asked = False
+        self._breakable = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Stopping":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def steps(self, first: int, stop: int) -> Iterator[int]:
+        """Yields first, ..., stop - 1; fewer if a signal comes, for which it listens from here on."""
+        self._listen()
+        for step in range(first, stop):
+            yield step
+            if self._due(step):
+                self.after = step
+                return
+
+    def breakable(self, show: Callable[..., None], *arguments: Any) -> None:
+        """Calls `show`, which changes nothing that is saved; with one process, a signal breaks it off."""
+        try:
+            try:
+                self._breakable = True
+                if not self._asked:
+                    show(*arguments)
+            finally:
+                self._breakable = False
+        except _Asked:
+            pass
+
+    def require_going(self, last: int) -> None:
+        """Raises `Stopped` if `steps` ended early. `last` is the run's last step."""
+        if self.after is not None:
+            raise Stopped(f"Stopped after step {self.after} of {last}, which is saved. The same command continues.")
+
+    def _due(self, step: int) -> bool:
+        return self._asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+
+    def _listen(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python lets no other thread set handlers
+        handlers: dict[signal.Signals, Any] = dict.fromkeys(SIGNALS, self._note)
+        if jax.process_count() > 1:
+            handlers = {signal.SIGINT: lambda *_: signal.raise_signal(signal.SIGTERM)}
+        self._previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt  # who asks twice does not want to wait
+        if not self._asked:
+            self._asked = True
+            # Not by print: a handler may have come in the midst of one.
+            os.write(2, f"\n{signal.Signals(number).name}: stopping after this step, with its state saved\n".encode())
+            if self._breakable:
+                raise _Asked
+
+
+def leave_at_once() -> None:
+    """Makes SIGTERM and SIGINT end the program, with status 0, wherever no `Stopping` has a state to save.
+
+    For commands, since it replaces this process's handlers. Compilations in other threads could not be broken off
+    otherwise.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os.write(2, f"\n{signal.Signals(number).name}: nothing to save. The same command continues.\n".encode())
+        os._exit(0)
+
+    for number in SIGNALS:
+        signal.signal(number, leave)

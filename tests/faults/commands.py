@@ -1,0 +1,91 @@
+"""The training command on the cards as a process of its own: one device, compiled programs kept between processes."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from nami_jax.checkpoint import Checkpoints
+from nami_jax.config import Config
+from nami_jax.sharding import make_mesh
+from nami_jax.train_step import abstract_state
+from tests.runs import card_config, numbers
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+CONFIG_FILE = """
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from tests.faults.commands import small_config
+
+def get_config():
+    return ConfigDict(small_config(Path({data_dir!r}), **{train!r}).to_dict())
+"""
+
+
+def small_config(data_dir: pathlib.Path, **train: Any) -> Config:
+    """Returns a run of a single stage on the cards, whose step is compiled in seconds, with fields of `train` set."""
+    train = {"steps": 1000, "stage_batches": ((8,),), "checkpoint_every": 1000, "eval_every": 1000, "log_every": 1000,
+             "sample_every": 1000} | train  # fmt: skip
+    return card_config(data_dir, model={"stage_single_blocks": (1,)}, sample={"steps": (2,)}, train=train)
+
+
+def environment(cache: pathlib.Path) -> dict[str, str]:
+    """Returns the environment of a process with one device: on several, jax 0.10.2 hangs on cached programs."""
+    return os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
+        "JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }  # fmt: skip
+
+
+class Commands:
+    """The command for one run, in any workdir below a folder."""
+
+    def __init__(self, folder: pathlib.Path, **train: Any):
+        """Writes the run's config into `folder`, where its data and compiled programs go too."""
+        self.folder, self.cfg = folder, small_config(folder / "data", **train)
+        self.config = folder / f"cards{len(list(folder.glob('cards*.py')))}.py"
+        self.config.write_text(CONFIG_FILE.format(data_dir=str(folder / "data"), train=train))
+
+    def arguments(self, workdir: pathlib.Path, *flags: str) -> list[str]:
+        command = [sys.executable, "-m", "nami_jax.train", "--config", str(self.config), "--workdir", str(workdir)]
+        return [*command, *flags]
+
+    def start(self, workdir: pathlib.Path, *flags: str) -> subprocess.Popen:
+        """Starts the command with its output, warnings and bars in one pipe."""
+        return subprocess.Popen(
+            self.arguments(workdir, *flags), env=environment(self.folder / "cache"), cwd=self.folder, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def run(self, workdir: pathlib.Path, *flags: str, status: int = 0) -> str:
+        """Runs the command to its end and returns its output."""
+        with self.start(workdir, *flags) as process:
+            output, _ = process.communicate(timeout=300)
+        assert process.returncode == status, output
+        return output
+
+    def newest(self, workdir: pathlib.Path) -> dict[str, np.ndarray]:
+        """Returns the numbers of a run's newest checkpoint."""
+        with Checkpoints(workdir, self.cfg) as checkpoints:
+            restored = checkpoints.restore_latest(abstract_state(self.cfg, make_mesh(devices=jax.devices()[:1])))
+        assert restored is not None
+        return numbers(restored[0])
+
+
+def read_until(process: subprocess.Popen, text: str) -> str:
+    """Returns what a process prints up to a text, waiting for it."""
+    assert process.stdout is not None
+    output = ""
+    while text not in output:
+        letter = process.stdout.read(1)
+        assert letter, output
+        output += letter
+    return output

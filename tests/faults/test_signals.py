@@ -1,0 +1,75 @@
+"""A real run stopped by real signals, continued by the same command."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.faults.commands import Commands, read_until
+
+IN_TIME = 30  # seconds from the signal to the end; schedulers give as much before they kill
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("signals")
+
+
+def stop(process, number):
+    """Sends a signal and returns the rest of the output and the seconds to the process's end."""
+    began = time.monotonic()
+    process.send_signal(number)
+    rest, _ = process.communicate(timeout=120)
+    return rest, time.monotonic() - began
+
+
+def test_a_run_stopped_by_each_signal_saves_in_time_and_continues_bit_equal(folder):
+    commands, workdir = Commands(folder), folder / "stopped"
+    steps = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with commands.start(workdir) as process:
+            read_until(process, "step/s]")  # of the bar
+            time.sleep(1.5)
+            output, seconds = stop(process, number)
+        assert process.returncode == 0, output
+        assert seconds < IN_TIME
+        assert f"{number.name}: stopping after this step" in output
+        assert "which is saved. The same command continues." in output
+        assert "Traceback" not in output
+        steps.append(max(int(path.name) for path in (workdir / "checkpoints").iterdir()))
+        assert f"Stopped after step {steps[-1]} of 1000" in output
+        print(f"{number.name}: {seconds:.1f} s to the end")
+    assert 0 < steps[0] < steps[1] < 1000
+    last = f"--stop_after={steps[1] + 2}"
+    commands.run(workdir, last)
+    commands.run(folder / "whole", last)
+    found, expected = commands.newest(workdir), commands.newest(folder / "whole")
+    assert found["['step']"] == steps[1] + 2
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_ends_the_command_at_once(tmp_path, number):
+    commands, workdir = Commands(tmp_path), tmp_path / "early"  # with nothing compiled before
+    with commands.start(workdir) as process:
+        read_until(process, "compiling:")
+        output, seconds = stop(process, number)
+    assert process.returncode == 0, output
+    assert seconds < IN_TIME
+    assert f"{number.name}: nothing to save. The same command continues." in output
+    assert "Traceback" not in output
+    assert not list((workdir / "checkpoints").iterdir())
+
+
+def test_a_signal_during_a_preview_breaks_it_off(folder):
+    commands, workdir = Commands(folder, eval_every=1, sample_every=1), folder / "preview"
+    with commands.start(workdir) as process:
+        before = read_until(process, "step 1: validation/stage_1")
+        rest, seconds = stop(process, signal.SIGTERM)
+    assert process.returncode == 0, rest
+    assert seconds < IN_TIME
+    assert "Stopped after step 1 of 1000" in rest
+    assert "samples in" not in before + rest
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"1"}
