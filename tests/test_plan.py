@@ -33,7 +33,7 @@ def test_a_plan_for_tpus_that_are_not_here():
     assert run.returncode == 0, run.stderr
     text = run.stdout
     assert text.startswith("v5e:2x2: 4 devices (TPU v5 lite), arranged as data 1 x fsdp 4 x tensor 1 x sequence 1")
-    assert re.search(r"^limit +15\.750$", text, re.MULTILINE)  # GiB, of 16 that a v5e has
+    assert re.search(r"^limit +15\.75$", text, re.MULTILINE)  # GiB, of 16 that a v5e has
     assert re.search(r"^all-gather +\d+ +\d", text, re.MULTILINE)
     assert re.search(r"^reduce-scatter +\d+ +\d", text, re.MULTILINE)
     assert "extrapolated linearly from compilations of 1 and 2 units; a unit is (8, 4) images" in text

@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 from jax.errors import JaxRuntimeError
-from jax.stages import Lowered
+from jax.stages import Compiled, Lowered
 
 from nami_jax.planning.hardware import find_overflow
 from nami_jax.planning.hlo import Collectives, collectives
 from nami_jax.train_step import State
+
+GIB = 2**30
 
 STATE_PARTS = {"params": "parameters", "ema": "EMA", "opt": "moments", "frozen": "frozen parameters"}
 
@@ -69,22 +71,31 @@ def measure(
     if arguments > limit:
         return Measured(known, arguments, limit, 0.0, None)
     print(f"compiling {name} ...", end=" ", file=sys.stderr, flush=True)
-    began = time.perf_counter()
+    began, parts, found = time.perf_counter(), known, None
     try:
         compiled = lower().compile()
     except JaxRuntimeError as error:
-        needed = find_overflow(error).needed
-        return Measured(known, max(needed, limit + 1), limit, time.perf_counter() - began, None)
-    finally:
-        print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
-    stats, text = compiled.memory_analysis(), compiled.as_text()
+        total = max(find_overflow(error).needed, limit + 1)
+    else:
+        parts, found = _compiled_parts(compiled, known), collectives(_text(compiled))
+        total = sum(parts.values()) + resident
+    seconds = time.perf_counter() - began
+    print(f"{seconds:.0f} s, {total / GIB:.4g} of {limit / GIB:.4g} GiB", file=sys.stderr)
+    return Measured(parts, total, limit, seconds, found)
+
+
+def _compiled_parts(compiled: Compiled, known: Mapping[str, int]) -> dict[str, int]:
+    stats = compiled.memory_analysis()
     assert stats is not None
-    assert text is not None
-    parts = dict(known) | {
+    return dict(known) | {
         "padding of arguments": max(stats.argument_size_in_bytes - sum(known.values()), 0),
         "temporaries": stats.temp_size_in_bytes,
         "results": max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0),  # beyond those in donated arguments
         "code": stats.generated_code_size_in_bytes,
     }
-    total = sum(parts.values()) + resident
-    return Measured(parts, total, limit, time.perf_counter() - began, collectives(text))
+
+
+def _text(compiled: Compiled) -> str:
+    text = compiled.as_text()
+    assert text is not None
+    return text

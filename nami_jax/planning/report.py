@@ -189,7 +189,7 @@ def _over(measured: Measured) -> str:
 
 
 def _gib(size: int) -> str:
-    return f"{size / GIB:.3f}"
+    return f"{size / GIB:.4g}"
 
 
 def _tera(flops: float) -> str:
