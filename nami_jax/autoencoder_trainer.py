@@ -84,6 +84,7 @@ def _run(
     )  # fmt: skip
     restored = checkpoints.restore_latest(abstract_state(cfg, mesh))
     state, position = restored or (init_state(cfg, mesh), {"next_index": 0})
+    checkpoints.prepare(state)
     loader.set_state(position)
     start, train_step = int(state["step"]), make_train_step(cfg, mesh)
     (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")

@@ -73,6 +73,7 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
         loader.set_state(position)
         start, null = int(state["step"]), dict(zip(("text_embeds", "pooled"), data.empty, strict=True))
         (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
+        checkpoints.prepare(state)
         programs = compile_steps(cfg, mesh, state, null, start) if start < stop else {}
         with (
             EventWriter(workdir, start) as events,
