@@ -6,6 +6,7 @@ CHECKPOINT ?= $(WORKDIR)
 PROMPT ?= a red apple
 SOURCE ?=
 OUT ?= out
+TOPOLOGY ?= v5e:2x2
 ARGS ?=
 PYTHON ?= python3
 VENV ?= .venv
@@ -27,8 +28,10 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(ACCELERATOR)
 READY_PREPARE := $(VENV)/.ready-prepare
+READY_PLAN := $(VENV)/.ready-plan
 READY_DEV := $(VENV)/.ready-dev
 READY_PARITY := $(VENV)/.ready-parity
+TPU_COMPILER := $(VENV)/tpu_compiler
 LOCKS := requirements.txt $(if $(filter cpu,$(ACCELERATOR)),,requirements-$(ACCELERATOR).txt)
 
 ifeq ($(filter cpu cuda tpu,$(ACCELERATOR)),)
@@ -42,11 +45,11 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train sample prepare test parity lint format bench lock clean
+.PHONY: help train sample prepare plan test parity lint format bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
-	@printf '\nVariables: CONFIG, WORKDIR, CHECKPOINT, PROMPT, SOURCE, OUT, ARGS, PYTHON, VENV, TORCH_INDEX, ACCELERATOR=cpu|cuda|tpu (here: %s)\n' '$(ACCELERATOR)'
+	@printf '\nVariables: CONFIG, WORKDIR, CHECKPOINT, PROMPT, SOURCE, OUT, TOPOLOGY, ARGS, PYTHON, VENV, TORCH_INDEX, ACCELERATOR=cpu|cuda|tpu (here: %s)\n' '$(ACCELERATOR)'
 
 train: $(READY)  ## train CONFIG in WORKDIR, or continue there; ARGS="--config.train.steps=2000" overrides a field
 	$(BIN)/python -m nami_jax.train --config "$(CONFIG)" --workdir "$(WORKDIR)" $(ARGS)
@@ -57,7 +60,10 @@ sample: $(READY)  ## draw PROMPT with CHECKPOINT (default: the WORKDIR of CONFIG
 prepare: $(READY_PREPARE)  ## encode images and captions of SOURCE for CONFIG, a flow of latents
 	$(BIN)/python -m nami_jax.prepare --config "$(CONFIG)" $(if $(SOURCE),--source "$(SOURCE)") $(ARGS)
 
-test: $(READY_DEV)  ## run the test suite; ARGS="-k jump" picks tests
+plan: $(READY_PLAN)  ## plan a run of CONFIG on TOPOLOGY, e.g. v5e:16x16: memory, time and cost, without a TPU
+	PYTHONPATH="$(TPU_COMPILER)" $(BIN)/python -m nami_jax.plan --config "$(CONFIG)" --topology "$(TOPOLOGY)" $(ARGS)
+
+test: $(READY_DEV) $(READY_PLAN)  ## run the test suite; ARGS="-k jump" picks tests
 	$(BIN)/python -m pytest $(ARGS)
 
 parity:  ## compare with transformers and diffusers, run live in an environment of their own (downloads torch)
@@ -85,8 +91,8 @@ lock: $(READY_DEV)  ## resolve pyproject.toml anew into requirements*.txt
 	$(call resolve,requirements-tpu.txt,--group tpu -c requirements.txt)
 	$(call resolve,requirements-prepare.txt,--group prepare -c requirements.txt)
 	$(call resolve,requirements-dev.txt,--group dev -c requirements.txt -c requirements-prepare.txt)
-	@grep -v '^protobuf==' requirements.txt > $(VENV)/but-protobuf.txt
-	$(call resolve,requirements-parity.txt,--group parity -c $(VENV)/but-protobuf.txt -c requirements-dev.txt)
+	@grep -hv '^protobuf==' requirements.txt requirements-dev.txt | grep '==' > $(VENV)/but-protobuf.txt
+	$(call resolve,requirements-parity.txt,--group parity -c $(VENV)/but-protobuf.txt)
 
 clean:  ## delete the virtual environment and caches, never runs/ or data/
 	rm -rf .venv .venv-* .pytest_cache .ruff_cache build *.egg-info
@@ -114,6 +120,13 @@ $(READY): requirements-build.txt $(LOCKS)
 
 $(READY_PREPARE): $(READY) requirements-prepare.txt
 	@$(INSTALL) --no-deps -r requirements-prepare.txt
+	@touch $@
+
+# Apart from the other packages: where jax finds libtpu, it looks for a TPU at every start.
+$(READY_PLAN): $(READY) requirements-tpu.txt
+	@grep '^libtpu' requirements-tpu.txt > $(VENV)/libtpu.txt
+	@rm -rf $(TPU_COMPILER)
+	@$(INSTALL) --no-deps --target $(TPU_COMPILER) -r $(VENV)/libtpu.txt
 	@touch $@
 
 $(READY_DEV): $(READY_PREPARE) requirements-dev.txt

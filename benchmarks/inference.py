@@ -20,14 +20,14 @@ import numpy as np
 from absl import app, flags, logging
 from flax import nnx
 
-from benchmarks.flops import sampling_xla_flops
-from benchmarks.table import table
 from benchmarks.timing import Timed, interleave
 from configs import presets
 from nami_jax.config import ConfigError, ModelConfig, SampleConfig, parse_steps
 from nami_jax.flops import image_tokens, sampling_flops
 from nami_jax.models.nami import Nami, abstract_model
+from nami_jax.planning.xla_flops import sampling_xla_flops
 from nami_jax.sampler import check_request, sample_stages
+from nami_jax.table import table
 
 # NAMI-2B with one of its 16 heads and depths 2, 3, 4 for 9, 16, 22.
 NARROW = dataclasses.replace(

@@ -22,12 +22,12 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
-from benchmarks.table import table
 from configs import presets
 from nami_jax.config import ConfigError, MeshConfig, ModelConfig
 from nami_jax.models.nami import abstract_model
 from nami_jax.pretrained import load_nami, nami_slots
 from nami_jax.sharding import make_mesh, state_shardings
+from nami_jax.table import table
 from nami_jax.weights import expected_shapes, open_tensors, save_tensors, tensor_bytes
 
 

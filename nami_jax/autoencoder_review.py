@@ -20,6 +20,7 @@ from nami_jax.autoencoder_step import autoencoder_structure
 from nami_jax.config import require
 from nami_jax.data.images import to_stage
 from nami_jax.data.source import CaptionedImages
+from nami_jax.distributed import is_main
 from nami_jax.models.autoencoder import AutoencoderKL
 from nami_jax.models.vgg import Vgg
 from nami_jax.perceptual import perceptual_distance
@@ -147,7 +148,8 @@ def make_preview(cfg: AutoencoderRun, held_out: CaptionedImages, folder: Path) -
         rows: list[list[Image.Image]] = [to_images(x) for x in (pixels, autoencoder.decode(autoencoder.encode(pixels)))]
         path = folder / f"step_{step:07d}.png"
         title = f"step {step}, held-out images: originals above, reconstructions below"
-        save_png(grid(captions, rows, title), path, {"captions": captions, "step": step})
+        if is_main():
+            save_png(grid(captions, rows, title), path, {"captions": captions, "step": step})
         return path
 
     return preview

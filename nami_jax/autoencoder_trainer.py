@@ -4,15 +4,17 @@
 command around this. `trainer` is the same for a flow.
 """
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tqdm import tqdm
 
+from nami_jax import distributed
 from nami_jax.autoencoder import save_autoencoder
 from nami_jax.autoencoder_config import SAME, AutoencoderRun
 from nami_jax.autoencoder_review import make_preview, make_validation, with_unit_latents
@@ -21,17 +23,22 @@ from nami_jax.checkpoint import Checkpoints
 from nami_jax.config import require
 from nami_jax.data.crops import crop_loader
 from nami_jax.data.source import CaptionedImages, open_source
-from nami_jax.metrics import EventWriter, Interval
+from nami_jax.events import tracked
+from nami_jax.metrics import Interval
 from nami_jax.models.vgg import Vgg
 from nami_jax.perceptual import load_perceptual
 from nami_jax.sharding import batch_share, make_mesh, require_divisible, shard_batch
 from nami_jax.stopping import Stopping
 from nami_jax.train_step import State
-from nami_jax.watch import Views, Watch
+from nami_jax.watch import NO_EXTRAS, Extras, Views, Watch, watching
 
 
 def train_autoencoder(
-    cfg: AutoencoderRun, workdir: Path, devices: Sequence[Any] | None = None, stop_after: int | None = None
+    cfg: AutoencoderRun,
+    workdir: Path,
+    devices: Sequence[Any] | None = None,
+    stop_after: int | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> State:
     """Runs or continues the training of an autoencoder and writes `workdir/vae`.
 
@@ -40,14 +47,15 @@ def train_autoencoder(
         workdir: where it is kept.
         devices: to train on; all if not given. Each has all parameters and its share of the batch.
         stop_after: stop once this many steps are done in all, saving; the next call continues. None: at `train.steps`.
+        extras: what else to show of it.
 
     Returns:
         The training state at the end.
 
     Raises:
         ConfigError: settings that cannot work, found before any compilation.
-        ModuleNotFoundError: the package with the perceptual network is missing.
         CheckpointError: all checkpoints are damaged, or a save failed.
+        ModuleNotFoundError: the package with the perceptual network is missing, or one that `extras` ask for.
         NonFiniteError: the loss or the gradient became NaN or infinite.
         Stopped: SIGTERM or SIGINT came, and the state is saved.
     """
@@ -57,10 +65,16 @@ def train_autoencoder(
     vgg = load_perceptual(cfg.loss.perceptual_blocks) if cfg.loss.perceptual else None
     vgg = jax.device_put(vgg, NamedSharding(mesh, PartitionSpec()))  # whole on every device
     stop = cfg.train.steps if stop_after is None else min(stop_after, cfg.train.steps)
-    with Stopping() as stopping, Checkpoints(workdir, cfg, SAME) as checkpoints:
-        train, held_out = (open_source(cfg.data, split) for split in (cfg.data.train_split, cfg.data.eval_split))
-        state = _run(cfg, workdir, mesh, checkpoints, stopping, stop, vgg, train, held_out)
-        if stopping.after is None:
+    with (
+        Stopping() as stopping,
+        Checkpoints(workdir, cfg, SAME) as checkpoints,
+        tracked(extras.wandb, workdir, cfg.to_dict()) as tracker,
+    ):
+        with distributed.main_first("data"):  # what is prepared there must be prepared once
+            train, held_out = (open_source(cfg.data, split) for split in (cfg.data.train_split, cfg.data.eval_split))
+        watch = functools.partial(watching, workdir=workdir, last_step=stop, extras=extras, tracker=tracker)
+        state = _run(cfg, workdir, mesh, checkpoints, stopping, stop, vgg, train, held_out, watch)
+        if stopping.after is None and distributed.is_main():
             save_autoencoder(workdir / "vae", with_unit_latents(cfg, state["ema"], train))
     stopping.require_going(cfg.train.steps)
     return state
@@ -76,6 +90,7 @@ def _run(
     vgg: Vgg | None,
     train: CaptionedImages,
     held_out: CaptionedImages,
+    watching: Callable[..., AbstractContextManager[Watch]],
 ) -> State:
     """Takes the steps that are left up to `stop` and returns the state after them."""
     loader = crop_loader(
@@ -87,7 +102,8 @@ def _run(
     checkpoints.prepare(state)
     loader.set_state(position)
     start, train_step = int(state["step"]), make_train_step(cfg, mesh)
-    (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
+    if distributed.is_main():
+        (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
 
     def scalars(summary: Mapping[str, float]) -> dict[str, float]:
         images_per_second = cfg.train.batch * summary["steps_per_second"]
@@ -96,18 +112,14 @@ def _run(
     views = Views(
         scalars, _bar_text, make_validation(cfg, vgg, held_out), make_preview(cfg, held_out, workdir / "samples")
     )
-    with (
-        EventWriter(workdir, start) as events,
-        tqdm(total=cfg.train.steps, initial=start, desc="training", unit="step", smoothing=0.05) as bar,
-    ):
-        watch = Watch(cfg.train, views, Interval("train.learning_rate"), events, bar, stop)
+    with watching(cfg.train, views, Interval("train.learning_rate"), start=start) as watch:
 
         def save(step: int) -> None:
-            watch.interval.require_finite()
+            watch.settle()
             checkpoints.save(step, state, loader.get_state())
 
         for step in stopping.steps(start + 1, stop + 1):
-            state, metrics = train_step(state, vgg, shard_batch(next(loader), mesh))
+            state, metrics = train_step(state, vgg, shard_batch(watch.next_batch(step, loader), mesh))
             watch.after_step(step, metrics)
             if watch.due(step, cfg.train.checkpoint_every):
                 save(step)

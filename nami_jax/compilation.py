@@ -41,6 +41,11 @@ def shapes_of(batch: Any) -> Shapes:
     return tuple(part["images"].shape for part in batch)
 
 
+def shapes_text(shapes: Shapes) -> str:
+    """Writes shapes as "64x8x8x3 + 32x16x16x3", stage by stage."""
+    return " + ".join("x".join(map(str, stage)) for stage in shapes)
+
+
 def compile_steps(
     cfg: Config, mesh: Mesh, state: State, null: Mapping[Any, np.ndarray], start: int
 ) -> dict[Shapes, Callable[[State, Any, Any], tuple[State, dict]]]:
@@ -57,20 +62,22 @@ def compile_steps(
         The program (state, batch, null) -> (state, metrics) by the shapes of its images.
     """
     shapes, step = list(dict.fromkeys(step_shapes(cfg, start))), make_train_step(cfg, mesh)
-    lowered = [step.lower(state, _abstract_batch(stages, mesh, null), null) for stages in shapes]  # pyright: ignore[reportFunctionMemberAccess]
+    lowered = [step.lower(state, abstract_batch(stages, mesh, null), null) for stages in shapes]  # pyright: ignore[reportFunctionMemberAccess]
     workers = min(len(shapes), os.cpu_count() or 1)
     bar = tqdm(total=len(shapes), desc="compiling", unit="shape", disable=not is_main())
     with ThreadPoolExecutor(max(workers, 1)) as pool, bar:
         compiled = {}
         for stages, program in zip(shapes, pool.map(lambda low: low.compile(), lowered), strict=True):
             if is_main():
-                bar.write(f"compiled images of {' + '.join('x'.join(map(str, stage)) for stage in stages)}")
+                bar.write(f"compiled images of {shapes_text(stages)}")
             bar.update()
             compiled[stages] = program
     return compiled
 
 
-def _abstract_batch(stages: Shapes, mesh: Mesh, null: Mapping[Any, np.ndarray]) -> tuple[dict, ...]:
+def abstract_batch(stages: Shapes, mesh: Mesh, null: Mapping[Any, Any]) -> tuple[dict, ...]:
+    """Returns a batch as ShapeDtypeStructs with their shardings: images of `stages` and states as long as `null`'s."""
+
     def abstract(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, BATCH))
 

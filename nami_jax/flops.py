@@ -3,6 +3,7 @@
 One multiplication and one addition are two FLOPs. What is done element by element is left out.
 """
 
+import functools
 from collections.abc import Sequence
 
 from nami_jax.config import Config, ModelConfig, SampleConfig
@@ -65,3 +66,10 @@ def training_flops(cfg: Config, stage_batch: Sequence[int], size: tuple[int, int
         3 * images * forward_flops(cfg.model, k, length, cfg.text.max_length)
         for k, (images, length) in enumerate(zip(stage_batch, tokens, strict=True), start=1)
     )
+
+
+@functools.cache
+def step_flops(cfg: Config, shapes: tuple[tuple[int, ...], ...]) -> int:
+    """Counts one training step on images of `shapes`, (B_k, H_k, W_k, C) of stage 1..K, latents or pixels."""
+    height, width = (side * cfg.autoencoder.downscale for side in shapes[-1][1:3])
+    return sum(training_flops(cfg, [shape[0] for shape in shapes], (height, width)))

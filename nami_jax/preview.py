@@ -11,6 +11,7 @@ from PIL import Image
 from nami_jax.config import Config
 from nami_jax.data.images import to_stage
 from nami_jax.data.visits import Data, Source, Visit
+from nami_jax.distributed import is_main
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.layout import Layout
 from nami_jax.models.nami import abstract_model
@@ -59,7 +60,9 @@ def make_preview(
         )  # fmt: skip
         path = folder / f"step_{step:07d}.png"
         about = {"captions": captions, "step": step, "seed": cfg.train.seed, "steps": cfg.sample.steps}
-        save_png(_sheet(panels, originals, to_images(decode(np.asarray(drawn))), step), path, about)
+        sheet = _sheet(panels, originals, to_images(decode(np.asarray(drawn))), step)
+        if is_main():
+            save_png(sheet, path, about)
         return path
 
     return preview

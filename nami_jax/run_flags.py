@@ -11,6 +11,9 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "file of the run's config, e.g. configs/emoji_tiny.py")
     flags.DEFINE_string("workdir", None, "folder to keep the run in, e.g. runs/emoji_tiny", required=True)
     flags.DEFINE_integer("stop_after", None, "stop once this many steps are done, saving; the same command continues")
+    flags.DEFINE_string("wandb", None, "project of Weights & Biases to send metrics and pictures to")
+    flags.DEFINE_string("profile", None, "first and last step to trace with jax's profiler, e.g. 10:15")
+    flags.DEFINE_bool("dry_run", False, "make two steps in a temporary folder, tell what they took, leave nothing")
     flags.mark_flag_as_required("config")
     distributed.define_flags()
 

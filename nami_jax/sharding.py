@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import MeshConfig, require
@@ -47,7 +48,9 @@ def make_mesh(mesh: MeshConfig | None = None, devices: Sequence[Any] | None = No
                 f"Set {math.gcd(left, size)}")  # fmt: skip
         left //= size
     sizes = (left, mesh.fsdp, mesh.tensor, mesh.sequence)
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    # Neighbours on a TPU's torus stay neighbours along an axis, which need not be one side of the torus.
+    arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def path_name(path: tuple[Any, ...]) -> str:

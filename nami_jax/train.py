@@ -2,7 +2,7 @@
 
 Leaves in the workdir: `checkpoints/`, TensorBoard `events/`, `samples/` (grids) and `config.json`. The same command
 continues an interrupted run. Fields of the config are set as flags: `--config.train.steps=2000`. A config whose `task`
-is "autoencoder" trains one, and leaves it in `vae/`.
+is "autoencoder" trains one, and leaves it in `vae/`. docs/watching.md says how to follow a run.
 """
 
 import shlex
@@ -17,11 +17,14 @@ from nami_jax.autoencoder_trainer import train_autoencoder
 from nami_jax.checkpoint import CheckpointError
 from nami_jax.config import Config, ConfigError
 from nami_jax.data.source import CorruptDataError
+from nami_jax.dry_run import dry_run
 from nami_jax.metrics import NonFiniteError
+from nami_jax.profiling import parse_window
 from nami_jax.quiet_orbax import mute_orbax
 from nami_jax.run_flags import define_flags, parse_flags
 from nami_jax.stopping import Stopped, leave_at_once
 from nami_jax.trainer import train
+from nami_jax.watch import Extras
 from nami_jax.weights import WeightsError
 
 
@@ -33,10 +36,18 @@ def main(argv: list[str]) -> None:
     is_autoencoder = fields.get("task") == TASK
     try:
         distributed.initialize()
-        if is_autoencoder:
-            train_autoencoder(AutoencoderRun.from_dict(fields), workdir, stop_after=stop_after)
+        cfg = AutoencoderRun.from_dict(fields) if is_autoencoder else Config.from_dict(fields)
+        window = None if flags.FLAGS.profile is None else parse_window(flags.FLAGS.profile, cfg.train.steps)
+        if flags.FLAGS.dry_run:
+            told = dry_run(cfg, workdir)
+            if distributed.is_main():
+                print(told)
+            return
+        extras = Extras(flags.FLAGS.wandb, window)
+        if isinstance(cfg, AutoencoderRun):
+            train_autoencoder(cfg, workdir, stop_after=stop_after, extras=extras)
         else:
-            train(Config.from_dict(fields), workdir, stop_after=stop_after)
+            train(cfg, workdir, stop_after=stop_after, extras=extras)
     except Stopped as stopped:
         print(stopped)
         return

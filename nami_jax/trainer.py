@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from nami_jax import distributed
 from nami_jax.activations import MeshLayout, require_layout
@@ -22,7 +21,9 @@ from nami_jax.compilation import compile_steps, shapes_of
 from nami_jax.config import Config, require
 from nami_jax.data.loader import eval_batches, train_loader
 from nami_jax.data.visits import Data, open_data
-from nami_jax.metrics import EventWriter, Interval, NonFiniteError, bar_text
+from nami_jax.events import tracked
+from nami_jax.flops import step_flops
+from nami_jax.metrics import Interval, NonFiniteError, bar_text
 from nami_jax.preview import make_preview
 from nami_jax.sharding import batch_share, make_mesh, require_divisible, shard_batch, state_shardings
 from nami_jax.stopping import Stopping
@@ -36,10 +37,16 @@ from nami_jax.train_step import (
     sampling_weights,
 )
 from nami_jax.trained import load_base, load_base_bridge
-from nami_jax.watch import Views, Watch
+from nami_jax.watch import NO_EXTRAS, Extras, Views, watching
 
 
-def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop_after: int | None = None) -> State:
+def train(
+    cfg: Config,
+    workdir: Path,
+    devices: Sequence[Any] | None = None,
+    stop_after: int | None = None,
+    extras: Extras = NO_EXTRAS,
+) -> State:
     """Runs or continues a training run.
 
     Args:
@@ -47,6 +54,7 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
         workdir: where it is kept.
         devices: to train on; all if not given.
         stop_after: stop once this many steps are done in all, saving; the next call continues. None: at `train.steps`.
+        extras: what else to show of it.
 
     Returns:
         The training state at the end.
@@ -54,6 +62,7 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
     Raises:
         ConfigError: settings that cannot work, found before any compilation.
         CheckpointError: all checkpoints are damaged, or a save failed.
+        ModuleNotFoundError: `extras` ask for a package that is not installed.
         NonFiniteError: the loss or the gradient became NaN or infinite.
         Stopped: SIGTERM or SIGINT came, and the state is saved.
     """
@@ -61,7 +70,11 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
     check_run(cfg, mesh, stop_after)
     stop = cfg.train.steps if stop_after is None else min(stop_after, cfg.train.steps)
     autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
-    with Stopping() as stopping, Checkpoints(workdir, cfg) as checkpoints:
+    with (
+        Stopping() as stopping,
+        Checkpoints(workdir, cfg) as checkpoints,
+        tracked(extras.wandb, workdir, cfg.to_dict()) as tracker,
+    ):
         with distributed.main_first("data"):  # what is prepared there must be prepared once
             data = open_data(cfg, autoencoder and autoencoder.fingerprint)
         loader, samples = train_loader(data.train, cfg, batch_share(mesh)), [len(source) for source in data.train]
@@ -72,29 +85,29 @@ def train(cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop
                 "Set the data that it was begun on, or another --workdir")  # fmt: skip
         loader.set_state(position)
         start, null = int(state["step"]), dict(zip(("text_embeds", "pooled"), data.empty, strict=True))
-        (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
+        if distributed.is_main():
+            (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
         checkpoints.prepare(state)
         programs = compile_steps(cfg, mesh, state, null, start) if start < stop else {}
-        with (
-            EventWriter(workdir, start) as events,
-            tqdm(total=cfg.train.steps, initial=start, desc="training", unit="step", smoothing=0.05) as bar,
-        ):
-            views = make_views(cfg, mesh, data, autoencoder, workdir / "samples")
-            watch = Watch(cfg.train, views, Interval(), events, bar, stop)
+        views = make_views(cfg, mesh, data, autoencoder, workdir / "samples")
+        interval = Interval(max_skipped=cfg.train.max_skipped_steps, devices=list(mesh.devices.flat))
+        with watching(cfg.train, views, interval, workdir, start, stop, extras, tracker) as watch:
 
             def save() -> None:
                 checkpoints.save(int(state["step"]), state, loader.get_state() | {"samples": samples})
 
             try:
                 for step in stopping.steps(start + 1, stop + 1):
-                    batch = shard_batch(next(loader), mesh)
-                    state, metrics = programs[shapes_of(batch)](state, batch, null)
-                    watch.after_step(step, metrics)
+                    batch = shard_batch(watch.next_batch(step, loader), mesh)
+                    shapes = shapes_of(batch)
+                    state, metrics = programs[shapes](state, batch, null)
+                    watch.after_step(step, metrics, step_flops(cfg, shapes))
                     if watch.due(step, cfg.train.checkpoint_every):
-                        watch.interval.require_finite()
+                        watch.settle()
                         save()
                     checkpoints.require_saved()
                     stopping.breakable(watch.show, step, state)
+                watch.settle()
             except NonFiniteError:
                 save()  # steps without a finite gradient have changed nothing
                 raise

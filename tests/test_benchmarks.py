@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from benchmarks import inference, train_step
-from benchmarks.flops import sampling_xla_flops, struct, xla_flops
-from benchmarks.table import table
 from benchmarks.timing import interleave
 from configs import emoji_single_flow, emoji_tiny, presets
 from nami_jax.config import Config, ConfigError, SampleConfig
@@ -15,8 +13,10 @@ from nami_jax.flops import EVALUATIONS, sampling_flops, training_flops
 from nami_jax.flow.schedule import Grid
 from nami_jax.flow.solver import euler
 from nami_jax.models.nami import abstract_model
+from nami_jax.planning.xla_flops import sampling_xla_flops, struct, xla_flops
 from nami_jax.sampler import sample_latents
 from nami_jax.sharding import make_mesh
+from nami_jax.table import table
 from tests.sizes import CONFIG, MODEL, make_config
 
 TWO_STAGES = dataclasses.replace(MODEL, stage_single_blocks=(1, 1))

@@ -158,6 +158,8 @@ def test_command_writes_pictures_that_say_what_they_are(workdir, tmp_path):
         (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--stop_after=0"), "stop_after = 0"),
         (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--config.data.side=30"),
          "error: data.side = 30: 3 stages of 4x4 patches need a multiple of 16. Set 32."),
+        (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--profile=15:10"),
+         "error: --profile = '15:10': must be steps of the run, 1 to 1500, in order."),
     ],
 )  # fmt: skip
 def test_wrong_command_lines_name_the_remedy_before_anything_starts(arguments, message):

@@ -71,12 +71,17 @@ def test_workdir_of_another_model_is_refused(whole_run, data_dir):
         train(cfg, whole_run[0], ONE_DEVICE)
 
 
-def test_non_finite_loss_stops_the_run_and_the_last_good_state_is_kept(data_dir, tmp_path):
-    cfg = card_config(data_dir, train={"phase_learning_rates": (1e30,), "warmup_steps": 0, "sample_every": 100})
-    with pytest.raises(NonFiniteError, match=r"step \d+: the loss is (nan|inf)"):
+def test_steps_without_a_finite_loss_are_skipped_until_there_are_too_many(data_dir, tmp_path, capsys):
+    cfg = card_config(
+        data_dir,
+        train={"phase_learning_rates": (1e30,), "warmup_steps": 0, "max_skipped_steps": 3, "sample_every": 100},
+    )
+    with pytest.raises(NonFiniteError, match=r"step 4: the loss is (nan|inf).* in a row: 3\. .* those of step 1,"):
         train(cfg, tmp_path, ONE_DEVICE)
-    state, position = newest(cfg, tmp_path)
-    assert position["next_index"] == int(state["step"]) < 12
+    warned = [line for line in capsys.readouterr().out.splitlines() if "Skipped; in a row" in line]
+    assert [line[:7] for line in warned] == ["step 2:", "step 3:"]
+    state, position = newest(cfg, tmp_path)  # the last good state
+    assert position["next_index"] == int(state["step"]) >= 4
     assert all(np.isfinite(x).all() for x in numbers(state).values())
 
 

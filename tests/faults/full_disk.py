@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from nami_jax.checkpoint import CheckpointError, Checkpoints
-from nami_jax.metrics import EventWriter
+from nami_jax.events import EventWriter
 from nami_jax.quiet_orbax import mute_orbax
 from nami_jax.trainer import train
 from tests.faults.commands import Commands, small_config

@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nami_jax.config import ModelConfig, SampleConfig
+from nami_jax.compilation import Shapes
+from nami_jax.config import Config, MeshConfig, ModelConfig, SampleConfig
 from nami_jax.flops import EVALUATIONS
 from nami_jax.flow.stages import make_stages
 from nami_jax.models.nami import abstract_model
+from nami_jax.planning.programs import lower_step
 from nami_jax.sampler import guided_velocity, stage_shape
+from nami_jax.sharding import make_mesh
 
 
 def xla_flops(function: Callable[..., Any], *args: Any) -> float:
@@ -26,6 +29,14 @@ def xla_flops(function: Callable[..., Any], *args: Any) -> float:
     """
     with jax.default_device(jax.local_devices(backend="cpu")[0]):  # not every platform's XLA counts
         cost = jax.jit(function).lower(*args).cost_analysis()
+    assert cost is not None
+    return cost["flops"]
+
+
+def training_xla_flops(cfg: Config, shapes: Shapes) -> float:
+    """Counts a training step on images of `shapes`, with what rematerialisation computes again, if it is on."""
+    cfg = dataclasses.replace(cfg, mesh=MeshConfig(), model=dataclasses.replace(cfg.model, scan_blocks=False))
+    cost = lower_step(cfg, make_mesh(devices=jax.local_devices(backend="cpu")[:1]), shapes).cost_analysis()
     assert cost is not None
     return cost["flops"]
 

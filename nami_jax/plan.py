@@ -1,0 +1,54 @@
+"""Plans a training run on hardware that need not be here: `python -m nami_jax.plan --config C --topology v5e:16x16`.
+
+Compiles the run's own programs for that hardware and prints what they take of each device's memory, what they send
+between devices, the batch that fits, and the time and money that the run costs at an assumed utilisation. Ends with
+status 1 if they do not fit, after saying what to change. TPU topologies need libtpu, and no TPU; "host" stands for this
+machine. Fields of the config are set as flags: `--config.mesh.fsdp=16`.
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from nami_jax.autoencoder_config import TASK
+from nami_jax.config import Config, ConfigError, require
+from nami_jax.planning.costs import make_rate
+from nami_jax.planning.hardware import EXAMPLES, HOST, find_hardware
+from nami_jax.planning.job import make_plan
+from nami_jax.planning.report import report
+from nami_jax.run_flags import parse_flags
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    config_flags.DEFINE_config_file("config", None, "file of the run's config, e.g. configs/nami_2b.py")
+    flags.DEFINE_string("topology", None, f"{', '.join(EXAMPLES.values())} and the like, or {HOST}", required=True)
+    flags.DEFINE_float("mfu", 0.4, "share of the chips' peak rate that the run is assumed to reach, in (0, 1]")
+    flags.DEFINE_float("price_per_chip_hour", None, "USD; a list price if not given", lower_bound=0.0)
+    flags.DEFINE_bool("all_shapes", False, "compile the training step for every shape, not for the costliest alone")
+    flags.DEFINE_bool("verify", False, "compile the largest batch too, which is extrapolated otherwise")
+    flags.mark_flag_as_required("config")
+
+
+def main(argv: list[str]) -> None:
+    """Plans as the flags say."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    args = flags.FLAGS
+    fields = args.config.to_dict()
+    try:
+        require(0 < args.mfu <= 1, "mfu", args.mfu, "must be above 0 and at most 1", "Set e.g. 0.4")
+        require(fields.get("task") != TASK, "config", "an autoencoder's", "plans are for flows", "Give a flow's config")
+        cfg = Config.from_dict(fields)
+        hardware = find_hardware(args.topology)
+        plan = make_plan(cfg, hardware, all_shapes=args.all_shapes, verify=args.verify)
+    except (ConfigError, ModuleNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(report(plan, make_rate(hardware, args.mfu, args.price_per_chip_hour), args.mfu))
+    sys.exit(0 if plan.fits else 1)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)

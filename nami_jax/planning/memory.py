@@ -1,0 +1,90 @@
+"""What a program takes of each device's memory, by kind: known from shapes and shardings, or found by compiling it."""
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.errors import JaxRuntimeError
+from jax.stages import Lowered
+
+from nami_jax.planning.hardware import find_overflow
+from nami_jax.planning.hlo import Collectives, collectives
+from nami_jax.train_step import State
+
+STATE_PARTS = {"params": "parameters", "ema": "EMA", "opt": "moments", "frozen": "frozen parameters"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A program as the compiler made it, or what is known of one that does not fit."""
+
+    parts: Mapping[str, int]  # bytes on each device by kind
+    total: int  # bytes on each device; of a program that the compiler gave up, at least so many
+    limit: int  # bytes that it may use
+    seconds: float  # that its compilation took; 0 where its arguments alone do not fit
+    collectives: Collectives | None  # None if it was not compiled to the end
+
+    @property
+    def fits(self) -> bool:
+        """Whether the devices' memory holds it."""
+        return self.collectives is not None and self.total <= self.limit
+
+
+def shard_bytes(tree: Any) -> int:
+    """Sums the bytes that a pytree of ShapeDtypeStructs takes on each device, by their shardings."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape) if x.sharding else x.shape) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+    )
+
+
+def state_parts(state: State) -> dict[str, int]:
+    """Returns the bytes on each device of an abstract training state, by kind, those alone that it has."""
+    parts = dict.fromkeys([*STATE_PARTS.values(), "other state"], 0)
+    for name, tree in state.items():
+        parts[STATE_PARTS.get(name, "other state")] += shard_bytes(tree)
+    return {kind: size for kind, size in parts.items() if size}
+
+
+def measure(
+    name: str, lower: Callable[[], Lowered], known: Mapping[str, int], limit: int, resident: int = 0
+) -> Measured:
+    """Compiles a program and asks the compiler for its memory, unless its arguments alone are too large.
+
+    Args:
+        name: the program's, to be shown while it is compiled.
+        lower: traces it.
+        known: bytes on each device of its arguments, by kind.
+        limit: bytes that each device has.
+        resident: bytes on each device that are taken by what is not among the arguments.
+
+    Raises:
+        JaxRuntimeError: it cannot be compiled for another reason than its memory.
+    """
+    arguments = sum(known.values()) + resident
+    if arguments > limit:
+        return Measured(known, arguments, limit, 0.0, None)
+    print(f"compiling {name} ...", end=" ", file=sys.stderr, flush=True)
+    began = time.perf_counter()
+    try:
+        compiled = lower().compile()
+    except JaxRuntimeError as error:
+        needed = find_overflow(error).needed
+        return Measured(known, max(needed, limit + 1), limit, time.perf_counter() - began, None)
+    finally:
+        print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
+    stats, text = compiled.memory_analysis(), compiled.as_text()
+    assert stats is not None
+    assert text is not None
+    parts = dict(known) | {
+        "padding of arguments": max(stats.argument_size_in_bytes - sum(known.values()), 0),
+        "temporaries": stats.temp_size_in_bytes,
+        "results": max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0),  # beyond those in donated arguments
+        "code": stats.generated_code_size_in_bytes,
+    }
+    total = sum(parts.values()) + resident
+    return Measured(parts, total, limit, time.perf_counter() - began, collectives(text))

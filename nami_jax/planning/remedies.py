@@ -1,0 +1,63 @@
+"""What to change in a run that does not fit, cheapest first."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from nami_jax.config import Config, ConfigError
+from nami_jax.planning.hardware import HOST, Hardware
+from nami_jax.planning.memory import Measured, state_parts
+from nami_jax.planning.programs import run_state
+from nami_jax.sharding import make_mesh
+
+GIB = 2**30
+
+
+def remedies(cfg: Config, hardware: Hardware, stage_batch: Sequence[int], measured: Measured,
+             largest: Sequence[int] | None) -> Iterator[str]:  # fmt: skip
+    """Yields what may make the training step fit: only what applies.
+
+    Args:
+        cfg: the run.
+        hardware: what it does not fit.
+        stage_batch: the images of stage 1..K that do not fit.
+        measured: the training step on them.
+        largest: the largest batch of the same ratios that does fit; None: none does, or none is known.
+    """
+    mesh, model = cfg.mesh, cfg.model
+    if wider := _wider_fsdp(cfg, hardware, measured):
+        fsdp, now, then = wider
+        yield (f"mesh.fsdp = {fsdp} instead of {mesh.fsdp}: parameters, EMA and moments take {then / GIB:.2f} GiB "
+               f"on each device instead of {now / GIB:.2f}")  # fmt: skip
+    if not model.remat:
+        yield "model.remat = True: each block's activations are computed again instead of kept; a third more FLOPs"
+    if not model.scan_blocks:
+        yield "model.scan_blocks = True: the blocks share one block's code and workspace"
+    if largest:
+        yield f"train.stage_batches = {tuple(largest)} instead of {tuple(stage_batch)}, with learning rates to match"
+    each = len(hardware.devices) // (mesh.tensor * mesh.sequence)
+    if not largest and each > 1:
+        yield (f"mesh.sequence = {2 * mesh.sequence} or mesh.tensor = {2 * mesh.tensor}: more devices share each "
+               f"image, so that a stage's images need only be a multiple of {each // 2}")  # fmt: skip
+    if hardware.name != HOST:
+        yield "more chips (a larger --topology) with a larger mesh.fsdp, or chips with more memory: v5p, v6e"
+
+
+def _wider_fsdp(cfg: Config, hardware: Hardware, measured: Measured) -> tuple[int, int, int] | None:
+    """Returns the smallest fsdp that should do (else the largest there can be), and the state's bytes now and then."""
+    devices = len(hardware.devices) // (cfg.mesh.tensor * cfg.mesh.sequence)
+    now, best = _state_bytes(cfg, hardware), None
+    for fsdp in range(2 * cfg.mesh.fsdp, devices + 1, cfg.mesh.fsdp):
+        if devices % fsdp:
+            continue
+        try:
+            then = _state_bytes(dataclasses.replace(cfg, mesh=dataclasses.replace(cfg.mesh, fsdp=fsdp)), hardware)
+        except ConfigError:  # a parameter that so many devices cannot share
+            continue
+        best = fsdp, now, then
+        if measured.total - now + then <= hardware.memory_limit:
+            break
+    return best
+
+
+def _state_bytes(cfg: Config, hardware: Hardware) -> int:
+    return sum(state_parts(run_state(cfg, make_mesh(cfg.mesh, hardware.devices))).values())

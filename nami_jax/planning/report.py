@@ -1,0 +1,196 @@
+"""A plan as text: tables of memory, FLOPs, collectives, time and money, and what to change if it does not fit."""
+
+from collections.abc import Iterator, Mapping
+
+from nami_jax.compilation import shapes_text
+from nami_jax.flow.stages import make_stages
+from nami_jax.planning.batches import with_batch
+from nami_jax.planning.costs import Rate, phases, picture_flops, shape_flops
+from nami_jax.planning.hlo import Collectives
+from nami_jax.planning.job import Plan
+from nami_jax.planning.memory import Measured
+from nami_jax.planning.remedies import remedies
+from nami_jax.planning.xla_flops import sampling_xla_flops, training_xla_flops
+from nami_jax.sampler import stage_shape
+from nami_jax.sharding import batch_parts
+from nami_jax.table import table
+
+GIB, MIB, TERA = 2**30, 2**20, 1e12
+
+
+def report(plan: Plan, rate: Rate | None, mfu: float) -> str:
+    """Returns the whole plan.
+
+    Args:
+        plan: what was found out.
+        rate: what the devices are assumed to do and cost; None: not known.
+        mfu: the utilisation that `rate` assumes, to be named.
+    """
+    sections = [_heading(plan), _memory(plan), _batch(plan), _flops(plan), _traffic(plan), _costs(plan, rate, mfu),
+                _pictures(plan, rate), _programs(plan), _verdict(plan)]  # fmt: skip
+    return "\n\n".join(sections)
+
+
+def _heading(plan: Plan) -> str:
+    devices, axes = plan.hardware.devices, " x ".join(f"{name} {size}" for name, size in plan.mesh.shape.items())
+    return f"{plan.hardware.name}: {len(devices)} devices ({devices[0].device_kind}), arranged as {axes}"
+
+
+def _memory(plan: Plan) -> str:
+    step = plan.steps[plan.costliest]
+    assert step is not None
+    title = f"Training step on images of {shapes_text(plan.costliest)}, " + (
+        f"the costliest in FLOPs of {len(plan.steps)} shapes" if len(plan.steps) > 1 else "the only shape"
+    )
+    done = "" if step.seconds == 0 else f"; compiled in {step.seconds:.0f} s"
+    rows = _memory_rows(step.parts, step)
+    others = [(shapes_text(shapes), _total(found)) for shapes, found in list(plan.steps.items())[1:] if found]
+    more = [table(("other shapes of the training step", "GiB"), others)] if others else []
+    return "\n\n".join([f"{title}{done}.", table(("memory of each device", "GiB"), rows), *more])
+
+
+def _memory_rows(parts: Mapping[str, int], measured: Measured) -> list[tuple[str, str]]:
+    rows = [(kind, _gib(size)) for kind, size in parts.items()]
+    rows += [("sum", _total(measured)), ("limit", _gib(measured.limit))]
+    return rows + ([("free", _gib(measured.limit - measured.total))] if measured.fits else [])
+
+
+def _total(measured: Measured) -> str:
+    return ("" if measured.collectives else "at least ") + _gib(measured.total)
+
+
+def _batch(plan: Plan) -> str:
+    if plan.largest is None:
+        return "Largest batch: not known, since memory does not grow with the batch at this size."
+    if plan.largest.units == 0:
+        return f"Largest batch: not even {plan.unit} images fit ({plan.largest.basis})."
+    count = tuple(plan.largest.units * count for count in plan.unit)
+    times = count[0] / plan.costliest[0][0]
+    return (
+        f"Largest batch in these ratios: {count} images, {times:.2f} times the configured one ({plan.largest.basis}; "
+        f"a unit is {plan.unit} images)."
+    )
+
+
+def _flops(plan: Plan) -> str:
+    counts = shape_flops(plan.cfg, plan.costliest)
+    xla, devices = training_xla_flops(plan.cfg, plan.costliest), len(plan.hardware.devices)
+    rows = [(f"stage {k}", _tera(count)) for k, count in enumerate(counts, start=1)]
+    rows += [
+        ("all stages", _tera(sum(counts))),
+        ("on each device", _tera(sum(counts) / devices)),
+        ("as XLA counts", _tera(xla)),
+    ]
+    extra = ", and what rematerialisation computes again" if plan.cfg.model.remat else ""
+    return (
+        table(("FLOPs of this step", "TFLOP"), rows)
+        + f"\nXLA's count, {xla / sum(counts):.3f} times the sum, is of the same step with its blocks unrolled (it"
+        f"\ncounts a loop's body once). It has element-by-element arithmetic too{extra}."
+    )
+
+
+def _traffic(plan: Plan) -> str:
+    step = plan.steps[plan.costliest]
+    found = step.collectives if step else None
+    if found is None:
+        return "Collectives: not known of a program that does not fit."
+    if not found.traffic:
+        return "Collectives: none."
+    rows = [(kind, str(t.count), f"{t.bytes / MIB:.1f}") for kind, t in found.traffic.items()]
+    return (
+        table(("collectives of this step, each device", "count", "MiB"), rows)
+        + "\nThe larger of what goes in and what comes out; those inside a loop as often as the loop runs."
+        + _uncounted(found)
+    )
+
+
+def _uncounted(found: Collectives) -> str:
+    return f"\n{found.uncounted_loops} loops of unknown length count once." if found.uncounted_loops else ""
+
+
+def _costs(plan: Plan, rate: Rate | None, mfu: float) -> str:
+    if rate is None:
+        return f"Time and cost: the peak rate of {plan.hardware.devices[0].device_kind!r} is not in the table of chips."
+    rows, seconds, images = [], 0.0, 0
+    for number, phase in enumerate(phases(plan.cfg), start=1):
+        step = phase.flops / rate.flops
+        seconds, images = seconds + phase.steps * step, images + phase.steps * phase.images
+        rows.append((f"phase {number}", str(phase.steps), str(phase.images), f"{phase.flops / TERA:.4g}", f"{step:.4g}",
+                     f"{phase.images / step:.1f}", f"{rate.dollars(step) / phase.images * 1e6:.0f}"))  # fmt: skip
+    header = ("", "steps", "images/step", "TFLOP/step", "s/step", "images/s", "USD/million images")
+    assumed = (
+        f"At an MFU of {mfu:g}, which is assumed, and {rate.price / len(plan.hardware.devices):.2f} USD for a chip and "
+        f"hour ({rate.price:.2f} for all):"
+    )
+    whole = (
+        f"The run: {images / 1e6:.1f} million images of all stages, {seconds / 3600:.1f} hours, "
+        f"{seconds / 3600 * len(plan.hardware.devices):.0f} chip hours, {rate.dollars(seconds):.0f} USD, "
+        f"{rate.dollars(seconds) / images * 1e6:.0f} USD for a million images."
+    )
+    return f"{assumed}\n\n{table(header, rows)}\n{whole}"
+
+
+def _pictures(plan: Plan, rate: Rate | None) -> str:
+    cfg, images, side = plan.cfg, plan.preview_images, plan.cfg.data.side
+    latent_side = side // cfg.autoencoder.downscale
+    ours = picture_flops(cfg, images)
+    theirs = sampling_xla_flops(cfg.model, cfg.sample, latent_side, cfg.text.max_length, images)
+    rows = [
+        (f"stage {k}", _tera(count), _tera(xla), _gib(stage.parts.get("temporaries", 0)), _total(stage),
+         f"{count / rate.flops:.2f}" if rate else "-")
+        for k, (count, xla, stage) in enumerate(zip(ours, theirs, plan.stages, strict=True), start=1)
+    ]  # fmt: skip
+    header = ("", "TFLOP", "as XLA counts", "temporaries GiB", "with training state GiB", "s")
+    return (
+        f"Drawing {images} pictures of {side}x{side} at once, with guidance, in {cfg.sample.steps} steps, as the run "
+        f"does to show its progress:\n\n{table(header, rows)}"
+    )
+
+
+def _programs(plan: Plan) -> str:
+    cfg, side = plan.cfg, plan.cfg.data.side // plan.cfg.autoencoder.downscale
+    validation = dict.fromkeys(with_batch(shapes, [cfg.train.eval_batch] * len(shapes)) for shapes in plan.steps)
+    drawn = [(plan.preview_images, *stage_shape(cfg.model, stage, side, side))
+             for stage in make_stages(cfg.model.num_stages)]  # fmt: skip
+    rows = [("training step", shapes_text(shapes)) for shapes in plan.steps]
+    rows += [("validation", shapes_text(shapes)) for shapes in validation]
+    rows += [(f"pictures, stage {k}", shapes_text((shape,))) for k, shape in enumerate(drawn, start=1)]
+    return "\n".join(["Programs that the run compiles, and the images they take:", *(f"{a:<17}  {b}" for a, b in rows)])
+
+
+def _verdict(plan: Plan) -> str:
+    if plan.fits:
+        return "It fits."
+    return "\n".join(_misfits(plan))
+
+
+def _misfits(plan: Plan) -> Iterator[str]:
+    for shapes, step in plan.steps.items():
+        if step and not step.fits:
+            yield f"It does not fit: a training step on {shapes_text(shapes)} takes {_over(step)}. Cheapest first:"
+            largest = plan.largest.units if plan.largest and shapes == plan.costliest else 0
+            stage_batch = [shape[0] for shape in shapes]
+            fitting = [largest * count for count in plan.unit]
+            found = remedies(plan.cfg, plan.hardware, stage_batch, step, fitting if largest else None)
+            yield from (f"- {remedy}" for remedy in found)
+    for k, stage in enumerate(plan.stages, start=1):
+        if not stage.fits:
+            fewer = ", or train.sample_images lower" if plan.preview_images > batch_parts(plan.mesh) else ""
+            yield (
+                f"It does not fit: drawing {plan.preview_images} pictures beside the training state takes "
+                f"{_over(stage)} in stage {k}. Set mesh.fsdp higher{fewer}."
+            )
+
+
+def _over(measured: Measured) -> str:
+    """Returns "at least 17.1 GiB of each device's 15.8, 1.3 too many"."""
+    over = f"{_total(measured)} GiB of each device's {_gib(measured.limit)}"
+    return f"{over}, {_gib(measured.total - measured.limit)} too many"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.3f}"
+
+
+def _tera(flops: float) -> str:
+    return f"{flops / TERA:.4g}"
