@@ -99,6 +99,7 @@ def _run(
     )  # fmt: skip
     restored = checkpoints.restore_latest(abstract_state(cfg, mesh))
     state, position = restored or (init_state(cfg, mesh), {"next_index": 0})
+    checkpoints.prepare(state)
     loader.set_state(position)
     start, train_step = int(state["step"]), make_train_step(cfg, mesh)
     if distributed.is_main():

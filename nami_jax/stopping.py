@@ -49,7 +49,7 @@ class Stopping:
         self._listen()
         for step in range(first, stop):
             yield step
-            if self._due(step):
+            if step + 1 < stop and self._due(step):
                 self.after = step
                 return
 

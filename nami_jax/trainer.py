@@ -87,6 +87,7 @@ def train(
         start, null = int(state["step"]), dict(zip(("text_embeds", "pooled"), data.empty, strict=True))
         if distributed.is_main():
             (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
+        checkpoints.prepare(state)
         programs = compile_steps(cfg, mesh, state, null, start) if start < stop else {}
         views = make_views(cfg, mesh, data, autoencoder, workdir / "samples")
         interval = Interval(max_skipped=cfg.train.max_skipped_steps, devices=list(mesh.devices.flat))

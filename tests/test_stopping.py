@@ -29,9 +29,12 @@ def test_without_a_signal_all_steps_are_made():
     stopping.require_going(3)
 
 
-def test_a_signal_after_the_last_step_does_not_make_a_finished_run_a_stopped_one():
+@pytest.mark.parametrize("late", [False, True])
+def test_a_signal_in_or_after_the_last_step_does_not_make_a_finished_run_a_stopped_one(late):
     with Stopping() as stopping:
-        assert list(stopping.steps(1, 4)) == [1, 2, 3]
+        for step in stopping.steps(1, 4):
+            if step == 3 and not late:
+                signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
     stopping.require_going(3)
 

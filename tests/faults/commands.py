@@ -4,36 +4,42 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from nami_jax.autoencoder_config import AutoencoderRun
 from nami_jax.checkpoint import Checkpoints
 from nami_jax.config import Config
 from nami_jax.sharding import make_mesh
 from nami_jax.train_step import abstract_state
+from tests.autoencoder_runs import make_autoencoder_run
 from tests.runs import card_config, numbers
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 CONFIG_FILE = """
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
-from tests.faults.commands import small_config
+from tests.faults.commands import small_autoencoder, small_config
 
 def get_config():
-    return ConfigDict(small_config(Path({data_dir!r}), **{train!r}).to_dict())
+    return ConfigDict({make}({data_dir!r}, **{train!r}).to_dict())
 """
+SELDOM = {"steps": 1000, "checkpoint_every": 1000, "eval_every": 1000, "log_every": 1000, "sample_every": 1000}
 
 
-def small_config(data_dir: pathlib.Path, **train: Any) -> Config:
+def small_autoencoder(data_dir: pathlib.Path | str, **train: Any) -> AutoencoderRun:
+    """Returns the training of an autoencoder on the cards, with fields of `train` set."""
+    return make_autoencoder_run(data_dir, loss={"perceptual": 0.0}, train=SELDOM | train)
+
+
+def small_config(data_dir: pathlib.Path | str, **train: Any) -> Config:
     """Returns a run of a single stage on the cards, whose step is compiled in seconds, with fields of `train` set."""
-    train = {"steps": 1000, "stage_batches": ((8,),), "checkpoint_every": 1000, "eval_every": 1000, "log_every": 1000,
-             "sample_every": 1000} | train  # fmt: skip
-    return card_config(data_dir, model={"stage_single_blocks": (1,)}, sample={"steps": (2,)}, train=train)
+    train = SELDOM | {"stage_batches": ((8,),)} | train
+    return card_config(pathlib.Path(data_dir), model={"stage_single_blocks": (1,)}, sample={"steps": (2,)}, train=train)
 
 
 def environment(cache: pathlib.Path) -> dict[str, str]:
@@ -48,11 +54,11 @@ def environment(cache: pathlib.Path) -> dict[str, str]:
 class Commands:
     """The command for one run, in any workdir below a folder."""
 
-    def __init__(self, folder: pathlib.Path, **train: Any):
-        """Writes the run's config into `folder`, where its data and compiled programs go too."""
-        self.folder, self.cfg = folder, small_config(folder / "data", **train)
+    def __init__(self, folder: pathlib.Path, make: Callable[..., Any] = small_config, **train: Any):
+        """Writes the run's config, as `make` makes it, into `folder`, where its data and compiled programs go too."""
+        self.folder, self.cfg = folder, make(folder / "data", **train)
         self.config = folder / f"cards{len(list(folder.glob('cards*.py')))}.py"
-        self.config.write_text(CONFIG_FILE.format(data_dir=str(folder / "data"), train=train))
+        self.config.write_text(CONFIG_FILE.format(make=make.__name__, data_dir=str(folder / "data"), train=train))
 
     def arguments(self, workdir: pathlib.Path, *flags: str) -> list[str]:
         command = [sys.executable, "-m", "nami_jax.train", "--config", str(self.config), "--workdir", str(workdir)]

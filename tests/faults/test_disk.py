@@ -34,7 +34,7 @@ def test_wherever_space_ends_the_error_is_clear_and_nothing_older_is_lost(disk):
     assert len(reports) == 8
     for report in reports:
         assert report["error"] == "CheckpointError", report
-        assert f"{disk}/run/checkpoints: saving failed, the disk is full." in report["message"]
+        assert f"{disk}/run/checkpoints: saving failed, the disk is full" in report["message"]
         assert f"finished before are whole: [1, 2{', 3' * (report['newest'] == 3)}]" in report["message"]
         assert "Free space, and the same command continues from the newest." in report["message"]
         assert report["newest"] >= 2
@@ -49,7 +49,7 @@ def test_the_command_ends_with_an_error_and_no_traceback_and_then_continues(disk
     output = {report["name"]: report["output"] for report in reports}
     for name in ("grid", "save"):
         last = output[name].splitlines()[-1]
-        assert last.startswith(f"error: {disk}/run/checkpoints: saving failed, the disk is full."), last
+        assert last.startswith(f"error: {disk}/run/checkpoints: saving failed, the disk is full"), last
         assert "Traceback" not in output[name], output[name]
     assert "Sample from it" in output["after"]
 

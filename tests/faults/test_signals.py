@@ -1,12 +1,13 @@
 """A real run stopped by real signals, continued by the same command."""
 
 import signal
+import socket
 import time
 
 import numpy as np
 import pytest
 
-from tests.faults.commands import Commands, read_until
+from tests.faults.commands import Commands, read_until, small_autoencoder
 
 IN_TIME = 30  # seconds from the signal to the end; schedulers give as much before they kill
 
@@ -24,14 +25,17 @@ def stop(process, number):
     return rest, time.monotonic() - began
 
 
-def test_a_run_stopped_by_each_signal_saves_in_time_and_continues_bit_equal(folder):
+def test_a_run_refuses_a_second_one_and_stopped_by_each_signal_continues_bit_equal(folder):
     commands, workdir = Commands(folder), folder / "stopped"
     steps = []
     for number in (signal.SIGTERM, signal.SIGINT):
         with commands.start(workdir) as process:
             read_until(process, "step/s]")  # of the bar
-            time.sleep(1.5)
+            refused = commands.run(workdir, status=1)  # which takes some steps' time
             output, seconds = stop(process, number)
+        holder = f"process {process.pid} on {socket.gethostname()}"
+        last = refused.splitlines()[-1]
+        assert last.startswith(f"error: workdir = {str(workdir)!r}: {holder} is training in it. Wait for its end"), last
         assert process.returncode == 0, output
         assert seconds < IN_TIME
         assert f"{number.name}: stopping after this step" in output
@@ -73,3 +77,17 @@ def test_a_signal_during_a_preview_breaks_it_off(folder):
     assert "Stopped after step 1 of 1000" in rest
     assert "samples in" not in before + rest
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"1"}
+
+
+def test_a_stopped_autoencoder_leaves_no_vae_until_it_is_continued_to_its_end(folder):
+    commands, workdir = Commands(folder, small_autoencoder), folder / "autoencoder"
+    with commands.start(workdir) as process:
+        read_until(process, "step/s]")
+        output, seconds = stop(process, signal.SIGTERM)
+    assert process.returncode == 0, output
+    assert seconds < IN_TIME
+    (step,) = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+    assert f"Stopped after step {step} of 1000, which is saved" in output
+    assert not (workdir / "vae").exists()
+    commands.run(workdir, f"--stop_after={step + 2}")
+    assert (workdir / "vae" / "config.json").is_file()
