@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,8 @@ def fork(folder: pathlib.Path, name: str) -> int:
     status = 1
     try:
         cfg = small_config(folder / "data", steps=STEPS, checkpoint_every=1, keep_checkpoints=3)
-        np.savez(folder / f"{name}.npz", **numbers(train(cfg, folder / name)))
+        arrays: dict[str, Any] = numbers(train(cfg, folder / name))
+        np.savez(folder / f"{name}.npz", **arrays)
         status = 0
     finally:
         if status:
