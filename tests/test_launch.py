@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import yaml
 from absl import flags
-from absl.testing import flagsaver
 
 from nami_jax import preflight
 
@@ -259,20 +258,29 @@ def given_to_run_sh(host: Host, name: str) -> list[str]:
     return run_flags(shlex.split(on_worker.stdout))
 
 
-@pytest.fixture(scope="module")
+def forget_flags() -> None:
+    """Removes the flags that commands have defined in this process, for other tests."""
+    modules = flags.FLAGS.flags_by_module_dict()
+    ours = [flag.name for module, these in modules.items() if module.startswith("nami_jax") for flag in these]
+    for name in {*ours, *(name for name in flags.FLAGS if name.startswith("config."))}:
+        delattr(flags.FLAGS, name)
+
+
+@pytest.fixture
 def known_flags():
     """Defines the flags of preflight, which are those of training and two more, and returns the names of training's."""
-    if "expected_hosts" not in flags.FLAGS:
-        preflight.define_flags()
+    forget_flags()
+    preflight.define_flags()
     modules = flags.FLAGS.flags_by_module_dict()
     own = {flag.name for flag in modules["nami_jax.preflight"]}
-    return {flag.name for name, these in modules.items() if name.startswith("nami_jax") for flag in these} - own
+    yield {flag.name for name, these in modules.items() if name.startswith("nami_jax") for flag in these} - own
+    forget_flags()
 
 
 def parsed(command: list[str], known_flags: set[str]) -> dict[str, object]:
     """Parses a command of the run's host as the command itself would."""
     assert command[1:2] == ["-m"]
-    with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", command[2:])  # where ml_collections looks for the fields of the config
         for field in [name for name in flags.FLAGS if name.startswith("config.")]:
             delattr(flags.FLAGS, field)  # of the command before

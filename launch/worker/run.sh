@@ -30,6 +30,7 @@ run_stoppable() {
   local code=0
   "$@" &
   child=$!
+  [[ -z $stopped ]] || kill -TERM "$child" # the signal came before the line above
   wait_through "$child" || code=$?
   child=""
   [[ $code -ne 0 || -z $stopped ]] || code=143
