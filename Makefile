@@ -11,6 +11,7 @@ ARGS ?=
 PYTHON ?= python3
 VENV ?= .venv
 PARITY_VENV ?= .venv-parity
+LAUNCH_VENV ?= .venv-launch
 # A package index with CPU builds of torch, for `make parity`, where the usual one has builds for CUDA only.
 TORCH_INDEX ?=
 ACCELERATOR ?= $(shell \
@@ -31,6 +32,7 @@ READY_PREPARE := $(VENV)/.ready-prepare
 READY_PLAN := $(VENV)/.ready-plan
 READY_DEV := $(VENV)/.ready-dev
 READY_PARITY := $(VENV)/.ready-parity
+READY_LAUNCH := $(LAUNCH_VENV)/.ready
 TPU_COMPILER := $(VENV)/tpu_compiler
 LOCKS := requirements.txt $(if $(filter cpu,$(ACCELERATOR)),,requirements-$(ACCELERATOR).txt)
 
@@ -45,10 +47,10 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train sample prepare plan test parity lint format bench lock clean
+.PHONY: help train sample prepare plan test parity launch-check lint format bench lock clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@printf '\nVariables: CONFIG, WORKDIR, CHECKPOINT, PROMPT, SOURCE, OUT, TOPOLOGY, ARGS, PYTHON, VENV, TORCH_INDEX, ACCELERATOR=cpu|cuda|tpu (here: %s)\n' '$(ACCELERATOR)'
 
 train: $(READY)  ## train CONFIG in WORKDIR, or continue there; ARGS="--config.train.steps=2000" overrides a field
@@ -70,6 +72,9 @@ parity:  ## compare with transformers and diffusers, run live in an environment 
 	@$(MAKE) --no-print-directory VENV="$(PARITY_VENV)" ACCELERATOR=cpu "$(PARITY_VENV)/.ready-parity"
 	$(PARITY_VENV)/bin/python -m pytest tests/live $(ARGS)
 	$(PARITY_VENV)/bin/python -m nami_jax.parity tests/golden/nami_tiny
+
+launch-check: $(READY_LAUNCH)  ## parse the launchers' commands by xpk and SkyPilot, in an environment of their own
+	$(LAUNCH_VENV)/bin/python -m pytest tests/live/test_launch_live.py $(ARGS)
 
 lint: $(READY_DEV)  ## check style (ruff) and types (pyright)
 	$(BIN)/ruff check
@@ -93,6 +98,7 @@ lock: $(READY_DEV)  ## resolve pyproject.toml anew into requirements*.txt
 	$(call resolve,requirements-dev.txt,--group dev -c requirements.txt -c requirements-prepare.txt)
 	@grep -hv '^protobuf==' requirements.txt requirements-dev.txt | grep '==' > $(VENV)/but-protobuf.txt
 	$(call resolve,requirements-parity.txt,--group parity -c $(VENV)/but-protobuf.txt)
+	$(call resolve,requirements-launch.txt,--group launch)
 
 clean:  ## delete the virtual environment and caches, never runs/ or data/
 	rm -rf .venv .venv-* .pytest_cache .ruff_cache build *.egg-info
@@ -131,6 +137,11 @@ $(READY_PLAN): $(READY) requirements-tpu.txt
 
 $(READY_DEV): $(READY_PREPARE) requirements-dev.txt
 	@$(INSTALL) --no-deps -r requirements-dev.txt
+	@touch $@
+
+$(READY_LAUNCH): requirements-launch.txt
+	@$(PYTHON) -m venv --clear $(LAUNCH_VENV)
+	@$(LAUNCH_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-launch.txt
 	@touch $@
 
 # torch first, from its own index if there is one: what has been installed satisfies the second line.
