@@ -34,7 +34,8 @@ def fork(folder: pathlib.Path, name: str) -> int:
     status = 1
     try:
         cfg = small_config(folder / "data", steps=STEPS, checkpoint_every=1, keep_checkpoints=3)
-        np.savez(folder / f"{name}.npz", **numbers(train(cfg, folder / name)))
+        state = numbers(train(cfg, folder / name))
+        np.savez(folder / f"{name}.npz", allow_pickle=False, **state)  # pyright: ignore[reportArgumentType]
         status = 0
     finally:
         if status:
