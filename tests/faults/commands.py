@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,11 +87,14 @@ class Commands:
         return numbers(restored[0])
 
 
-def read_until(process: subprocess.Popen, text: str) -> str:
-    """Returns what a process prints up to a text, waiting for it."""
+STEPPING = r"\d(step/s|s/step)"  # in the bar, once a step is made
+
+
+def read_until(process: subprocess.Popen, pattern: str) -> str:
+    """Returns what a process prints up to a match of a regular expression, waiting for it."""
     assert process.stdout is not None
     output = ""
-    while text not in output:
+    while not re.search(pattern, output[-200:]):
         letter = process.stdout.read(1)
         assert letter, output
         output += letter

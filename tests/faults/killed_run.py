@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 import traceback
-from typing import Any
 
 import numpy as np
 
@@ -35,8 +34,8 @@ def fork(folder: pathlib.Path, name: str) -> int:
     status = 1
     try:
         cfg = small_config(folder / "data", steps=STEPS, checkpoint_every=1, keep_checkpoints=3)
-        arrays: dict[str, Any] = numbers(train(cfg, folder / name))
-        np.savez(folder / f"{name}.npz", **arrays)
+        state = numbers(train(cfg, folder / name))
+        np.savez(folder / f"{name}.npz", allow_pickle=False, **state)  # pyright: ignore[reportArgumentType]
         status = 0
     finally:
         if status:

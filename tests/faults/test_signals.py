@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.faults.commands import Commands, read_until, small_autoencoder
+from tests.faults.commands import STEPPING, Commands, read_until, small_autoencoder
 
 IN_TIME = 30  # seconds from the signal to the end; schedulers give as much before they kill
 
@@ -30,7 +30,7 @@ def test_a_run_refuses_a_second_one_and_stopped_by_each_signal_continues_bit_equ
     steps = []
     for number in (signal.SIGTERM, signal.SIGINT):
         with commands.start(workdir) as process:
-            read_until(process, "step/s]")  # of the bar
+            read_until(process, STEPPING)
             refused = commands.run(workdir, status=1)  # which takes some steps' time
             output, seconds = stop(process, number)
         holder = f"process {process.pid} on {socket.gethostname()}"
@@ -82,7 +82,7 @@ def test_a_signal_during_a_preview_breaks_it_off(folder):
 def test_a_stopped_autoencoder_leaves_no_vae_until_it_is_continued_to_its_end(folder):
     commands, workdir = Commands(folder, small_autoencoder), folder / "autoencoder"
     with commands.start(workdir) as process:
-        read_until(process, "step/s]")
+        read_until(process, STEPPING)
         output, seconds = stop(process, signal.SIGTERM)
     assert process.returncode == 0, output
     assert seconds < IN_TIME
