@@ -26,7 +26,7 @@ def fingerprint_json(value: Any) -> str:
 
 
 def fingerprint_arrays(arrays: Any) -> dict[str, int]:
-    """Returns a number below 2^32 for every array of a pytree, by its path.
+    """Returns a number below 2^32 for every array of a pytree, by its path, type and shape.
 
     Another value of one element always changes the number of its array; of several changes, one in 2^32 goes unnoticed.
     Every process that has a part of the arrays must call this.
@@ -38,7 +38,8 @@ def fingerprint_arrays(arrays: Any) -> dict[str, int]:
     # Replicated, so that each process can read it.
     meshes = [leaf.sharding.mesh for leaf in leaves if isinstance(leaf.sharding, NamedSharding)]
     sums = np.asarray(_summing(NamedSharding(meshes[0], PartitionSpec()) if meshes else None)(leaves))
-    return {path_name(path): int(number) for path, number in zip(paths, sums, strict=True)}
+    names = [f"{path_name(path)} {leaf.dtype} {leaf.shape}" for path, leaf in zip(paths, leaves, strict=True)]
+    return dict(zip(names, sums.tolist(), strict=True))
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """A disk that is full, and one that cannot be written."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -51,6 +52,8 @@ def test_the_command_ends_with_an_error_and_no_traceback_and_then_continues(disk
         last = output[name].splitlines()[-1]
         assert last.startswith(f"error: {disk}/run/checkpoints: saving failed, the disk is full"), last
         assert "Traceback" not in output[name], output[name]
+    # Not only at the next save, 20 steps later.
+    assert 20 <= max(map(int, re.findall(r"(\d+)/1000", output["save"]))) < 40
     assert "Sample from it" in output["after"]
 
 
