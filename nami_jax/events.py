@@ -53,6 +53,7 @@ class EventWriter:
     def __exit__(self, *exception: object) -> None:
         if self._events is not None:
             self._events.close()
+            self._events = None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one value per name at `step`."""

@@ -48,7 +48,7 @@ def test_weights_and_biases_gets_all_scalars_and_pictures(offline, tmp_path):
     assert json.loads({item.key: item.value_json for item in run.about.config.update}["train"]) == {"steps": 12}
     assert run.history["loss"] == {4: 0.25, 8: 0.125}
     assert run.history["loss/stage_1"] == {4: 0.5, 8: 0.25}
-    picture = run.history["samples"][8]["path"]
+    picture = run.history["samples/path"][8]
     np.testing.assert_array_equal(Image.open(run.folder / "files" / picture), PICTURE)
 
 

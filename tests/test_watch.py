@@ -60,7 +60,7 @@ def test_weights_and_biases_has_them_too(watched_run):
     assert {item.key for item in run.about.config.update} >= cfg.to_dict().keys()
     for step, scalars in logged.items():
         assert {name: run.history[name][step] for name in scalars} == pytest.approx(scalars)
-    assert sorted(run.history["samples/filenames"]) == [6, 12]
+    assert sorted(run.history["samples/path"]) == [6, 12]
 
 
 def test_rates_and_times_of_a_real_run_agree(watched_run):
@@ -189,7 +189,7 @@ from PIL import Image
 process = int(sys.argv[2])
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=process)
 
-from nami_jax.events import mirrored
+from nami_jax.events import tracked
 from nami_jax.metrics import Interval
 from nami_jax.profiling import Window
 from nami_jax.watch import Extras, Views, watching
@@ -206,8 +206,8 @@ def preview(state, step):
 views = Views(lambda summary: {}, lambda scalars: "text", lambda state: {"validation/loss": 0.5}, preview)
 extras = Extras("cards", Window(1, 2))
 with (
-    mirrored(extras.wandb, folder, {}),
-    watching(TRAIN, views, Interval(max_skipped=3), folder, 0, 6, extras) as watch,
+    tracked(extras.wandb, folder, {}) as tracker,
+    watching(TRAIN, views, Interval(max_skipped=3), folder, 0, 6, extras, tracker) as watch,
 ):
     for step in range(1, 7):
         watch.next_batch(step, iter([None]))
