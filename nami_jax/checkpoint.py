@@ -21,7 +21,7 @@ from nami_jax.agreement import first_error
 from nami_jax.autoencoder_config import TASK, AutoencoderRun
 from nami_jax.config import Config, Settings, require
 from nami_jax.fingerprints import fingerprint_arrays, fingerprint_json
-from nami_jax.quiet_orbax import patient_loops
+from nami_jax.quiet_orbax import Reading, brief
 from nami_jax.train_step import State
 from nami_jax.workdir import FULL, held, move_aside
 
@@ -29,8 +29,6 @@ FINGERPRINTS = "fingerprints"
 JSON_ITEMS = ("data", "config")
 ITEMS = ("ema", "train", "bridge", *JSON_ITEMS, FINGERPRINTS)
 TRAIN = ("params", "opt", "step", "key")
-# What Orbax and TensorStore raise for files that are cut short or have been overwritten.
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 T = TypeVar("T")
 AnyConfig = TypeVar("AnyConfig", bound=Config | AutoencoderRun)
 Same = Mapping[str, tuple[str, ...]]  # section -> the fields of it that a run cannot change on its way
@@ -220,7 +218,7 @@ class Checkpoints:
         if (folder / FINGERPRINTS).is_dir():  # checkpoints of earlier versions have none
             args[FINGERPRINTS] = ocp.args.JsonRestore()
         restored = {}
-        with patient_loops(), _Reading() as reading:
+        with Reading() as reading:
             restored = self._reader.restore(step, args=ocp.args.Composite(**args))
         error = first_error(reading.error)
         if error is not None:
@@ -248,7 +246,7 @@ class Checkpoints:
     def _failure(self, error: Exception) -> CheckpointError:
         """Returns what to say where writing failed."""
         full = any(os.strerror(number) in str(error) for number in FULL)
-        problem, remedy = ("the disk is full", "Free space") if full else (_brief(error), "Mend that")
+        problem, remedy = ("the disk is full", "Free space") if full else (brief(error), "Mend that")
         if full and isinstance(error, OSError) and error.filename:
             problem += f" ({error.filename})"  # which may be another disk, the data's
         self._reader.reload()
@@ -256,28 +254,6 @@ class Checkpoints:
             f"{self.folder}: saving failed, {problem}. Checkpoints that were finished before are whole: "
             f"{sorted(self._reader.all_steps())}. {remedy}, and the same command continues from the newest."
         )
-
-
-class _Reading:
-    """Keeps what was wrong with files that could not be read."""
-
-    error: str | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, problem: BaseException | None, trace: object) -> bool:
-        # Orbax raises Exception itself, no subclass, from what TensorStore says of an array's data.
-        if problem is None or not (kind is Exception or isinstance(problem, UNREADABLE)):
-            return False
-        self.error = _brief(problem)
-        return True
-
-
-def _brief(problem: BaseException) -> str:
-    """Returns what TensorStore or the system says, without the description of the array that follows it."""
-    text, _, _ = str(problem.__cause__ or problem).partition(" [tensorstore_spec")
-    return f"{type(problem).__name__}: {text.strip()[:500]}"
 
 
 def _arrays(state: State) -> dict[str, Any]:

@@ -5,9 +5,11 @@ way, would then each print a traceback into whatever comes next. And each of its
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Iterator
+from typing import Self
+
+# What Orbax and TensorStore raise for files that are cut short or have been overwritten.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):
@@ -24,15 +26,29 @@ class _PatientPolicy(asyncio.DefaultEventLoopPolicy):
         return _PatientLoop()
 
 
-@contextlib.contextmanager
-def patient_loops() -> Iterator[None]:
-    """Lets event loops that are made inside wait, before they close, for whatever a failure left running in them."""
-    policy = asyncio.get_event_loop_policy()
-    asyncio.set_event_loop_policy(_PatientPolicy())
-    try:
-        yield
-    finally:
-        asyncio.set_event_loop_policy(policy)
+class Reading:
+    """Keeps what was wrong with files that could not be read inside, in a line; None if they could."""
+
+    error: str | None = None
+
+    def __enter__(self) -> Self:
+        self._policy = asyncio.get_event_loop_policy()
+        asyncio.set_event_loop_policy(_PatientPolicy())
+        return self
+
+    def __exit__(self, kind: type | None, problem: BaseException | None, trace: object) -> bool:
+        asyncio.set_event_loop_policy(self._policy)
+        # Orbax raises Exception itself, no subclass, from what TensorStore says of an array's data.
+        if problem is None or not (kind is Exception or isinstance(problem, UNREADABLE)):
+            return False
+        self.error = brief(problem)
+        return True
+
+
+def brief(problem: BaseException) -> str:
+    """Returns what TensorStore or the system says, without the description of the array that follows it."""
+    text, _, _ = str(problem.__cause__ or problem).partition(" [tensorstore_spec")
+    return f"{type(problem).__name__}: {text.strip()[:500]}"
 
 
 def mute_orbax() -> None:

@@ -74,15 +74,22 @@ def test_workdir_of_another_model_is_refused(whole_run, data_dir):
 def test_steps_without_a_finite_loss_are_skipped_until_there_are_too_many(data_dir, tmp_path, capsys):
     cfg = card_config(
         data_dir,
-        train={"phase_learning_rates": (1e30,), "warmup_steps": 0, "max_skipped_steps": 3, "sample_every": 100},
-    )
+        train={"phase_learning_rates": (1e30,), "warmup_steps": 0, "max_skipped_steps": 3, "sample_every": 100,
+               "checkpoint_every": 1, "keep_checkpoints": 9},
+    )  # fmt: skip
     with pytest.raises(NonFiniteError, match=r"step 4: the loss is (nan|inf).* in a row: 3\. .* those of step 1,"):
         train(cfg, tmp_path, ONE_DEVICE)
     warned = [line for line in capsys.readouterr().out.splitlines() if "Skipped; in a row" in line]
     assert [line[:7] for line in warned] == ["step 2:", "step 3:"]
-    state, position = newest(cfg, tmp_path)  # the last good state
-    assert position["next_index"] == int(state["step"]) >= 4
-    assert all(np.isfinite(x).all() for x in numbers(state).values())
+    last, position = newest(cfg, tmp_path)
+    assert position["next_index"] == int(last["step"]) >= 4
+    for step in range(2, int(last["step"]) + 1):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    found, good = numbers(last), numbers(newest(cfg, tmp_path)[0])
+    assert good["['step']"] == 1
+    for name in found.keys() - {"['step']"}:
+        assert np.isfinite(found[name]).all(), name
+        np.testing.assert_array_equal(found[name], good[name], err_msg=name)
 
 
 def test_text_encoder_of_another_width_is_refused_before_anything_compiles(data_dir, tmp_path):
