@@ -24,14 +24,19 @@ def forward_flops(model: ModelConfig, stage: int, image_tokens: int, text_tokens
     """
     width, patch_channels = model.width, model.channels * model.patch_size**2
     tokens, blocks = image_tokens + text_tokens, model.double_blocks + model.stage_single_blocks[stage - 1]
-    # Both kinds of block: 4 maps around the attention and 2 in the MLP for each token, then q·k and weights·v.
-    block = tokens * (8 + 4 * model.mlp_ratio) * width**2 + 4 * tokens**2 * width
+    # Both kinds of block: 4 maps around the attention and 2 in the MLP for each token.
+    block = tokens * (8 + 4 * model.mlp_ratio) * width**2
     vectors = 12 * model.double_blocks + 3 * model.stage_single_blocks[stage - 1] + 2
     embeddings = (
         image_tokens * patch_channels + text_tokens * model.text_dim + TIME_CHANNELS + model.pooled_dim + 2 * width
     )
     ends = 2 * width * (embeddings + image_tokens * patch_channels)
-    return blocks * block + vectors * 2 * width**2 + ends
+    return blocks * block + vectors * 2 * width**2 + ends + attention_flops(model, stage, tokens)
+
+
+def attention_flops(model: ModelConfig, stage: int, tokens: int) -> int:
+    """Counts the products q·k and weights·v of one image's forward pass over `tokens` image and text tokens."""
+    return (model.double_blocks + model.stage_single_blocks[stage - 1]) * 4 * tokens**2 * model.width
 
 
 def image_tokens(model: ModelConfig, height: int, width: int) -> tuple[int, ...]:
@@ -53,7 +58,9 @@ def sampling_flops(
 def training_flops(cfg: Config, stage_batch: Sequence[int], size: tuple[int, int] | None = None) -> tuple[int, ...]:
     """Counts what each stage costs in one training step on `stage_batch` images of stage 1..K.
 
-    The backward pass is counted as twice the forward pass; what rematerialisation computes again is not counted.
+    The backward pass is counted as twice the forward pass: for the gradients of both factors of each product. With LoRA
+    the weights are frozen and have none; its own products are left out. What rematerialisation computes again is not
+    counted.
 
     Args:
         cfg: the run.
@@ -63,9 +70,16 @@ def training_flops(cfg: Config, stage_batch: Sequence[int], size: tuple[int, int
     height, width = (side // cfg.autoencoder.downscale for side in size or (cfg.data.side, cfg.data.side))
     tokens = image_tokens(cfg.model, height, width)
     return tuple(
-        3 * images * forward_flops(cfg.model, k, length, cfg.text.max_length)
+        images * _training_flops(cfg.model, k, length, cfg.text.max_length)
         for k, (images, length) in enumerate(zip(stage_batch, tokens, strict=True), start=1)
     )
+
+
+def _training_flops(model: ModelConfig, stage: int, image_tokens: int, text_tokens: int) -> int:
+    forward = forward_flops(model, stage, image_tokens, text_tokens)
+    if model.lora_rank is None:
+        return 3 * forward
+    return 2 * forward + attention_flops(model, stage, image_tokens + text_tokens)
 
 
 @functools.cache

@@ -49,6 +49,8 @@ def main(argv: list[str]) -> None:
         else:
             train(cfg, workdir, stop_after=stop_after, extras=extras)
     except Stopped as stopped:
+        if flags.FLAGS.dry_run:
+            raise SystemExit("Stopped: this dry run tells nothing, and leaves nothing.") from stopped
         print(stopped)
         return
     except (CheckpointError, ConfigError, CorruptDataError, ModuleNotFoundError, NonFiniteError, WeightsError) as error:

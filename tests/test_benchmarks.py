@@ -13,7 +13,7 @@ from nami_jax.flops import EVALUATIONS, sampling_flops, training_flops
 from nami_jax.flow.schedule import Grid
 from nami_jax.flow.solver import euler
 from nami_jax.models.nami import abstract_model
-from nami_jax.planning.xla_flops import sampling_xla_flops, struct, xla_flops
+from nami_jax.planning.xla_flops import sampling_xla_flops, struct, training_xla_flops, xla_flops
 from nami_jax.sampler import sample_latents
 from nami_jax.sharding import make_mesh
 from nami_jax.table import table
@@ -56,6 +56,16 @@ def test_xla_counts_a_scanned_step_once():
 def test_training_flops_count_every_image_three_times():
     forward = sampling_flops(MODEL, SampleConfig(steps=(1, 1, 1)), CONFIG.data.side, CONFIG.text.max_length)
     assert training_flops(CONFIG, (8, 4, 2)) == tuple(3 * b * f // 2 for b, f in zip((8, 4, 2), forward, strict=True))
+
+
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_training_flops_agree_with_xla(lora_rank):
+    model = dataclasses.replace(inference.NARROW, channels=3, remat=False, lora_rank=lora_rank)
+    cfg = dataclasses.replace(make_config(data={"side": 64}, train={"init_from": "anything"}), model=model)
+    ours = sum(training_flops(cfg, (2, 2, 2)))
+    xla = training_xla_flops(cfg, ((2, 16, 16, 3), (2, 32, 32, 3), (2, 64, 64, 3)))
+    assert ours < xla
+    assert ours == pytest.approx(xla, rel=0.05)
 
 
 def test_single_flow_config_has_the_parameters_steps_and_images_of_emoji_tiny():
