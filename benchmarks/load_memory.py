@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from tqdm import tqdm
 
 from configs import presets
@@ -131,6 +131,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints the table, or in a process of one case its measurement as JSON; exits with 1 above a bound."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
+    logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     blocks = {"double_blocks": args.double_blocks, "stage_single_blocks": (args.single_blocks,)}
     try:

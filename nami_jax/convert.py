@@ -6,7 +6,7 @@ RUN` writes the weights of a training run as a release has them.
 
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from safetensors import SafetensorError
 
 from nami_jax.checkpoint import CheckpointError
@@ -46,6 +46,7 @@ def main(argv: list[str]) -> None:
     """Converts or exports."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}: folders are given as --from and --to")
+    logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     source, target = (Path(str(args[name].value)) for name in ("from", "to"))
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from safetensors.numpy import load_file
 
 from nami_jax.config import ConfigError, SampleConfig
@@ -99,6 +99,7 @@ def main(argv: list[str]) -> None:
     """Prints the table of errors; exits with 1 above the tolerance."""
     if len(argv) != 2:
         raise app.UsageError("give one folder: python -m nami_jax.parity FOLDER")
+    logging.set_verbosity(logging.WARNING)
     failed = 0
     try:
         for name, error in compare(Path(argv[1])):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from PIL import Image
 
 from nami_jax.checkpoint import CheckpointError
@@ -69,6 +69,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}: prompts are given as --prompt")
     args = flags.FLAGS
+    logging.set_verbosity(logging.WARNING)
     mute_orbax()
     try:
         steps = None if args.steps is None else parse_steps(args.steps)
