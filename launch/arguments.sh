@@ -1,5 +1,5 @@
 # Sourced by the other scripts: arguments by name, and commands that are shown and then run, or only shown if DRY_RUN=1.
-# shellcheck shell=bash disable=SC2034 # variables are for the scripts that source this one
+# shellcheck shell=bash disable=SC2034,SC2154 # variables are for the scripts that source this one, or theirs
 
 fail() {
   echo "error: $*" >&2
@@ -78,6 +78,27 @@ archive_code() {
   [[ -z $(git status --porcelain) ]] || echo "note: uncommitted changes are not sent" >&2
   archive=${TMPDIR:-/tmp}/nami_jax-$commit.tar.gz
   run git -C "$root" archive --format=tar.gz --output="$archive" "$commit"
+}
+
+# know_chips: sets `chips`, of the pod that accelerator_type names. Some types are named by their cores, two of which jax
+# sees as one device.
+know_chips() {
+  need accelerator_type v5litepod-256
+  local size=${accelerator_type##*-}
+  if [[ $accelerator_type == @(v5litepod|v6e)-+([0-9]) ]]; then
+    chips=$size
+  elif [[ $accelerator_type == @(v5p|v4)-+([0-9]) ]]; then
+    chips=$((size / 2))
+  else
+    fail "--accelerator_type=$accelerator_type is not known. Give e.g. v5litepod-256, v6e-64, v5p-128 or v4-64."
+  fi
+}
+
+# apt_install package...: also on a fresh machine, whose own upgrades hold apt's locks.
+apt_install() {
+  run sudo sh -c 'systemctl stop apt-daily.service 2> /dev/null || true' # its lock of the lists is not waited for
+  run sudo apt-get -o DPkg::Lock::Timeout=600 update
+  run sudo apt-get -o DPkg::Lock::Timeout=600 install --yes "$@"
 }
 
 require_below_bucket() {

@@ -21,12 +21,13 @@ storage() { # once for a cluster: every workload finds the bucket at /bucket
 
 start() {
   need name nami-2b
-  need accelerator_type v5litepod-256
-  need config configs/nami_2b_finetune.py
+  know_chips
+  need config configs/nami_2b.py
   need workdir runs/nami_2b
   require_below_bucket "$workdir"
   archive_code
-  local code=${archive%.tar.gz} flags=(--config="$config" --workdir="/bucket/$workdir" --distributed "${more[@]}") env=()
+  local code=${archive%.tar.gz} env=()
+  local flags=(--config="$config" --workdir="/bucket/$workdir" --distributed --expected_devices="$chips" "${more[@]}")
   run mkdir -p "$code"
   run tar -xzf "$archive" -C "$code"
   [[ -z $env_file ]] || env=(--env-file="$env_file")
@@ -49,7 +50,7 @@ delete() {
 }
 
 need project my-project
-need zone us-east5-b
+need zone us-central1-a
 need cluster my-cluster
 where=(--cluster="$cluster" --project="$project" --zone="$zone")
 "$action"

@@ -14,18 +14,22 @@ need nodes 4
 need gpus_per_node 8
 need code /shared/me/code
 [[ $code != *[[:space:]]* ]] || fail "--code=$code has a space, which make cannot take. Give e.g. --code=/shared/me/code"
-need config configs/nami_2b_finetune.py
+need config configs/nami_2b.py
 need workdir /shared/me/runs/nami_2b
 archive_code
-# A folder for each commit, so that a job that begins anew finds its own code; one environment for all.
+# A folder for each commit, so that a job that begins anew finds its own code; an environment for each set of pinned
+# packages, which no other commit replaces under a job that runs.
+pins=$(git ls-tree HEAD requirements-build.txt requirements.txt requirements-cuda.txt | sha256sum | cut -c1-12)
+venv=$code/venv-$pins
 folder=$code/$(basename "${archive%.tar.gz}")
 options=(--job-name="$name" --nodes="$nodes" --gpus-per-node="$gpus_per_node" --chdir="$folder")
-options+=(--output="$workdir/slurm-%j.log" --export="ALL,VENV=$code/venv")
+options+=(--output="$workdir/slurm-%j.log" --export="ALL,VENV=$venv")
 [[ -z $time ]] || options+=(--time="$time")
 [[ -z $partition ]] || options+=(--partition="$partition")
 [[ -z $account ]] || options+=(--account="$account")
 run mkdir -p "$folder" "$workdir"
 run tar -xzf "$archive" -C "$folder"
-run env VENV="$code/venv" bash "$folder/launch/worker/install.sh" cuda
+run touch --no-create "$venv/.ready-cuda" # else make would find it older than the same pins of a later commit
+run env VENV="$venv" bash "$folder/launch/worker/install.sh" cuda
 run sbatch "${options[@]}" "$folder/launch/job.sbatch" --config="$config" --workdir="$workdir" \
   --expected_hosts="$nodes" --expected_devices="$((nodes * gpus_per_node))" "${more[@]}"

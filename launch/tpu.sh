@@ -24,21 +24,18 @@ state() {
   DRY_RUN="" queued describe --format='value(state.state)' | tail -n +2
 }
 
-# Sets chips, of the pod, and image. Some types are named by their cores, two of which jax sees as one device.
-know_accelerator() {
-  need accelerator_type v5litepod-256
-  local size=${accelerator_type##*-}
+know_image() {
+  know_chips
   case $accelerator_type in
-    v5litepod-*) chips=$size image=v2-alpha-tpuv5-lite ;;
-    v6e-*) chips=$size image=v2-alpha-tpuv6e ;;
-    v5p-*) chips=$((size / 2)) image=v2-alpha-tpuv5 ;;
-    v4-*) chips=$((size / 2)) image=tpu-ubuntu2204-base ;;
-    *) fail "--accelerator_type=$accelerator_type is not known. Give e.g. v5litepod-256, v6e-64, v5p-128 or v4-64." ;;
+    v5litepod-*) image=v2-alpha-tpuv5-lite ;;
+    v6e-*) image=v2-alpha-tpuv6e ;;
+    v5p-*) image=v2-alpha-tpuv5 ;;
+    v4-*) image=tpu-ubuntu2204-base ;;
   esac
 }
 
 create() {
-  know_accelerator
+  know_image
   local options=()
   case $provisioning in
     on-demand) ;;
@@ -69,14 +66,17 @@ install() {
     run gcloud compute tpus tpu-vm scp "$env_file" "$name:nami_jax.env" --scp-flag=-p --worker=all --project="$project" --zone="$zone"
     secure="chmod 600 nami_jax.env && "
   fi
-  on_workers all "${secure}mkdir -p nami_jax && rm -rf nami_jax/nami_jax nami_jax/configs nami_jax/launch && \
-tar -xzf nami_jax.tar.gz -C nami_jax && bash nami_jax/launch/worker/install.sh tpu"
+  # What runs is stopped before its files are replaced. They are dated now, not by their commit: so make installs anew
+  # when an older commit pins other packages.
+  on_workers all "${secure}{ sudo systemctl stop nami_jax 2> /dev/null || true; } && \
+mkdir -p nami_jax && rm -rf nami_jax/nami_jax nami_jax/configs nami_jax/launch && \
+tar --touch -xzf nami_jax.tar.gz -C nami_jax && bash nami_jax/launch/worker/install.sh tpu"
 }
 
 need_run() {
-  know_accelerator
+  know_chips
   need bucket my-bucket
-  need config configs/nami_2b_finetune.py
+  need config configs/nami_2b.py
   need workdir runs/nami_2b
   require_below_bucket "$workdir"
 }
@@ -110,7 +110,7 @@ delete() {
 
 need name nami-2b
 need project my-project
-need zone us-central2-b
+need zone us-central1-a
 case $action in
   up | create | install | start | delete) "$action" ;;
   wait) wait_until_active ;;

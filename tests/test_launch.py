@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from absl import flags
 
 from nami_jax import preflight
+from nami_jax.config import Config
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:the load_module:DeprecationWarning"
@@ -25,11 +27,11 @@ pytestmark = pytest.mark.filterwarnings(
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), LAUNCH / "job.sbatch"])
-TOOLS = ("gcloud", "xpk", "kubectl", "sbatch", "sudo", "gcsfuse", "make", "bash", "env", "tar", "mkdir")
+TOOLS = ("gcloud", "xpk", "kubectl", "sbatch", "sudo", "gcsfuse", "make", "bash", "env", "tar", "mkdir", "touch")
 SECRET = "0123456789abcdef"
 WORKDIR, PROMPTS = "runs/it's mine", "--config.data.caption_templates=('a {}', '{} & \"more\"', '$HOME')"
 
-CLOUD = {"project": "my-project", "zone": "us-central2-b"}
+CLOUD = {"project": "my-project", "zone": "us-central1-a"}
 RUN = {"config": "configs/emoji_tiny.py", "workdir": WORKDIR}
 TPU = CLOUD | {"name": "nami", "accelerator_type": "v5litepod-256", "bucket": "my-bucket"} | RUN
 GKE = CLOUD | {"name": "nami", "cluster": "my-cluster", "accelerator_type": "v5litepod-16"} | RUN
@@ -163,6 +165,11 @@ def test_wrong_arguments_are_refused_with_what_there_is(host, arguments, message
             {"accelerator_type": "v9-8"},
             "error: --accelerator_type=v9-8 is not known. Give e.g. v5litepod-256",
         ),
+        (
+            "gke.sh start",
+            {"accelerator_type": "v6e-4x4"},
+            "error: --accelerator_type=v6e-4x4 is not known. Give e.g. v5litepod-256",
+        ),
         ("tpu.sh start", {"workdir": "/bucket/a"}, "error: --workdir=/bucket/a must be a folder below the bucket."),
         ("tpu.sh start", {"workdir": "gs://b/a"}, "error: --workdir=gs://b/a must be a folder below the bucket."),
     ],
@@ -208,7 +215,8 @@ def test_arguments_may_be_given_in_two_words(host):
 def test_chips_and_image_follow_from_the_accelerator_type(host, kind, chips, image):
     shown = host.launch("tpu.sh", "up", *named(TPU | {"accelerator_type": kind}), DRY_RUN="1").stdout
     assert f" --runtime-version={image} " in shown
-    assert f" --expected_devices={chips}" in shown
+    shown += host.launch("gke.sh", "start", *named(GKE | {"accelerator_type": kind}), DRY_RUN="1").stdout
+    assert re.findall(r" --expected_devices=(\d+)", shown) == [str(chips)] * 2
 
 
 @pytest.mark.parametrize(
@@ -237,6 +245,45 @@ def test_waiting_for_a_pod_that_failed_ends(host):
 def remote_command(call: list[str]) -> str:
     (command,) = (word.removeprefix("--command=") for word in call if word.startswith("--command="))
     return command
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_pod_replaces_files_only_once_training_has_stopped(host, runs):
+    act(host, "tpu.sh install")
+    command = remote_command(host.calls()[-1])
+    if not runs:
+        script(host.folder / "bin" / "sudo", f'printf "%s\\0" sudo "$@" $\'\\n\' >> {host.calls_file}; exit 5')
+    subprocess.run([shutil.which("bash") or "bash", "-c", command], cwd=host.folder, env=host.env, check=True)
+    stop, *rest = host.calls()
+    assert stop == ["sudo", "systemctl", "stop", "nami_jax"]
+    assert [call[0] for call in rest] == ["mkdir", "tar", "bash"]
+    assert "--touch" in rest[1]  # by their commit's time make would keep the environment of a later commit
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_slurm_jobs_share_an_environment_only_with_the_same_pins(host, tmp_path):
+    clone, venvs = tmp_path / "clone", []
+    shutil.copytree(LAUNCH, clone / "launch")
+    git(tmp_path, "init", str(clone))
+    for pins, other in (("jax==1", "a"), ("jax==1", "b"), ("jax==2", "b"), ("jax==1", "c")):
+        for name in ("requirements-build.txt", "requirements.txt", "requirements-cuda.txt"):
+            (clone / name).write_text(pins if name == "requirements-cuda.txt" else "")
+        (clone / "other").write_text(other)
+        git(clone, "add", "--all")
+        git(clone, "commit", "--message=a")
+        command = [clone / "launch" / "slurm.sh", "start", *named(SLURM)]
+        subprocess.run([shutil.which("bash") or "bash", *command], env=host.env, check=True, capture_output=True)
+        touch, install, sbatch = host.calls()[-3:]
+        venv = install[1].removeprefix("VENV=")
+        # Made by those pins and finished, it is newer than their files, whatever the commit's time: make leaves it.
+        assert touch == ["touch", "--no-create", f"{venv}/.ready-cuda"]
+        assert f"--export=ALL,VENV={venv}" in sbatch
+        venvs.append(venv)
+    assert venvs[0] == venvs[1] == venvs[3] != venvs[2]
 
 
 def run_flags(words: list[str]) -> list[str]:
@@ -277,7 +324,7 @@ def known_flags():
     forget_flags()
 
 
-def parsed(command: list[str], known_flags: set[str]) -> dict[str, object]:
+def parsed(command: list[str], known_flags: set[str]) -> dict[str, Any]:
     """Parses a command of the run's host as the command itself would."""
     assert command[1:2] == ["-m"]
     with pytest.MonkeyPatch.context() as patch:
@@ -328,6 +375,14 @@ def test_skypilot_tells_each_node_which_it_is(host, known_flags, accelerator):
         assert (found["coordinator_address"], found["num_processes"], found["process_id"]) == ("10.0.0.1:8476", 2, 1)
 
 
+def test_skypilot_lets_jax_take_no_cpu_for_a_tpu(tmp_path):
+    task = yaml.safe_load((LAUNCH / "sky.yaml").read_text())
+    env = stand_in(tmp_path, 'echo "platforms=$JAX_PLATFORMS"')
+    env |= {"ACCELERATOR": "tpu", "CONFIG": "c", "WORKDIR": "w", "FLAGS": ""}
+    run = subprocess.run(["bash", "-euc", task["run"]], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert "platforms=tpu,cpu\n" in run.stdout
+
+
 def readme_commands() -> list[str]:
     blocks = re.findall(r"^```\n(.*?)^```", (LAUNCH / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
@@ -341,6 +396,44 @@ def test_command_of_the_readme_works(host, line):
     shown = host.launch(words[0].removeprefix("launch/"), *words[1:], DRY_RUN="1")
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout
+
+
+def readme_run(host: Host, line: str) -> tuple[list[str], int]:
+    """Returns the flags of the config in a command of the README that trains, and how many devices train."""
+    words = shlex.split(line.removeprefix("bash "))
+    if words[0] == "sky":
+        task = yaml.safe_load((LAUNCH / "sky.yaml").read_text())
+        env = dict(word.removeprefix("--env=").split("=", 1) for word in words if word.startswith("--env="))
+        each = task["resources"]["accelerators"].partition(":")[2]
+        return [f"--config={env['CONFIG']}", *shlex.split(env["FLAGS"])], task["num_nodes"] * int(each)
+    shown = host.launch(words[0].removeprefix("launch/"), *words[1:], DRY_RUN="1").stdout
+    (devices,) = re.findall(r"--expected_devices=(\d+)", shown)
+    return [word for word in words if word.startswith("--config")], int(devices)
+
+
+README_RUNS = [line for line in readme_commands() if "configs/" in line]
+
+
+def test_readme_has_a_run_for_every_launcher():
+    assert [line.removeprefix("bash ").split()[0] for line in README_RUNS] == [
+        "launch/tpu.sh", "launch/gke.sh", "launch/slurm.sh", "launch/worker/run.sh", "sky",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", README_RUNS)
+def test_run_of_the_readme_can_start_on_its_devices_with_folders_that_they_see(host, known_flags, line):
+    config_flags, devices = readme_run(host, line)
+    config = parsed(["python", "-m", "nami_jax.train", "--workdir=w", *config_flags], known_flags)["config"]
+    cfg = Config.from_dict(config.to_dict())
+    parts, left = divmod(devices, cfg.mesh.tensor * cfg.mesh.sequence)
+    assert (left, parts % cfg.mesh.fsdp) == (0, 0)
+    batches = [*(batch for phase in cfg.train.stage_batches for batch in phase), cfg.train.eval_batch]
+    assert [batch % parts for batch in batches] == [0] * len(batches)
+    assert cfg.data.prepared
+    assert cfg.text.folder
+    assert cfg.autoencoder.folder
+    folders = (cfg.data.prepared, cfg.text.folder, cfg.autoencoder.folder, cfg.train.init_from)
+    assert [folder for folder in folders if folder and not folder.startswith(("/bucket/", "/shared/"))] == []
 
 
 def stand_in(folder: Path, training: str, looking: str = "exit 0") -> dict[str, str]:
@@ -382,22 +475,48 @@ def job(host: Host, step: str) -> subprocess.Popen[str]:
     for tool in ("scancel", "scontrol"):
         script(host.folder / "bin" / tool, f'echo {tool} "$@"; [[ $1 != --signal=TERM ]] || kill -TERM "$(cat step)"')
     script(host.folder / "bin" / "srun", f'echo $$ > step; echo srun "$@" ids=$JAX_LOCAL_DEVICE_IDS; {step}')
-    env = host.env | {"SLURM_JOB_ID": "5", "SLURM_GPUS_ON_NODE": "4"}
-    command = [shutil.which("bash") or "bash", LAUNCH / "job.sbatch", "--config=a b"]
-    (host.folder / "launch").symlink_to(LAUNCH)
+    env = host.env | {"SLURM_JOB_ID": "5", "SLURM_GPUS_ON_NODE": "4", "VENV": str(host.folder / "venv")}
+    command = [shutil.which("bash") or "bash", LAUNCH / "job.sbatch", "--config=a b", "--workdir=w"]
+    if not (host.folder / "launch").exists():
+        (host.folder / "launch").symlink_to(LAUNCH)
     return subprocess.Popen(command, cwd=host.folder, env=env, stdout=subprocess.PIPE, text=True)
 
 
+def tasks(host: Host, *codes: int) -> str:
+    """Returns a step that runs a task for each code with which training ends, and ends with the highest, as srun's."""
+    stand_in(host.folder, 'exit "$CODE"')
+    each = " ".join(map(str, codes))
+    return f"""
+        worst=0
+        for CODE in {each}; do export CODE; "$BASH" "${{@:3}}" || worst=$(($? > worst ? $? : worst)); done
+        exit "$worst"
+    """
+
+
 @pytest.mark.parametrize(
-    ("step", "code", "requeued"),
-    [("exit 0", 0, False), ("exit 1", 1, False), ("exit 143", 143, False), ("exit 134", 134, True)],
+    ("codes", "code", "requeued"),
+    [
+        ((0, 0), 0, False),
+        ((1, 1), 1, False),
+        ((143, 143), 143, False),
+        ((134, 134), 134, True),
+        ((137, 134), 137, True),
+        ((134, 1), 134, False),  # jax aborts the tasks that one leaves which failed by itself
+    ],
 )
-def test_job_begins_anew_only_if_training_was_killed(host, step, code, requeued):
-    with job(host, step) as run:
+def test_job_begins_anew_only_if_training_was_killed(host, codes, code, requeued):
+    with job(host, tasks(host, *codes)) as run:
         out, _ = run.communicate(timeout=30)
-    assert "srun --cpu-bind=none bash launch/worker/run.sh --distributed --config=a b ids=0,1,2,3\n" in out
+    assert "srun --cpu-bind=none bash launch/worker/run.sh --distributed --config=a b --workdir=w ids=0,1,2,3\n" in out
     assert run.returncode == code
     assert ("scontrol requeue 5\n" in out) == requeued
+
+
+def test_job_that_is_begun_by_hand_forgets_that_it_failed(host):
+    for codes, requeued in ((1, 134), False), ((134, 134), True):
+        with job(host, tasks(host, *codes)) as run:
+            out, _ = run.communicate(timeout=30)
+        assert ("scontrol requeue 5\n" in out) == requeued
 
 
 def test_job_whose_time_is_almost_up_saves_and_begins_anew(host):
@@ -408,6 +527,22 @@ def test_job_whose_time_is_almost_up_saves_and_begins_anew(host):
         run.send_signal(signal.SIGUSR1)
         assert run.stdout.read() == "scancel --signal=TERM 5\nsaved\nscontrol requeue 5\n"
     assert run.returncode == 143
+
+
+@pytest.mark.parametrize(
+    ("script_name", "arguments"), [("install.sh", ["tpu"]), ("mount.sh", ["my-bucket", "/bucket"])]
+)
+def test_fresh_host_waits_for_its_own_upgrades(host, script_name, arguments):
+    shown = host.launch(f"worker/{script_name}", *arguments, DRY_RUN="1").stdout
+    calls = [line for line in shown.splitlines() if "apt-get" in line]
+    assert [" update" in line or " install " in line for line in calls] == [True, True]
+    assert all(line.startswith("sudo apt-get -o DPkg::Lock::Timeout=600 ") for line in calls)
+    assert shown.index("systemctl stop apt-daily.service") < shown.index("apt-get")
+
+
+def test_uv_is_installed_beside_a_python_of_the_system(host):
+    shown = host.launch("worker/install.sh", "tpu", DRY_RUN="1").stdout
+    assert "env PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --user uv\n" in shown
 
 
 def shellcheck(*arguments: object, text: str | None = None) -> subprocess.CompletedProcess[str]:

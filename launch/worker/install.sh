@@ -18,11 +18,11 @@ for candidate in python3.12 python3.13 python3.11 python3; do
   fi
 done
 if ! there make --version || { [[ -z $python ]] && ! there python3 -m pip --version; }; then
-  run sudo apt-get update
-  run sudo apt-get install --yes make python3-pip
+  apt_install make python3-pip
 fi
 if [[ -z $python ]]; then # the images of TPU VMs have Python 3.10
-  run python3 -m pip install --user uv
+  # Debian's newer pips refuse, for fear of its own packages, which uv does not touch.
+  run env PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --user uv
   python="python3 -m uv run --no-project --python=3.12 python"
 fi
 venv=${VENV:-.venv}

@@ -14,8 +14,7 @@ if [[ ${DRY_RUN:-} == 1 ]] || ! command -v gcsfuse > /dev/null; then
   source /etc/os-release
   run sudo curl --fail --silent --show-error --output "$keys" https://packages.cloud.google.com/apt/doc/apt-key.gpg
   run sudo sh -c "echo 'deb [signed-by=$keys] https://packages.cloud.google.com/apt gcsfuse-$VERSION_CODENAME main' > /etc/apt/sources.list.d/gcsfuse.list"
-  run sudo apt-get update
-  run sudo apt-get install --yes gcsfuse
+  apt_install gcsfuse
 fi
 if [[ ${DRY_RUN:-} == 1 ]] || ! mountpoint --quiet "$folder"; then
   run sudo install --directory --owner="$(id --user)" "$folder"

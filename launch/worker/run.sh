@@ -2,7 +2,8 @@
 # On each host: looks whether the run can start (nami_jax.preflight), then trains. Arguments are those of
 # nami_jax.train; --expected_hosts=N and --expected_devices=N are for preflight alone.
 # Told to stop (SIGTERM), it lets training save, and ends with 143: whatever restarts runs sees that this one is not
-# done. The same command continues it. DRY_RUN=1 shows the two commands.
+# done. The same command continues it. What fails by itself, not by a signal, leaves the file FAILURE_FILE, if that is set.
+# DRY_RUN=1 shows the two commands.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source launch/arguments.sh
@@ -13,6 +14,13 @@ for word; do
 done
 [[ " ${flags[*]} " == *" --config"[=\ ]* ]] || fail "--config is missing. Give e.g. --config=configs/emoji_tiny.py"
 [[ " ${flags[*]} " == *" --workdir"[=\ ]* ]] || fail "--workdir is missing. Give e.g. --workdir=/bucket/runs/mine"
+
+# shellcheck disable=SC2329 # the trap calls it
+leave_failure() {
+  local code=$?
+  [[ -z ${FAILURE_FILE:-} ]] || ((code == 0 || code >= 128)) || : > "$FAILURE_FILE"
+}
+trap leave_failure EXIT
 
 child="" stopped=""
 stop() {

@@ -21,7 +21,7 @@ if not (find_spec("xpk") and find_spec("sky")):
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
-CLOUD = ("--project=my-project", "--zone=us-central2-b")
+CLOUD = ("--project=my-project", "--zone=us-central1-a")
 RUN = ("--config=configs/emoji_tiny.py", "--workdir=runs/it's mine", "--env_file=run.env", "--", "--config.x=a b")
 TPU = ("--name=nami", "--accelerator_type=v5litepod-256", "--bucket=my-bucket", *CLOUD)
 GKE = ("--name=nami", "--accelerator_type=v5litepod-16", "--cluster=my-cluster", *CLOUD)
