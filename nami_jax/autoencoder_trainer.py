@@ -74,8 +74,10 @@ def train_autoencoder(
             train, held_out = (open_source(cfg.data, split) for split in (cfg.data.train_split, cfg.data.eval_split))
         watch = functools.partial(watching, workdir=workdir, last_step=stop, extras=extras, tracker=tracker)
         state = _run(cfg, workdir, mesh, checkpoints, stopping, stop, vgg, train, held_out, watch)
-        if stopping.after is None and distributed.is_main():
-            save_autoencoder(workdir / "vae", with_unit_latents(cfg, state["ema"], train))
+        if stopping.after is None:
+            with distributed.main_first("vae"):
+                if distributed.is_main():
+                    save_autoencoder(workdir / "vae", with_unit_latents(cfg, state["ema"], train))
     stopping.require_going(cfg.train.steps)
     return state
 

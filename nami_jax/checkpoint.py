@@ -7,7 +7,6 @@ asynchronous; a save that was cut short leaves no checkpoint behind.
 """
 
 import contextlib
-import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -138,8 +137,16 @@ class Checkpoints:
             CheckpointError: it did.
         """
         if not self._writer.is_saving_in_progress():
-            with self._explained():
-                self._writer.wait_until_finished()
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the save in flight.
+
+        Raises:
+            CheckpointError: it failed.
+        """
+        with self._explained():
+            self._writer.wait_until_finished()
 
     def restore_latest(self, state: State) -> tuple[State, dict] | None:
         """Restores the newest checkpoint that is whole, if there is any; a run moves damaged ones to `workdir/damaged`.
@@ -169,14 +176,16 @@ class Checkpoints:
         Raises:
             CheckpointError: all are damaged.
         """
-        steps = sorted(self._steps(), reverse=True)
-        for step, before in itertools.zip_longest(steps, steps[1:]):
+        while steps := self._steps():
             try:
-                return load(step)
+                return load(steps[-1])
             except DamagedCheckpointError as error:
-                self._damaged[step] = str(error)
-                if before is not None:
-                    logging.warning("%s The one before it is used instead: step %d.", error, before)
+                if self._cfg is None and not (self.folder / str(steps[-1])).exists():
+                    self._reader.reload()  # its run has meanwhile replaced it by newer ones
+                    continue
+                self._damaged[steps[-1]] = str(error)
+                if steps[:-1]:
+                    logging.warning("%s The one before it is used instead: step %d.", error, steps[-2])
         raise CheckpointError(
             "\n".join([f"{self.folder} holds no checkpoint that is whole:", *self._damaged.values()])
             + "\nPut a copy in place of one of them, or give another workdir to begin anew."
@@ -184,7 +193,7 @@ class Checkpoints:
 
     def latest_step(self) -> int:
         """Returns the step of the newest finished checkpoint that was not found damaged."""
-        return max(self._steps())
+        return self._steps()[-1]
 
     def config(self, step: int) -> Config:
         """Returns the configuration saved with a checkpoint of a flow."""
@@ -208,7 +217,8 @@ class Checkpoints:
         return self._restore(step, **{name: ocp.args.StandardRestore(abstract)})[name]
 
     def _steps(self) -> list[int]:
-        return [step for step in self._reader.all_steps() if step not in self._damaged]
+        """Returns the finished steps that were not found damaged, in order."""
+        return sorted(step for step in self._reader.all_steps() if step not in self._damaged)
 
     def _restore(self, step: int, **args: Any) -> Any:
         """Reads items of a checkpoint, all processes together, and compares them with their fingerprints."""
@@ -270,9 +280,15 @@ def _differing(restored: Mapping[str, Any], fingerprints: Any) -> list[str]:
     return sorted(name for name in prints if prints[name] != fingerprints.get(name))
 
 
+class _Writer(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Asks jax's preemption service nothing: that counts its calls, and `stopping` makes them."""
+        return False
+
+
 def _open_writer(folder: Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, lightweight_initialize=True)
-    return ocp.CheckpointManager(folder, options=options, item_names=ITEMS)
+    return _Writer(folder, options=options, item_names=ITEMS)
 
 
 def _open_reader(folder: Path) -> ocp.CheckpointManager:

@@ -14,15 +14,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import orbax.checkpoint as ocp
 from absl import flags
-from jax.experimental import multihost_utils
 
+from nami_jax.agreement import first_error
 from nami_jax.config import ConfigError, require
 
+PATIENCE = 24 * 3600  # seconds to wait for process 0's work; if it dies, its heartbeat tells much sooner
+GRACE = 20  # seconds in which the other processes may fail too before one that fails ends alone
 HEARTBEAT = 30  # seconds of silence, after which the other processes take one for dead and stop
 LAST_WORD = (
     "error: this process of the run was killed, or XLA ended it because another one died or cannot be reached; lines "
     "above say which. Checkpoints are whole: start the same command on every host again, and the run continues."
+)
+PERHAPS_ANOTHER = (
+    "Perhaps another process failed before this one, and says why. Checkpoints are whole: start the same command on "
+    "every host again, and the run continues."
 )
 PLAIN = {"coordinator_address": "10.0.0.1:8476", "num_processes": 2, "process_id": 0}  # flags, with examples
 
@@ -74,12 +81,52 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def main_first(name: str) -> Iterator[None]:
-    """Runs the block, of a name of its own, on process 0 and then on the others, which so find what it has made."""
-    if not is_main():
-        multihost_utils.sync_global_devices(name)
-    yield
+    """Runs the block on process 0 and then on the others, which so find what it has made, however long it takes.
+
+    Args:
+        name: of the block; another one for each.
+
+    Raises:
+        ConfigError: on the others, if the block failed on process 0.
+    """
+    wait = ocp.multihost.get_barrier_sync_fn()  # by the coordinator: devices may lose patience after a minute
+    error: str | None = f"{name}: process 0 failed, and says why. Mend that, and start the command on every host again."
     if is_main():
-        multihost_utils.sync_global_devices(name)
+        try:
+            yield
+            error = None
+        finally:
+            wait(key=name, timeout_ms=1000 * PATIENCE)
+            first_error(error)
+        return
+    wait(key=name, timeout_ms=1000 * PATIENCE)
+    error = first_error(None)
+    if error is not None:
+        raise ConfigError(error)
+    yield
+
+
+@contextlib.contextmanager
+def failing_alone() -> Iterator[None]:
+    """Lets a process that fails in the block end with 1, soon, and so ends the others, which may wait for it.
+
+    jax waits for all processes at the end, where those that have not failed do not come, and after minutes aborts all.
+    An error of XLA's may come of another process's end, and is left to that.
+    """
+    ours = True
+    try:
+        yield
+        ours = False
+    except jax.errors.JaxRuntimeError as error:
+        ours = False
+        if jax.distributed.is_initialized():
+            error.add_note(PERHAPS_ANOTHER)
+        raise
+    finally:
+        if ours and jax.distributed.is_initialized():
+            alone = threading.Timer(GRACE, os._exit, [1])
+            alone.daemon = True  # at the end of a program the others are waited for before jax's own wait begins
+            alone.start()
 
 
 def _require_usable(given: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from nami_jax.config import ConfigError
-from nami_jax.distributed import is_main
+from nami_jax.distributed import is_main, main_first
 
 EVENTS = "events"  # folder of the workdir
 RUN_ID = "wandb_id.txt"  # file of the workdir: a continued run continues there too
@@ -88,10 +88,14 @@ def tracked(project: str | None, workdir: Path, settings: Mapping[str, Any]) -> 
         ModuleNotFoundError: wandb is not installed.
         ConfigError: Weights & Biases refuses: nobody is logged in, the network does not reach it, ...
     """
-    if project is None or not is_main():
+    if project is None:
         yield None
         return
-    run = _begin(_import_wandb(), project, workdir, settings)
+    with main_first("wandb"):
+        run = _begin(_import_wandb(), project, workdir, settings) if is_main() else None
+    if run is None:
+        yield None
+        return
     exit_code = 1
     try:
         yield run

@@ -67,6 +67,8 @@ def _examine_run(report: Report, fields: Mapping[str, Any], workdir: Path) -> bo
     if report.attempt("mesh", lambda: run.check_mesh(cfg)):
         report.attempt("settings", lambda: run.check_settings(cfg))
         report.attempt("state", lambda: run.check_state(cfg))
+    if run.needs_weights(cfg, workdir):
+        report.attempt("weights", lambda: run.check_weights(cfg))
     report.attempt("data", lambda: run.check_data(cfg, report.facts))
     size, keep = run.checkpoint_bytes(cfg), cfg.train.keep_checkpoints
     return report.attempt("storage", lambda: storage.check_storage(workdir, size, keep))

@@ -41,14 +41,19 @@ class Trace:
     """Traces the steps of a window as they are made. Use as a context manager: leaving it ends a trace in progress."""
 
     def __init__(self, window: Window | None, folder: Path):
-        """Prepares a trace of the first process in `folder`; of nothing without a window."""
-        self._left, self._folder = window if is_main() else None, folder
+        """Prepares a trace of the first process in `folder`; of nothing without a window.
+
+        The others begin and end with it, for the run waits for its devices then, but trace nothing.
+        """
+        self._left, self._folder = window, folder
         self._first: int | None = None  # step of a trace in progress
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if not is_main():
+            return
         if self._first is not None:
             jax.profiler.stop_trace()
         elif self._left is not None:
@@ -61,7 +66,8 @@ class Trace:
 
     def start(self, step: int) -> None:
         """Starts with `step`; the devices should be idle."""
-        jax.profiler.start_trace(self._folder)
+        if is_main():
+            jax.profiler.start_trace(self._folder)
         self._first = step
 
     def ends(self, step: int) -> bool:
@@ -70,6 +76,7 @@ class Trace:
 
     def stop(self, step: int) -> None:
         """Writes the trace; the devices should be done with `step`."""
-        jax.profiler.stop_trace()
-        tqdm.write(f"trace of the steps {self._first} to {step} in {self._folder}")
+        if is_main():
+            jax.profiler.stop_trace()
+            tqdm.write(f"trace of the steps {self._first} to {step} in {self._folder}")
         self._left = self._first = None

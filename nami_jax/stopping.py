@@ -25,7 +25,8 @@ class Stopping:
     """Whether a run is asked to stop. Use as a context manager around all that must not be interrupted: also the saves.
 
     With one process a signal is noted until the step under way is done. With several, they must all stop after the same
-    step: SIGTERM goes to jax's preemption service, which finds one that none of them has passed.
+    step: SIGTERM goes to jax's preemption service, which finds one that none of them has passed. It counts from the
+    first call of each process, so it is asked by the count of steps since then, and by nobody else.
 
     Attributes:
         after: the step after which `steps` ended early; None if it did not.
@@ -49,7 +50,7 @@ class Stopping:
         self._listen()
         for step in range(first, stop):
             yield step
-            if step + 1 < stop and self._due(step):
+            if step + 1 < stop and self._due(step - first + 1):
                 self.after = step
                 return
 
@@ -70,8 +71,8 @@ class Stopping:
         if self.after is not None:
             raise Stopped(f"Stopped after step {self.after} of {last}, which is saved. The same command continues.")
 
-    def _due(self, step: int) -> bool:
-        return self._asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+    def _due(self, count: int) -> bool:
+        return self._asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(count)
 
     def _listen(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -92,16 +93,20 @@ class Stopping:
                 raise _Asked
 
 
-def leave_at_once() -> None:
-    """Makes SIGTERM and SIGINT end the program, with status 0, wherever no `Stopping` has a state to save.
+def leave_at_once(said: str = "nothing to save. The same command continues.", status: int = 0) -> None:
+    """Makes SIGTERM and SIGINT end the program wherever no `Stopping` has a state to save.
 
     For commands, since it replaces this process's handlers. Compilations in other threads could not be broken off
     otherwise.
+
+    Args:
+        said: to people, after the signal's name.
+        status: of the process.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
-        os.write(2, f"\n{signal.Signals(number).name}: nothing to save. The same command continues.\n".encode())
-        os._exit(0)
+        os.write(2, f"\n{signal.Signals(number).name}: {said}\n".encode())
+        os._exit(status)
 
     for number in SIGNALS:
         signal.signal(number, leave)

@@ -27,13 +27,22 @@ from nami_jax.trainer import train
 from nami_jax.watch import Extras
 from nami_jax.weights import WeightsError
 
+UNFINISHED = "this dry run ends before it can tell anything"
+
 
 def main(argv: list[str]) -> None:
     """Trains as the flags say and ends with what to do with the result."""
+    with distributed.failing_alone():
+        _train()
+
+
+def _train() -> None:
     logging.set_verbosity(logging.WARNING)
     mute_orbax()
     fields, workdir, stop_after = flags.FLAGS.config.to_dict(), Path(flags.FLAGS.workdir), flags.FLAGS.stop_after
     is_autoencoder = fields.get("task") == TASK
+    if flags.FLAGS.dry_run:
+        leave_at_once(UNFINISHED, 1)
     try:
         distributed.initialize()
         cfg = AutoencoderRun.from_dict(fields) if is_autoencoder else Config.from_dict(fields)
@@ -50,7 +59,7 @@ def main(argv: list[str]) -> None:
             train(cfg, workdir, stop_after=stop_after, extras=extras)
     except Stopped as stopped:
         if flags.FLAGS.dry_run:
-            raise SystemExit("Stopped: this dry run tells nothing, and leaves nothing.") from stopped
+            raise SystemExit(UNFINISHED) from stopped
         print(stopped)
         return
     except (CheckpointError, ConfigError, CorruptDataError, ModuleNotFoundError, NonFiniteError, WeightsError) as error:

@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,11 +91,22 @@ def load_base(cfg: Config, dtype: str, shardings: Shardings | None = None) -> An
         ConfigError: the folder is missing, or of another network than `cfg.model`.
         WeightsError: its weights are damaged or incomplete.
     """
-    plain, folder = dataclasses.replace(cfg.model, lora_rank=None), base_folder(cfg)
-    if (folder / PIPELINE_FILE).is_file():
-        _require_same_network(read_pipeline_config(folder).model, plain, folder)
-    model = load_nami(plain, open_tensors(folder / "transformer"), param_dtype=jnp.dtype(dtype), shardings=shardings)
+    plain, tensors = dataclasses.replace(cfg.model, lora_rank=None), open_base(cfg)
+    model = load_nami(plain, tensors, param_dtype=jnp.dtype(dtype), shardings=shardings)
     return nnx.to_pure_dict(nnx.state(model))
+
+
+def open_base(cfg: Config) -> Mapping[str, Any]:
+    """Opens the tensors of the network that a run starts from, by name, and reads none.
+
+    Raises:
+        ConfigError: the folder is missing, or of another network than `cfg.model`.
+        WeightsError: its files are damaged or incomplete.
+    """
+    folder = base_folder(cfg)
+    if (folder / PIPELINE_FILE).is_file():
+        _require_same_network(read_pipeline_config(folder).model, cfg.model, folder)
+    return open_tensors(folder / "transformer")
 
 
 def _require_same_network(found: ModelConfig, wanted: ModelConfig, folder: Path) -> None:

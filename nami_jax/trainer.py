@@ -152,6 +152,7 @@ def begin_or_continue(cfg: Config, mesh: Mesh, checkpoints: Checkpoints, data: D
     state, position = init_state(cfg, mesh, base, bridge), {"next_index": 0}
     if bridge is not None:
         checkpoints.save(0, state, position)  # so that an interrupted run need not train the bridge again
+        checkpoints.wait()  # a signal ends the program at once from here to the first step
     return state, position
 
 

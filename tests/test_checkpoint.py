@@ -194,3 +194,16 @@ def test_a_refused_run_does_not_hold_its_workdir(copy):
     with pytest.raises(ConfigError, match=r"train\.seed = 1"):
         Checkpoints(copy, make_config(train={"seed": 1}))
     assert restore(copy) == 7
+
+
+def test_a_reader_takes_the_checkpoint_that_replaced_the_one_it_was_reading(tmp_path, caplog):
+    save(tmp_path, 1, 2)
+
+    def load(step):
+        if step == 2:
+            save(tmp_path, *range(3, 3 + CONFIG.train.keep_checkpoints))
+        return reader.config(step), step
+
+    with Checkpoints(tmp_path) as reader:
+        assert reader.newest_whole(load)[1] == 2 + CONFIG.train.keep_checkpoints
+    assert not warnings_in(caplog)

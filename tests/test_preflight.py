@@ -131,6 +131,17 @@ def test_prepared_data_that_are_missing_are_named(data_dir, tmp_path):
     assert lines["data"].text.startswith(f"data.prepared = '{tmp_path}/none': has no prepared.json")
 
 
+def test_weights_to_start_from_are_looked_for_unless_the_run_goes_on_without_them(data_dir, tmp_path):
+    cfg = card_config(data_dir, train={"init_from": str(tmp_path / "none")})
+    lines, failed = look(cfg, tmp_path / "run")
+    assert failed == {"weights"}
+    assert lines["weights"].text.startswith(f"train.init_from = '{tmp_path}/none': holds no converted weights")
+    (tmp_path / "run" / "checkpoints" / "7").mkdir(parents=True)
+    lines, failed = look(cfg, tmp_path / "run")
+    assert "weights" not in lines
+    assert not failed
+
+
 def test_table_shows_the_costliest_of_the_well_and_names_the_hosts_of_the_worst():
     def report(host, storage, status=OK, version="1"):
         fast = Finding("storage", OK, f"{storage} s", cost=storage)

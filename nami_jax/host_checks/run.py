@@ -18,6 +18,7 @@ from nami_jax.data.source import open_source
 from nami_jax.data.tfds_builder import is_prepared
 from nami_jax.host_checks.findings import OK, WARNING, Finding
 from nami_jax.sharding import make_mesh, require_divisible
+from nami_jax.trained import open_base
 from nami_jax.trainer import check_run
 
 SAMPLES = 16  # that are read of each source, spread over it
@@ -61,6 +62,19 @@ def check_state(cfg: Config | AutoencoderRun) -> str:
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     each = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
     return f"{whole / 1e9:.3g} GB of parameters, EMA and moments; {each / 1e9:.3g} GB on each device"
+
+
+def needs_weights(cfg: Config | AutoencoderRun, workdir: Path) -> bool:
+    """Tells whether the run will read `train.init_from`: at its begin, and with LoRA whenever it continues."""
+    if isinstance(cfg, AutoencoderRun) or cfg.train.init_from is None:
+        return False
+    return cfg.model.lora_rank is not None or not any((workdir / "checkpoints").glob("[0-9]*"))
+
+
+def check_weights(cfg: Config | AutoencoderRun) -> str:
+    """Opens the weights that a flow starts from, and reads none."""
+    assert isinstance(cfg, Config)
+    return f"{len(open_base(cfg))} tensors to start from"
 
 
 def checkpoint_bytes(cfg: Config | AutoencoderRun) -> int:

@@ -67,6 +67,14 @@ def test_a_signal_before_the_first_step_ends_the_command_at_once(tmp_path, numbe
     assert not list((workdir / "checkpoints").iterdir())
 
 
+def test_a_dry_run_that_is_stopped_does_not_look_like_one_that_went_well(tmp_path):
+    with Commands(tmp_path).start(tmp_path / "dry", "--dry_run") as process:
+        read_until(process, "compiling:")
+        output, _ = stop(process, signal.SIGTERM)
+    assert process.returncode == 1, output
+    assert "SIGTERM: this dry run ends before it can tell anything" in output
+
+
 def test_a_signal_during_a_preview_breaks_it_off(folder):
     commands, workdir = Commands(folder, eval_every=1, sample_every=1), folder / "preview"
     with commands.start(workdir) as process:

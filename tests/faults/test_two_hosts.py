@@ -2,11 +2,12 @@
 
 import os
 import signal
+import time
 
 import pytest
 
 from nami_jax.checkpoint import Checkpoints
-from tests.faults.commands import Commands
+from tests.faults.commands import Commands, read_until
 from tests.hosts import finish, start_hosts
 
 FLAGS = ("--config.mesh.fsdp=2", "--config.train.checkpoint_every=4")
@@ -34,14 +35,11 @@ def newest(workdir):
         return checkpoints.latest_step()
 
 
-def test_a_signal_to_one_host_stops_both_after_the_same_step(commands, workdir):
+def stop_one(commands, workdir, when):
+    """Runs two hosts, signals the second when the first has printed `when`, and returns after which step both stop."""
     hosts = start_hosts(commands.config, workdir, FLAGS, hosts=2, devices=1)
     try:
-        assert hosts[0].stdout is not None
-        printed = ""
-        while "4/100000" not in printed:
-            printed += hosts[0].stdout.read(1)
-            assert hosts[0].poll() is None, printed
+        read_until(hosts[0], when)
         hosts[1].send_signal(signal.SIGTERM)
         printed = [host.communicate(timeout=60)[0] for host in hosts]
     finally:
@@ -50,6 +48,42 @@ def test_a_signal_to_one_host_stops_both_after_the_same_step(commands, workdir):
     message = f"Stopped after step {newest(workdir)} of 100000, which is saved. The same command continues."
     assert all(message in text for text in printed)
     assert not any("Traceback" in text or "error:" in text for text in printed)
+    return newest(workdir)
+
+
+def test_a_signal_to_one_host_stops_both_after_the_same_step(commands, workdir):
+    assert stop_one(commands, workdir, "4/100000") >= 4
+
+
+def test_a_signal_before_a_continued_run_makes_a_step_stops_both_after_the_first(commands, workdir):
+    first = newest(workdir)
+    assert stop_one(commands, workdir, "compiling:") == first + 1
+
+
+def test_an_error_that_the_first_host_alone_meets_ends_both(commands, tmp_path):
+    flags = ["--config.data.data_dir=/proc/none"]  # where it cannot build the data; the other waits for them
+    hosts = start_hosts(commands.config, tmp_path / "run", flags, hosts=2, devices=1)
+    printed = finish(hosts, timeout=120)
+    assert [host.returncode for host in hosts] == [1, 1], "\n\n".join(printed)
+    assert "error: data: process 0 failed, and says why." in printed[1]
+
+
+def test_an_error_that_one_host_meets_later_ends_the_other_within_a_minute(commands, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "events").touch()  # where the first host needs a folder
+    hosts = start_hosts(commands.config, tmp_path / "run", FLAGS, hosts=2, devices=1)
+    try:
+        read_until(hosts[0], "FileExistsError")
+        began = time.monotonic()
+        printed = [host.communicate(timeout=120)[0] for host in hosts]
+        seconds = time.monotonic() - began
+    finally:
+        finish(hosts)
+    assert hosts[0].returncode == 1, printed[0]
+    assert hosts[1].returncode not in (0, 1), printed[1]
+    assert "start the same command on every host again" in printed[1]
+    assert seconds < 60
+    print(f"the other host ended {seconds:.0f} s after the error")
 
 
 def test_a_file_that_one_host_alone_reads_makes_both_use_the_checkpoint_before(commands, workdir):
