@@ -20,6 +20,7 @@ from nami_jax.agreement import first_error
 from nami_jax.autoencoder_config import TASK, AutoencoderRun
 from nami_jax.config import Config, Settings, require
 from nami_jax.fingerprints import fingerprint_arrays, fingerprint_json
+from nami_jax.orbax_managers import open_reader, open_writer
 from nami_jax.quiet_orbax import Reading, brief
 from nami_jax.train_step import State
 from nami_jax.workdir import FULL, held, move_aside
@@ -77,12 +78,12 @@ class Checkpoints:
         with contextlib.ExitStack() as stack:
             if cfg is not None:
                 stack.enter_context(held(self.folder.parent))
-                self._writer = stack.enter_context(_open_writer(self.folder, cfg.train.keep_checkpoints))
+                self._writer = stack.enter_context(open_writer(self.folder, ITEMS, cfg.train.keep_checkpoints))
             elif not self.folder.is_dir():
                 raise CheckpointError(
                     f"{workdir} holds no checkpoints. Give the workdir of a training run, e.g. runs/emoji_tiny."
                 )
-            self._reader = stack.enter_context(_open_reader(self.folder))
+            self._reader = stack.enter_context(open_reader(self.folder, ITEMS))
             if cfg is not None and self._steps():
                 saved = self.newest_whole(lambda step: self._config(step, type(cfg)))
                 require_same_run(saved, cfg, self.folder, same)
@@ -278,26 +279,6 @@ def _differing(restored: Mapping[str, Any], fingerprints: Any) -> list[str]:
     fingerprints = fingerprints if isinstance(fingerprints, dict) else {}
     prints = {name: (fingerprint_json if name in JSON_ITEMS else fingerprint_arrays)(own[name]) for name in own}
     return sorted(name for name in prints if prints[name] != fingerprints.get(name))
-
-
-class _Writer(ocp.CheckpointManager):
-    def reached_preemption(self, step: int) -> bool:
-        """Asks jax's preemption service nothing: that counts its calls, and `stopping` makes them."""
-        return False
-
-
-def _open_writer(folder: Path, keep: int) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, lightweight_initialize=True)
-    return _Writer(folder, options=options, item_names=ITEMS)
-
-
-def _open_reader(folder: Path) -> ocp.CheckpointManager:
-    """Opens a folder for this process alone: it waits for no other, which may have met a damaged file."""
-    alone = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()})
-    options = ocp.CheckpointManagerOptions(
-        create=False, enable_async_checkpointing=False, lightweight_initialize=True, multiprocessing_options=alone
-    )
-    return ocp.CheckpointManager(folder, options=options, item_names=ITEMS)
 
 
 def require_same_run(saved: Settings, current: Settings, folder: Path, same: Same) -> None:
