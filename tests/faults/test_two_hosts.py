@@ -43,7 +43,8 @@ def stop_one(commands, workdir, when):
         hosts[1].send_signal(signal.SIGTERM)
         printed = [host.communicate(timeout=60)[0] for host in hosts]
     finally:
-        finish(hosts)
+        for host in hosts:
+            host.kill()
     assert [host.returncode for host in hosts] == [0, 0], "\n\n".join(printed)
     message = f"Stopped after step {newest(workdir)} of 100000, which is saved. The same command continues."
     assert all(message in text for text in printed)
@@ -78,7 +79,8 @@ def test_an_error_that_one_host_meets_later_ends_the_other_within_a_minute(comma
         printed = [host.communicate(timeout=120)[0] for host in hosts]
         seconds = time.monotonic() - began
     finally:
-        finish(hosts)
+        for host in hosts:
+            host.kill()
     assert hosts[0].returncode == 1, printed[0]
     assert hosts[1].returncode not in (0, 1), printed[1]
     assert "start the same command on every host again" in printed[1]
