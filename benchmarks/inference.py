@@ -23,11 +23,11 @@ from flax import nnx
 from benchmarks.timing import Timed, interleave
 from configs import presets
 from nami_jax.config import ConfigError, ModelConfig, SampleConfig, parse_steps
-from nami_jax.flops import image_tokens, sampling_flops
 from nami_jax.models.nami import Nami, abstract_model
+from nami_jax.monitoring.flops import image_tokens, sampling_flops
+from nami_jax.planning.table import table
 from nami_jax.planning.xla_flops import sampling_xla_flops
-from nami_jax.sampler import check_request, sample_stages
-from nami_jax.table import table
+from nami_jax.sampling.sampler import check_request, sample_stages
 
 # NAMI-2B with one of its 16 heads and depths 2, 3, 4 for 9, 16, 22.
 NARROW = dataclasses.replace(

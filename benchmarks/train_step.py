@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from benchmarks.timing import Timed, clock, interleave, matmul
 from nami_jax.config import Config, ConfigError, require
-from nami_jax.flops import training_flops
 from nami_jax.flow.stages import make_stages
-from nami_jax.sampler import stage_shape
-from nami_jax.sharding import make_mesh, require_divisible, shard_batch
-from nami_jax.table import table
-from nami_jax.train_step import State, init_state, make_train_step
+from nami_jax.monitoring.flops import training_flops
+from nami_jax.parallel.sharding import make_mesh, require_divisible, shard_batch
+from nami_jax.planning.table import table
+from nami_jax.sampling.sampler import stage_shape
+from nami_jax.training.step import State, init_state, make_train_step
 
 
 def variants(cfg: Config, remat: bool) -> dict[str, Config]:

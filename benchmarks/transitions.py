@@ -14,15 +14,15 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from nami_jax.checkpoint import CheckpointError, Checkpoints
+from nami_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
 from nami_jax.config import ConfigError
+from nami_jax.data.examples import Visit, open_data
 from nami_jax.data.images import to_stage
-from nami_jax.data.visits import Visit, open_data
-from nami_jax.perceptual import load_perceptual, perceptual_distance
-from nami_jax.pictures import grid, save_png, to_images
-from nami_jax.pipeline import NamiPipeline
-from nami_jax.table import table
-from nami_jax.text import TextStates
+from nami_jax.planning.table import table
+from nami_jax.sampling.pictures import grid, save_png, to_images
+from nami_jax.sampling.pipeline import NamiPipeline
+from nami_jax.text.caption_table import TextStates
+from nami_jax.training.autoencoder.perceptual import load_perceptual, perceptual_distance
 from nami_jax.weights import WeightsError
 
 SHOWN = 16  # captions in the picture

@@ -9,11 +9,11 @@ from pathlib import Path
 from absl import app, flags, logging
 from safetensors import SafetensorError
 
-from nami_jax.checkpoint import CheckpointError
+from nami_jax.checkpoints.checkpoint import CheckpointError
 from nami_jax.config import ConfigError
 from nami_jax.release.conversion import Converted, convert_release
 from nami_jax.release.exporting import export_release
-from nami_jax.release.runs import export_run
+from nami_jax.release.run_export import export_run
 from nami_jax.weights import WeightsError
 
 

@@ -21,9 +21,9 @@ from nami_jax.flow.schedule import Grid
 from nami_jax.flow.solver import euler
 from nami_jax.flow.stages import make_stages
 from nami_jax.models.nami import Nami
-from nami_jax.pretrained import load_bridge, load_nami, model_config
-from nami_jax.sampler import guided_velocity, jump, run_stage, stage_grids
+from nami_jax.sampling.sampler import guided_velocity, jump, run_stage, stage_grids
 from nami_jax.weights import WeightsError
+from nami_jax.weights.nami_keys import load_bridge, load_nami, model_config
 
 FILES = ("config.json", "transformer.safetensors", "bridge_flow.safetensors", "vectors.safetensors")
 

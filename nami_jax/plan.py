@@ -11,13 +11,13 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nami_jax.autoencoder_config import TASK
 from nami_jax.config import Config, ConfigError, require
+from nami_jax.config.autoencoder_run import TASK
 from nami_jax.planning.costs import make_rate
 from nami_jax.planning.hardware import EXAMPLES, HOST, find_hardware
-from nami_jax.planning.job import make_plan
+from nami_jax.planning.planner import make_plan
 from nami_jax.planning.report import report
-from nami_jax.run_flags import parse_flags
+from nami_jax.training.flags import parse_flags
 
 
 def define_flags() -> None:

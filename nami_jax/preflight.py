@@ -13,10 +13,12 @@ import numpy as np
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
 
-from nami_jax import distributed, run_flags
 from nami_jax.config import ConfigError
-from nami_jax.host_checks import environment, run, storage
+from nami_jax.host_checks import environment, storage
+from nami_jax.host_checks import run_checks as run
 from nami_jax.host_checks.findings import FAILED, Finding, Report, gather, table
+from nami_jax.parallel import processes as distributed
+from nami_jax.training import flags as run_flags
 
 LIMIT = 180  # seconds, for all of it
 LATE = (

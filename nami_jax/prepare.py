@@ -20,7 +20,7 @@ from nami_jax.config import Config, ConfigError, require
 from nami_jax.preparation.errors import PreparationError
 from nami_jax.preparation.finding import KINDS
 from nami_jax.preparation.job import Options
-from nami_jax.preparation.run import prepare
+from nami_jax.preparation.orchestration import prepare
 from nami_jax.weights import WeightsError
 
 DEFAULTS = Options()

@@ -12,11 +12,11 @@ from pathlib import Path
 from absl import app, flags, logging
 from PIL import Image
 
-from nami_jax.checkpoint import CheckpointError
+from nami_jax.checkpoints.checkpoint import CheckpointError
+from nami_jax.checkpoints.quiet_orbax import mute_orbax
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, parse_steps
-from nami_jax.pictures import grid, save_png
-from nami_jax.pipeline import NamiPipeline
-from nami_jax.quiet_orbax import mute_orbax
+from nami_jax.sampling.pictures import grid, save_png
+from nami_jax.sampling.pipeline import NamiPipeline
 from nami_jax.weights import WeightsError
 
 

@@ -11,20 +11,20 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from nami_jax import distributed
-from nami_jax.autoencoder_config import TASK, AutoencoderRun
-from nami_jax.autoencoder_trainer import train_autoencoder
-from nami_jax.checkpoint import CheckpointError
+from nami_jax.checkpoints.checkpoint import CheckpointError
+from nami_jax.checkpoints.quiet_orbax import mute_orbax
 from nami_jax.config import Config, ConfigError
-from nami_jax.data.source import CorruptDataError
-from nami_jax.dry_run import dry_run
-from nami_jax.metrics import NonFiniteError
-from nami_jax.profiling import parse_window
-from nami_jax.quiet_orbax import mute_orbax
-from nami_jax.run_flags import define_flags, parse_flags
-from nami_jax.stopping import Stopped, leave_at_once
-from nami_jax.trainer import train
-from nami_jax.watch import Extras
+from nami_jax.config.autoencoder_run import TASK, AutoencoderRun
+from nami_jax.data.captioned_images import CorruptDataError
+from nami_jax.monitoring.metrics import NonFiniteError
+from nami_jax.monitoring.profiling import parse_window
+from nami_jax.monitoring.watch import Extras
+from nami_jax.parallel import processes as distributed
+from nami_jax.parallel.stopping import Stopped, leave_at_once
+from nami_jax.training.autoencoder.autoencoder_task import train_autoencoder
+from nami_jax.training.dry_run import dry_run
+from nami_jax.training.flags import define_flags, parse_flags
+from nami_jax.training.loop import train
 from nami_jax.weights import WeightsError
 
 UNFINISHED = "this dry run ends before it can tell anything"

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nami_jax.autoencoder import Autoencoder
+from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.config import AutoencoderConfig, BridgeConfig, ConfigError, PipelineConfig, TextConfig
 from nami_jax.models.bert import BertConfig, load_bert
 from nami_jax.models.t5 import T5Config, load_t5
-from nami_jax.pretrained import export_bridge, export_nami, load_bridge, load_nami, model_config
 from nami_jax.release.conversion import convert_release
 from nami_jax.release.exporting import export_network, export_release
 from nami_jax.release.folders import new_folder
-from nami_jax.release.layout import common_prefix
+from nami_jax.release.released_parts import common_prefix
 from nami_jax.weights import WeightsError, open_tensors
-from tests.releases import CONFIGS, TRANSFORMER, release_tensors, write_release
+from nami_jax.weights.nami_keys import export_bridge, export_nami, load_bridge, load_nami, model_config
+from tests.support.paths import ROOT
+from tests.support.releases import CONFIGS, TRANSFORMER, release_tensors, write_release
 
-ROOT = Path(__file__).parents[1]
 Tensors = dict[str, dict[str, np.ndarray]]
 
 

@@ -13,17 +13,17 @@ from PIL import Image
 
 from configs import nami_2b_finetune
 from nami_jax import NamiPipeline
+from nami_jax.checkpoints.runs import load_base_bridge, load_run
 from nami_jax.config import SAMPLE_PRESETS, Config, ConfigError, PipelineConfig
 from nami_jax.preparation.job import Options
-from nami_jax.preparation.run import prepare
-from nami_jax.pretrained import load_nami
+from nami_jax.preparation.orchestration import prepare
 from nami_jax.release.conversion import convert_release
-from nami_jax.release.runs import export_run
-from nami_jax.trained import load_base_bridge, load_run
-from nami_jax.trainer import train
+from nami_jax.release.run_export import export_run
+from nami_jax.training.loop import train
 from nami_jax.weights import leaves, open_tensors
-from tests import text_release
-from tests.releases import release_tensors, write_release
+from nami_jax.weights.nami_keys import load_nami
+from tests.support import text_release
+from tests.support.releases import release_tensors, write_release
 
 ONE_DEVICE = jax.devices()[:1]
 

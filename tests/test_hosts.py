@@ -8,14 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from nami_jax.checkpoint import Checkpoints
-from nami_jax.distributed import LAST_WORD
-from nami_jax.sharding import make_mesh
-from nami_jax.train_step import abstract_state
-from nami_jax.trainer import train
-from tests.event_files import read_values
-from tests.hosts import finish, start_hosts, write_config
-from tests.runs import card_config, numbers
+from nami_jax.checkpoints.checkpoint import Checkpoints
+from nami_jax.parallel.processes import LAST_WORD
+from nami_jax.parallel.sharding import make_mesh
+from nami_jax.training.loop import train
+from nami_jax.training.step import abstract_state
+from tests.support.event_files import read_values
+from tests.support.hosts import finish, start_hosts, write_config
+from tests.support.runs import card_config, numbers
 
 HALF, FSDP = 6, {"fsdp": 4}
 FLAGS = ("--config.mesh.fsdp=4", "--config.train.log_every=1")

@@ -1,7 +1,6 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -9,19 +8,20 @@ from safetensors.numpy import load_file, save_file
 from nami_jax.config import ConfigError
 from nami_jax.parity import compare
 from nami_jax.weights import WeightsError
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden" / "nami_tiny"
+VECTORS = GOLDEN / "nami_tiny"
 TOLERANCE = 2e-5  # of float32, over 23 guided forward passes that feed one another
 
 
 def test_every_forward_pass_and_the_whole_sampling_run_agree_with_the_released_model():
-    errors = dict(compare(GOLDEN))
+    errors = dict(compare(VECTORS))
     assert len(errors) == 3 + 2 * 9 + 1
     assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}
 
 
 def test_a_changed_weight_is_noticed(tmp_path):
-    folder = shutil.copytree(GOLDEN, tmp_path / "copy")
+    folder = shutil.copytree(VECTORS, tmp_path / "copy")
     tensors = load_file(folder / "transformer.safetensors")
     tensors["single_transformer_blocks.2.proj_out.weight"] *= 1.01
     save_file(tensors, folder / "transformer.safetensors")
@@ -37,7 +37,7 @@ def test_missing_files_are_named(tmp_path):
 
 
 def test_every_key_that_does_not_fit_is_listed_at_once(tmp_path):
-    folder = shutil.copytree(GOLDEN, tmp_path / "copy")
+    folder = shutil.copytree(VECTORS, tmp_path / "copy")
     tensors = load_file(folder / "transformer.safetensors")
     tensors["left.over"] = tensors.pop("x_embedder.bias")
     tensors["proj_out.weight"] = tensors["proj_out.weight"][:, :-1].copy()
@@ -51,14 +51,14 @@ def test_every_key_that_does_not_fit_is_listed_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((str(GOLDEN),), 0, "cpu: 0 vectors above 2e-05"),
-        ((str(GOLDEN), "--tolerance=1e-12"), 1, "sample.final_latents  ABOVE THE TOLERANCE"),
+        ((str(VECTORS),), 0, "cpu: 0 vectors above 2e-05"),
+        ((str(VECTORS), "--tolerance=1e-12"), 1, "sample.final_latents  ABOVE THE TOLERANCE"),
         (("nowhere",), 1, "error: nowhere: config.json"),
     ],
 )
 def test_command_fails_above_the_tolerance_and_without_its_files(arguments, code, message):
     command = [sys.executable, "-m", "nami_jax.parity", *arguments]
-    run = subprocess.run(command, cwd=GOLDEN.parents[2], capture_output=True, text=True)
+    run = subprocess.run(command, cwd=VECTORS.parents[2], capture_output=True, text=True)
     assert run.returncode == code, run.stderr
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr

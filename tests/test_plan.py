@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 TPU_COMPILER = pathlib.Path(sys.prefix) / "tpu_compiler"  # where the Makefile installs libtpu
 SMALL = [
     "--config=configs/emoji_tiny.py", "--config.model.num_heads=1", "--config.model.double_blocks=0",

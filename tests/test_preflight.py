@@ -4,22 +4,21 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from nami_jax.config import ConfigError
-from nami_jax.data.source import open_source
+from nami_jax.data.captioned_images import open_source
 from nami_jax.host_checks.findings import FAILED, OK, WARNING, Finding, Report, table
 from nami_jax.host_checks.storage import check_storage, clean
 from nami_jax.preflight import examine
-from tests.autoencoder_runs import make_autoencoder_run
-from tests.runs import card_config
+from tests.support.autoencoder_runs import make_autoencoder_run
+from tests.support.paths import ROOT
+from tests.support.runs import card_config
 
-ROOT = Path(__file__).parents[1]
 CONFIG = """
 from ml_collections import ConfigDict
-from tests.runs import card_config
+from tests.support.runs import card_config
 def get_config():
     return ConfigDict(card_config({data_dir!r}).to_dict())
 """

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nami_jax.checkpoint import CheckpointError, Checkpoints
+from nami_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
+from nami_jax.checkpoints.runs import load_run
 from nami_jax.config import Config, ConfigError
-from nami_jax.metrics import NonFiniteError
-from nami_jax.sharding import make_mesh
-from nami_jax.train_step import abstract_state
-from nami_jax.trained import load_run
-from nami_jax.trainer import train
-from tests.runs import card_config, numbers
+from nami_jax.monitoring.metrics import NonFiniteError
+from nami_jax.parallel.sharding import make_mesh
+from nami_jax.training.loop import train
+from nami_jax.training.step import abstract_state
+from tests.support.runs import card_config, numbers
 
 ONE_DEVICE = jax.devices()[:1]
 

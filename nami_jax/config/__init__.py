@@ -4,8 +4,7 @@ First in the data flow. `configs/*.py` say what a run is, `Config.from_dict` che
 anything is compiled, and all other modules receive the dataclasses (never a ConfigDict, never flags).
 """
 
-from nami_jax.config.checks import ConfigError, Settings, nearest, parse_steps, require
-from nami_jax.config.run import SAMPLE_PRESETS, Config, PipelineConfig, SampleConfig, TrainConfig
+from nami_jax.config.flow_run import SAMPLE_PRESETS, Config, PipelineConfig, SampleConfig, TrainConfig
 from nami_jax.config.sections import (
     AutoencoderConfig,
     BridgeConfig,
@@ -16,6 +15,7 @@ from nami_jax.config.sections import (
     TextConfig,
     require_side,
 )
+from nami_jax.config.settings import ConfigError, Settings, nearest, parse_steps, require
 
 __all__ = [
     "SAMPLE_PRESETS",

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 
-from nami_jax.config.checks import require
+from nami_jax.config.settings import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """The frozen text encoder (`nami_jax.text`)."""
+    """The frozen text encoder (`nami_jax.text.caption_table`)."""
 
     encoder: str = "minilm"  # or "t5_bert": token states of a T5, pooled vector of a BERT, as the released NAMI
     max_length: int = 16  # tokens T of a prompt, special ones included; longer prompts are cut
@@ -143,7 +143,7 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderConfig:
-    """The frozen autoencoder between pixels and latents (`nami_jax.autoencoder`)."""
+    """The frozen autoencoder between pixels and latents (`nami_jax.autoencoder.codec`)."""
 
     folder: str | None = None  # its config.json and weights, as diffusers lays out a vae; None: the flow is of pixels
     downscale: int = 1  # pixels per latent, each way
@@ -170,7 +170,7 @@ class BridgeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How devices are arranged (`nami_jax.sharding`); those that these three leave over are copies, for more images."""
+    """How devices are arranged; those that these three leave over are copies, for more images."""
 
     fsdp: int = 1  # devices that share parameters, moments and EMA, each with images of its own
     tensor: int = 1  # devices that share each layer: heads and MLP channels

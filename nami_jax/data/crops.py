@@ -10,9 +10,9 @@ from typing import Any
 import grain
 import numpy as np
 
+from nami_jax.data.captioned_images import CaptionedImages, Sample
 from nami_jax.data.images import to_stage
-from nami_jax.data.share import WHOLE, Share
-from nami_jax.data.source import CaptionedImages, Sample
+from nami_jax.parallel.host_shard import WHOLE, Share
 
 ENDLESS = 1 << 40  # steps; grain's ranges have an end
 

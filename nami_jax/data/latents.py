@@ -22,7 +22,7 @@ from absl import logging
 from flax.serialization import msgpack_restore, msgpack_serialize
 
 from nami_jax.config import Config, ConfigError, require
-from nami_jax.text import TextStates, encoder_id
+from nami_jax.text.caption_table import TextStates, encoder_id
 
 FORMAT = 1  # of everything below; a change of it makes older folders unreadable
 SETTINGS_FILE, EMPTY_FILE, MANIFESTS, DATA = "prepared.json", "empty.msgpack", "manifests", "data"

@@ -13,10 +13,10 @@ import grain
 import numpy as np
 
 from nami_jax.config import Config
+from nami_jax.data.examples import Source, Visit
 from nami_jax.data.images import to_stage
 from nami_jax.data.phases import phase_bounds
-from nami_jax.data.share import WHOLE, Share
-from nami_jax.data.visits import Source, Visit
+from nami_jax.parallel.host_shard import WHOLE, Share
 
 
 class StageBatch(TypedDict):

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from nami_jax.config import ConfigError
-from nami_jax.data.source import CorruptDataError
+from nami_jax.data.captioned_images import CorruptDataError
 from nami_jax.weights import WeightsError
 
 MANY = 16  # facts, from which on they are shown by a digest

@@ -1,8 +1,8 @@
 """The BERT text encoder: token ids in, one state per token out.
 
-Used by `nami_jax.text`, which tokenises before it and pools after it. It runs frozen, so dropout and the heads trained
-on top of BERT (pooler, masked-word prediction) are left out. Sizes and weights are those of any `BertModel` released in
-the Hugging Face layout: MiniLM (384 wide) here, the 1024-wide text tower of HunyuanDiT's bilingual CLIP by its config.
+It runs frozen, so dropout and the heads trained on top of BERT (pooler, masked-word prediction) are left out. Sizes and
+weights are those of any `BertModel` released in the Hugging Face layout: MiniLM (384 wide) here, the 1024-wide text
+tower of HunyuanDiT's bilingual CLIP by its config.
 """
 
 import dataclasses

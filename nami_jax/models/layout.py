@@ -1,6 +1,6 @@
 """What the network asks of whoever spreads it over devices, and the answer of one device: nothing to do.
 
-`nami_jax.activations` has the answers of a mesh. A layout is passed through the call: one network runs anywhere.
+A layout is passed through the call: one network runs anywhere.
 """
 
 from collections.abc import Sequence

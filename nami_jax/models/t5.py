@@ -1,6 +1,6 @@
 """The T5 text encoder: token ids in, one state per token out.
 
-Used by `nami_jax.text_encoders`, which tokenises before it. It runs frozen, so dropout and T5's decoder are left out.
+Used by `nami_jax.text.encoders`, which tokenises before it. It runs frozen, so dropout and T5's decoder are left out.
 Sizes and weights are those of any `T5EncoderModel` or `MT5EncoderModel` of version 1.1 in the Hugging Face layout; the
 released NAMI takes its token states from mT5-XXL.
 """

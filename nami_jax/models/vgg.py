@@ -1,6 +1,6 @@
 """The first convolutions of VGG16: images in, what each block sees in them out. Compares images, frozen.
 
-`nami_jax.perceptual` finds the weights and makes a loss of the features. Simonyan and Zisserman, arXiv 1409.1556,
+Simonyan and Zisserman, arXiv 1409.1556,
 configuration D.
 """
 

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from nami_jax.compilation import Shapes
+from nami_jax.training.compilation import Shapes
 
 
 @dataclasses.dataclass(frozen=True)

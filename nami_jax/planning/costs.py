@@ -4,11 +4,11 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-from nami_jax.compilation import Shapes, step_shapes
 from nami_jax.config import Config
 from nami_jax.data.phases import phase_bounds
-from nami_jax.flops import sampling_flops, training_flops
+from nami_jax.monitoring.flops import sampling_flops, training_flops
 from nami_jax.planning.hardware import Hardware
+from nami_jax.training.compilation import Shapes, step_shapes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ from jax.errors import JaxRuntimeError
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from nami_jax.chips import Chip, find_chip
 from nami_jax.config import require
+from nami_jax.monitoring.chips import Chip, find_chip
 
 HOST = "host"
 EXAMPLES = {"v4": "v4:2x2x2", "v5e": "v5e:16x16", "v5p": "v5p:4x4x4", "v6e": "v6e:8x8"}  # sides count chips

@@ -13,7 +13,7 @@ from jax.stages import Compiled, Lowered
 
 from nami_jax.planning.hardware import find_overflow
 from nami_jax.planning.hlo import Collectives, collectives
-from nami_jax.train_step import State
+from nami_jax.training.step import State
 
 GIB = 2**30
 

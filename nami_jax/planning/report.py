@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 
-from nami_jax.compilation import shapes_text
 from nami_jax.flow.stages import make_stages
+from nami_jax.parallel.sharding import batch_parts
 from nami_jax.planning.batches import with_batch
 from nami_jax.planning.costs import Rate, phases, picture_flops, shape_flops
 from nami_jax.planning.hlo import Collectives
-from nami_jax.planning.job import Plan
 from nami_jax.planning.memory import Measured
+from nami_jax.planning.planner import Plan
 from nami_jax.planning.remedies import remedies
+from nami_jax.planning.table import table
 from nami_jax.planning.xla_flops import sampling_xla_flops, training_xla_flops
-from nami_jax.sampler import stage_shape
-from nami_jax.sharding import batch_parts
-from nami_jax.table import table
+from nami_jax.sampling.sampler import stage_shape
+from nami_jax.training.compilation import shapes_text
 
 GIB, MIB, TERA = 2**30, 2**20, 1e12
 

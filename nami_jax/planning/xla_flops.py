@@ -1,4 +1,4 @@
-"""Floating-point operations as XLA counts them from the traced program, to check `nami_jax.flops` by.
+"""Floating-point operations as XLA counts them from the traced program, to check `nami_jax.monitoring.flops` by.
 
 Nothing is run here. One multiplication and one addition are two FLOPs.
 """
@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nami_jax.compilation import Shapes
 from nami_jax.config import Config, MeshConfig, ModelConfig, SampleConfig
-from nami_jax.flops import EVALUATIONS
 from nami_jax.flow.stages import make_stages
 from nami_jax.models.nami import abstract_model
+from nami_jax.monitoring.flops import EVALUATIONS
+from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.programs import lower_step
-from nami_jax.sampler import guided_velocity, stage_shape
-from nami_jax.sharding import make_mesh
+from nami_jax.sampling.sampler import guided_velocity, stage_shape
+from nami_jax.training.compilation import Shapes
 
 
 def xla_flops(function: Callable[..., Any], *args: Any) -> float:

@@ -11,12 +11,12 @@ from absl import logging
 from PIL import Image
 
 from nami_jax.data.latents import Bucket, LatentSample, Shard, manifest_shards
-from nami_jax.pictures import grid, stack, to_images
-from nami_jax.preparation import files
+from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.errors import Reject
 from nami_jax.preparation.job import Job
 from nami_jax.preparation.sources import Unit
 from nami_jax.preparation.worker import pictures
+from nami_jax.sampling.pictures import grid, stack, to_images
 
 CONTACT_SHEET = "contact_sheet.png"
 PER_BUCKET = 8

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from nami_jax.config import ConfigError, DataConfig, require
 from nami_jax.data.tfds_builder import prepared_builder
-from nami_jax.preparation import files
+from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.folder_source import METADATA, FolderSource
 from nami_jax.preparation.sources import Source
 from nami_jax.preparation.tar_source import TarSource

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nami_jax.preparation import files
+from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.errors import Reject, RejectedError
 from nami_jax.preparation.sources import (
     MAX_FILE_BYTES,

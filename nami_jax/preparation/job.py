@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from nami_jax.autoencoder import Autoencoder
+from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.config import AutoencoderConfig, Config, ModelConfig, TextConfig, require
 from nami_jax.data.latents import Prepared
 from nami_jax.preparation.pixels import Limits
 from nami_jax.preparation.sources import Plan, Source
-from nami_jax.text import TextEncoder, encoder_id, load_text_encoder
+from nami_jax.text.caption_table import TextEncoder, encoder_id, load_text_encoder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nami_jax.data.latents import SPLITS, Shard, manifest_name, manifest_shards, parse_manifest
-from nami_jax.preparation import files
+from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.sources import Unit
 
 REJECTS_FILE, SUMMARY_FILE = "rejects.jsonl", "summary.json"

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
-from nami_jax.preparation import files
+from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
 from nami_jax.preparation.sources import (
     MAX_FILE_BYTES,

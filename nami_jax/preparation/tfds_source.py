@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from nami_jax.config import DataConfig
+from nami_jax.data.captioned_images import CaptionedImages
 from nami_jax.data.latents import SPLITS
-from nami_jax.data.source import CaptionedImages
 from nami_jax.data.tfds_builder import feature_value, open_records, prepared_builder
 from nami_jax.preparation.errors import Reject
 from nami_jax.preparation.sources import Item, Plan, Unit

@@ -17,7 +17,7 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from nami_jax.data.latents import DATA, Bucket, LatentSample, Shard, manifest_name
-from nami_jax.preparation import files
+from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.encoding import Encoder, Picture
 from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
 from nami_jax.preparation.job import Job

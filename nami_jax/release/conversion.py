@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from nami_jax.config import ConfigError
 from nami_jax.release.folders import new_folder, require_new
-from nami_jax.release.layout import (
+from nami_jax.release.networks import Network, check_parts, pipeline_config
+from nami_jax.release.released_parts import (
     BRIDGE,
     PARTS,
     PIPELINE_FILE,
@@ -20,7 +21,6 @@ from nami_jax.release.layout import (
     copied_files,
     read_part,
 )
-from nami_jax.release.networks import Network, check_parts, pipeline_config
 from nami_jax.weights import Tensor, save_tensors, tensor_bytes
 
 

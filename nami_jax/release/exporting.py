@@ -8,12 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nami_jax.config import ConfigError, ModelConfig
-from nami_jax.pretrained import released_transformer_config
 from nami_jax.release.folders import new_folder, require_new
-from nami_jax.release.layout import BRIDGE, PARTS, Record, copied_files, read_records
 from nami_jax.release.pickles import import_torch, save_pickle
+from nami_jax.release.released_parts import BRIDGE, PARTS, Record, copied_files, read_records
 from nami_jax.weights import Tensor, WeightsError, open_tensors, save_tensors, tensor_bytes, write_tensors
-from nami_jax.weights.files import write_index
+from nami_jax.weights.nami_keys import released_transformer_config
+from nami_jax.weights.tensors import write_index
 
 Progress = Callable[[int], object]
 

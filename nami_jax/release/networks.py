@@ -16,11 +16,12 @@ from nami_jax.config import (
     SampleConfig,
     TextConfig,
 )
-from nami_jax.models import autoencoder, bert, t5
+from nami_jax.models import autoencoder_kl as autoencoder
+from nami_jax.models import bert, t5
 from nami_jax.models.nami import abstract_model
-from nami_jax.pretrained import bridge_shapes, model_config, nami_slots
-from nami_jax.release.layout import BRIDGE, ReleasedPart
+from nami_jax.release.released_parts import BRIDGE, ReleasedPart
 from nami_jax.weights import Shapes, WeightsError, differences, expected_shapes, slots_by_name
+from nami_jax.weights.nami_keys import bridge_shapes, model_config, nami_slots
 
 
 class Network(NamedTuple):

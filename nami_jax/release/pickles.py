@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nami_jax.weights import Tensor, WeightsError, tensor_bytes
-from nami_jax.weights.files import DTYPE_NAMES
+from nami_jax.weights.tensors import DTYPE_NAMES
 
 # Before it, a file could corrupt memory in spite of `weights_only` (CVE-2026-24747; before 2.6 it could even run code,
 # CVE-2025-32434).

@@ -4,17 +4,6 @@
 parameters by one table, which loading and exporting both walk; `sizes` reads a config.json. Knows no network.
 """
 
-from nami_jax.weights.files import (
-    SHARD_BYTES,
-    Shapes,
-    StoredTensor,
-    Tensor,
-    WeightsError,
-    open_tensors,
-    save_tensors,
-    tensor_bytes,
-    write_tensors,
-)
 from nami_jax.weights.sizes import read_sizes
 from nami_jax.weights.slots import (
     Slot,
@@ -28,6 +17,17 @@ from nami_jax.weights.slots import (
     released_shape,
     require_tensors,
     slots_by_name,
+)
+from nami_jax.weights.tensors import (
+    SHARD_BYTES,
+    Shapes,
+    StoredTensor,
+    Tensor,
+    WeightsError,
+    open_tensors,
+    save_tensors,
+    tensor_bytes,
+    write_tensors,
 )
 
 __all__ = [

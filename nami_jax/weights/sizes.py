@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from nami_jax.weights.files import WeightsError
+from nami_jax.weights.tensors import WeightsError
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nami_jax.weights.files import Shapes, Tensor, WeightsError, row_pieces
+from nami_jax.weights.tensors import Shapes, Tensor, WeightsError, row_pieces
 
 ParamPath = tuple[Any, ...]
 Members = list[tuple["Slot", Tensor]]  # the tensors that lie in one of our parameters

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nami_jax.config import Config, DataConfig, FlowConfig, ModelConfig, SampleConfig, TextConfig, TrainConfig
-from nami_jax.data.source import open_source
-from nami_jax.text import TextTable
+from nami_jax.data.captioned_images import open_source
+from nami_jax.text.caption_table import TextTable
 
 
 @pytest.fixture(scope="session")

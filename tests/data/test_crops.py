@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from nami_jax.config import ConfigError
+from nami_jax.data.captioned_images import open_source
 from nami_jax.data.crops import crop_loader
 from nami_jax.data.images import to_stage
-from nami_jax.data.share import Share
-from nami_jax.data.source import open_source
+from nami_jax.parallel.host_shard import Share
 
 ORDER = {"seed": 3, "batch": 8, "crop": 12, "flip": True}
 

@@ -8,7 +8,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from nami_jax.config import DataConfig
-from nami_jax.data.emoji_captions import EmojiCaptions, EmojiConfig, captions, catalogue, twins
+from nami_jax.data.emoji_captions import EmojiCaptions, EmojiConfig, captions, catalogue
+from nami_jax.data.emoji_captions import near_duplicates as twins
 from nami_jax.data.emoji_captions.builder import rasterise
 
 SQUARE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}"><rect width="99" height="99" fill="red"/></svg>'

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from nami_jax.config import ConfigError
+from nami_jax.data.captioned_images import CaptionedImages, CorruptDataError, all_captions, open_source
+from nami_jax.data.examples import Pixels, Visit
 from nami_jax.data.images import to_stage
 from nami_jax.data.loader import eval_batches, plan_steps, train_loader
-from nami_jax.data.share import WHOLE, Share
-from nami_jax.data.source import CaptionedImages, CorruptDataError, all_captions, open_source
-from nami_jax.data.visits import Pixels, Visit
+from nami_jax.parallel.host_shard import WHOLE, Share
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from nami_jax.autoencoder_config import AutoencoderRun
-from nami_jax.checkpoint import Checkpoints
+from nami_jax.checkpoints.checkpoint import Checkpoints
 from nami_jax.config import Config
-from nami_jax.sharding import make_mesh
-from nami_jax.train_step import abstract_state
-from tests.autoencoder_runs import make_autoencoder_run
-from tests.runs import card_config, numbers
-
-ROOT = pathlib.Path(__file__).parents[2]
+from nami_jax.config.autoencoder_run import AutoencoderRun
+from nami_jax.parallel.sharding import make_mesh
+from nami_jax.training.step import abstract_state
+from tests.support.autoencoder_runs import make_autoencoder_run
+from tests.support.paths import ROOT
+from tests.support.runs import card_config, numbers
 
 CONFIG_FILE = """
 from ml_collections import ConfigDict

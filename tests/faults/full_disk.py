@@ -13,12 +13,12 @@ import time
 
 import numpy as np
 
-from nami_jax.checkpoint import CheckpointError, Checkpoints
-from nami_jax.events import EventWriter
-from nami_jax.quiet_orbax import mute_orbax
-from nami_jax.trainer import train
+from nami_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
+from nami_jax.checkpoints.quiet_orbax import mute_orbax
+from nami_jax.monitoring.events import EventWriter
+from nami_jax.training.loop import train
 from tests.faults.commands import Commands, small_config
-from tests.runs import numbers
+from tests.support.runs import numbers
 
 PAGE = 4096  # bytes
 

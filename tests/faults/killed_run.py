@@ -16,9 +16,9 @@ import traceback
 
 import numpy as np
 
-from nami_jax.trainer import train
+from nami_jax.training.loop import train
 from tests.faults.commands import small_config
-from tests.runs import numbers
+from tests.support.runs import numbers
 
 STEPS = 60
 

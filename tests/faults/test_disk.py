@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from tests.faults.commands import ROOT, Commands, environment
+from tests.faults.commands import Commands, environment
 from tests.faults.mounts import mounted
+from tests.support.paths import ROOT
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 
-from tests.faults.commands import ROOT, environment
+from tests.faults.commands import environment
+from tests.support.paths import ROOT
 
 KILLS, SEED = 25, 0
 

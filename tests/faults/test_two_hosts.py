@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from nami_jax.checkpoint import Checkpoints
+from nami_jax.checkpoints.checkpoint import Checkpoints
 from tests.faults.commands import Commands, read_until
-from tests.hosts import finish, start_hosts
+from tests.support.hosts import finish, start_hosts
 
 FLAGS = ("--config.mesh.fsdp=2", "--config.train.checkpoint_every=4")
 

@@ -1,13 +1,13 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nami_jax.flow.schedule import linear_grids, released_grids
 from nami_jax.flow.stages import make_stages
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "nami_tiny" / "config.json"
+VECTORS = GOLDEN / "nami_tiny" / "config.json"
 
 
 def test_linear_grid_has_equal_steps_between_a_stage_s_ends():
@@ -19,7 +19,7 @@ def test_linear_grid_has_equal_steps_between_a_stage_s_ends():
 
 
 def test_released_grid_is_the_released_scheduler_s():
-    config = json.loads(GOLDEN.read_text())
+    config = json.loads(VECTORS.read_text())
     grids = released_grids(3, config["steps"])
     for grid, released in zip(grids, config["schedule"].values(), strict=True):
         np.testing.assert_allclose(grid.taus, released["sigmas"], rtol=1e-6)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nami_jax.autoencoder import Autoencoder, save_autoencoder
-from nami_jax.models.autoencoder import AutoencoderKL, AutoencoderKLConfig
+from nami_jax.autoencoder.codec import Autoencoder, save_autoencoder
+from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 
 torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")

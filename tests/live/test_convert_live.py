@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nami_jax.pretrained import model_config
 from nami_jax.release import pickles
 from nami_jax.release.conversion import convert_release
 from nami_jax.release.exporting import export_network, export_release
 from nami_jax.release.pickles import open_pickle
 from nami_jax.weights import WeightsError, open_tensors
-from tests.releases import TRANSFORMER, release_tensors, write_side_files
+from nami_jax.weights.nami_keys import model_config
+from tests.support.paths import ROOT
+from tests.support.releases import TRANSFORMER, release_tensors, write_side_files
 
 torch: Any = pytest.importorskip("torch")
 transformers: Any = pytest.importorskip("transformers")
@@ -175,7 +176,7 @@ def test_the_command_refuses_a_hostile_pickle_with_a_plain_message(release, tmp_
     changed = shutil.copytree(release, tmp_path / "changed")
     write_hostile("zip", changed / "vae" / "diffusion_pytorch_model.bin", tmp_path / "it_ran")
     command = [sys.executable, "-m", "nami_jax.convert", f"--from={changed}", f"--to={tmp_path / 'ours'}"]
-    run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith("error: ")
     assert "weights_only=False" not in run.stderr  # torch's own advice would open the door

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 if not (find_spec("xpk") and find_spec("sky")):
     pytest.skip("xpk and SkyPilot are not installed", allow_module_level=True)
 
-ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 CLOUD = ("--project=my-project", "--zone=us-central1-a")
 RUN = ("--config=configs/emoji_tiny.py", "--workdir=runs/it's mine", "--env_file=run.env", "--", "--config.x=a b")

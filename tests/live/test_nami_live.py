@@ -8,7 +8,7 @@ import pytest
 
 from nami_jax.config import ModelConfig
 from nami_jax.models.nami import Nami
-from nami_jax.pretrained import load_nami, released_transformer_config
+from nami_jax.weights.nami_keys import load_nami, released_transformer_config
 
 torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")

@@ -14,8 +14,8 @@ from flax import nnx
 from nami_jax.config import TextConfig
 from nami_jax.models.bert import BertConfig, load_bert
 from nami_jax.models.t5 import T5Config, load_t5, relative_buckets
-from nami_jax.text_encoders import load_text_encoder
-from nami_jax.tokens import bert_tokenizer, t5_tokenizer
+from nami_jax.text.encoders import load_text_encoder
+from nami_jax.text.tokens import bert_tokenizer, t5_tokenizer
 from nami_jax.weights import open_tensors
 
 torch: Any = pytest.importorskip("torch")

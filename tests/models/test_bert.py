@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +9,14 @@ from flax import nnx
 
 from nami_jax.models.bert import Bert, BertConfig, load_bert
 from nami_jax.weights import WeightsError
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "bert.safetensors"
+VECTORS = GOLDEN / "bert.safetensors"
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    tensors = safetensors.numpy.load_file(GOLDEN)
+    tensors = safetensors.numpy.load_file(VECTORS)
     return {key.removeprefix("small."): tensor for key, tensor in tensors.items() if key.startswith("small.")}
 
 
@@ -27,7 +27,7 @@ def weights(golden) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def cfg() -> BertConfig:
-    with safetensors.safe_open(GOLDEN, "np") as file:
+    with safetensors.safe_open(VECTORS, "np") as file:
         return BertConfig.from_hf(json.loads(file.metadata()["small_config"]))
 
 

@@ -5,7 +5,7 @@ from flax import nnx
 
 from nami_jax.config import ConfigError
 from nami_jax.models.bridge import Bridge, ConvBridge, make_bridge
-from tests.sizes import MODEL
+from tests.support.sizes import MODEL
 
 
 @pytest.mark.parametrize("bridge", [Bridge([(2, 2, 3), (4, 4, 3)]), ConvBridge(3, 2, rngs=nnx.Rngs(0))])

@@ -4,7 +4,7 @@ import numpy as np
 from flax import nnx
 
 from nami_jax.models.layers import Modulation, layer_norm, modulate, time_waves
-from tests.sizes import MODEL
+from tests.support.sizes import MODEL
 
 
 def test_layer_norm_gives_mean_zero_and_variance_one_in_float32():

@@ -8,7 +8,7 @@ from flax import nnx
 
 from configs import presets
 from nami_jax.models.nami import Nami, abstract_model
-from tests.sizes import MODEL
+from tests.support.sizes import MODEL
 
 
 def inputs(stage: int, batch: int = 2):

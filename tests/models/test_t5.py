@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,9 @@ from flax import nnx
 
 from nami_jax.models.t5 import T5Config, T5Encoder, load_t5, relative_buckets
 from nami_jax.weights import WeightsError
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "t5.safetensors"
+VECTORS = GOLDEN / "t5.safetensors"
 MT5_XXL = {
     "model_type": "mt5",
     "vocab_size": 250112,
@@ -28,7 +28,7 @@ MT5_XXL = {
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    return safetensors.numpy.load_file(GOLDEN)
+    return safetensors.numpy.load_file(VECTORS)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def weights(golden) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def fields() -> dict:
-    with safetensors.safe_open(GOLDEN, "np") as file:
+    with safetensors.safe_open(VECTORS, "np") as file:
         return json.loads(file.metadata()["config"])
 
 

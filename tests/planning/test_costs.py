@@ -3,12 +3,12 @@ import dataclasses
 import jax
 import pytest
 
-from nami_jax.chips import find_chip
 from nami_jax.config import AutoencoderConfig
-from nami_jax.flops import training_flops
+from nami_jax.monitoring.chips import find_chip
+from nami_jax.monitoring.flops import training_flops
 from nami_jax.planning.costs import make_rate, phases, shape_flops
 from nami_jax.planning.hardware import HOST, Hardware
-from tests.sizes import CONFIG, make_config
+from tests.support.sizes import CONFIG, make_config
 
 TWO_PHASES = {"stage_batches": ((8, 8, 8), (8, 16, 8)), "phase_starts": (0.0, 0.25), "phase_learning_rates": (1.0,) * 2}
 

@@ -6,13 +6,13 @@ import pytest
 
 from nami_jax.config import MeshConfig
 from nami_jax.models.nami import abstract_model
+from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.hardware import HOST, find_hardware
-from nami_jax.planning.job import measure_step
 from nami_jax.planning.memory import measure, state_parts
+from nami_jax.planning.planner import measure_step
 from nami_jax.planning.programs import lower_step, run_state
-from nami_jax.sharding import make_mesh
 from nami_jax.weights import leaves
-from tests.sizes import make_config
+from tests.support.sizes import make_config
 
 FSDP = make_config(mesh={"fsdp": 8})
 SHAPES = ((8, 4, 4, 3), (8, 8, 8, 3), (8, 16, 16, 3))

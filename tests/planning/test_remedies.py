@@ -1,13 +1,13 @@
 import jax
 import pytest
 
-from nami_jax.chips import find_chip
+from nami_jax.monitoring.chips import find_chip
+from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.hardware import HOST, Hardware
 from nami_jax.planning.memory import Measured, state_parts
 from nami_jax.planning.programs import run_state
 from nami_jax.planning.remedies import remedies
-from nami_jax.sharding import make_mesh
-from tests.sizes import make_config
+from tests.support.sizes import make_config
 
 BATCH = (64, 64, 64)
 PLAIN = make_config()

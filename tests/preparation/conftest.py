@@ -13,10 +13,10 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from nami_jax.autoencoder import save_autoencoder
+from nami_jax.autoencoder.codec import save_autoencoder
 from nami_jax.config import Config
-from nami_jax.models.autoencoder import AutoencoderKL, AutoencoderKLConfig
-from tests.sizes import make_config
+from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from tests.support.sizes import make_config
 
 SQUARE, WIDE = (16, 16), (16, 32)  # buckets
 

@@ -2,16 +2,14 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions, TypeOptions
 
 from nami_jax.config import ConfigError
+from nami_jax.preparation.beam_pipeline import beam_options, in_this_process, worker_message
 from nami_jax.preparation.job import Options
-from nami_jax.preparation.pipeline import beam_options, in_this_process, worker_message
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 def test_flags_of_beam_are_passed_on():

@@ -7,7 +7,7 @@ from nami_jax.preparation.finding import find_source
 from nami_jax.preparation.folder_source import FolderSource
 from nami_jax.preparation.tar_source import TarSource
 from nami_jax.preparation.tfds_source import TfdsSource
-from tests.runs import PlainCards, card_config
+from tests.support.runs import PlainCards, card_config
 
 
 @pytest.fixture

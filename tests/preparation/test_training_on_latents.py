@@ -10,13 +10,13 @@ import pytest
 from flax import nnx
 
 from nami_jax import NamiPipeline
-from nami_jax.autoencoder import save_autoencoder
+from nami_jax.autoencoder.codec import save_autoencoder
 from nami_jax.config import AutoencoderConfig, ConfigError
-from nami_jax.host_checks.run import check_data
-from nami_jax.models.autoencoder import AutoencoderKL, AutoencoderKLConfig
+from nami_jax.host_checks.run_checks import check_data
+from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from nami_jax.preparation.job import Options
-from nami_jax.preparation.run import prepare
-from nami_jax.trainer import train
+from nami_jax.preparation.orchestration import prepare
+from nami_jax.training.loop import train
 from tests.preparation.conftest import png, write_lines
 
 ONE_DEVICE = jax.devices()[:1]

@@ -10,7 +10,8 @@ import resvg_py
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from nami_jax.data.emoji_captions import catalogue, twins
+from nami_jax.data.emoji_captions import catalogue
+from nami_jax.data.emoji_captions import near_duplicates as twins
 
 _DESCRIPTION = """Emoji drawn by Twemoji on white, each with several English captions (its CLDR name first).
 

@@ -1,0 +1,1 @@
+"""The frozen autoencoder: images to latents and back, whole or in tiles."""

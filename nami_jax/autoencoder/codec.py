@@ -1,0 +1,196 @@
+"""The frozen autoencoder: images in [-1, 1] to scaled latents and back, whole or in overlapping tiles.
+
+Between pixels and the flow: `prepare` encodes a data set with it once, previews and the pipeline decode samples. It is
+loaded from a folder laid out as diffusers' `vae/`, and `save_autoencoder` writes such a folder.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nami_jax.autoencoder.tiling import tiled
+from nami_jax.config import AutoencoderConfig, ConfigError, ModelConfig, require
+from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig, export_autoencoder, load_autoencoder
+from nami_jax.weights import open_tensors, save_tensors
+
+TILE = 128  # latents: 1024 pixels with a downscale of 8
+
+
+class Autoencoder:
+    """An `AutoencoderKL` that only runs: NumPy arrays in and out, in as many pieces as memory asks for.
+
+    No call of the network sees more than tile² latents, so that it needs no more memory for a large batch or a large
+    image than for one of `tile` x `tile`. Attention and group norms see their own tile only: a tiled result is near an
+    untiled one, not equal to it.
+
+    Attributes:
+        model: the network.
+        tile: longest side that is computed in one piece, latents.
+        downscale: pixels per latent, each way.
+        channels: C of the latents.
+    """
+
+    def __init__(self, model: AutoencoderKL, *, tile: int = TILE):
+        require(tile >= 8, "tile", tile, "must be at least 8 latents, for neighbours to overlap", f"Set {TILE}")
+        self.model, self.tile = model, tile
+        self.downscale, self.channels = model.cfg.downscale, model.cfg.latent_channels
+        self._graphdef, self._params = nnx.split(model)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, dtype: str = "float32", *, tile: int = TILE) -> "Autoencoder":
+        """Loads an autoencoder from config.json and safetensors files, as diffusers lays them out.
+
+        Args:
+            folder: e.g. `vae/` of a release.
+            dtype: compute type, "float32" or "bfloat16".
+            tile: longest side that is computed in one piece, latents.
+
+        Raises:
+            ConfigError: the folder or a file of it is missing, or config.json describes what is not computed here.
+            WeightsError: the weights do not fit config.json, or a shard is missing or damaged.
+        """
+        require(dtype in ("float32", "bfloat16"), "dtype", dtype, "is not a compute type",
+                "Set 'float32' or 'bfloat16'")  # fmt: skip
+        folder = Path(folder)
+        for pattern in ("config.json", "*.safetensors"):
+            require(any(folder.glob(pattern)), "autoencoder.folder", str(folder), f"has no {pattern}",
+                    "Give a vae folder of diffusers, as python -m nami_jax.convert makes it")  # fmt: skip
+        cfg = _read_config(folder / "config.json")
+        return cls(load_autoencoder(cfg, open_tensors(folder), jnp.dtype(dtype)), tile=tile)
+
+    @classmethod
+    def from_config(cls, cfg: AutoencoderConfig, model: ModelConfig) -> "Autoencoder":
+        """Loads the autoencoder that a flow of latents was or will be trained with; it computes in the model's dtype.
+
+        Raises:
+            ConfigError: it has another number of channels or another downscale than the settings say, or the folder is
+                not usable.
+            WeightsError: as `from_folder`.
+        """
+        require(cfg.folder is not None, "autoencoder.folder", cfg.folder, "the flow is of pixels", "Set the folder")
+        autoencoder = cls.from_folder(str(cfg.folder), model.dtype)
+        for field, value, own in (
+            ("autoencoder.downscale", cfg.downscale, autoencoder.downscale),
+            ("model.channels", model.channels, autoencoder.channels),
+        ):
+            require(value == own, field, value, f"the autoencoder in {cfg.folder} has {own}",
+                    f"Set {own}, or another autoencoder.folder")  # fmt: skip
+        return autoencoder
+
+    def encode(self, images: Any) -> np.ndarray:
+        """Encodes images to the latents that the flow models.
+
+        They are the posterior's mean, not a draw from it: preparing a data set again gives the same data, and no noise
+        is added that the decoder would have to remove.
+
+        Args:
+            images: (B, H, W, 3), floating point in [-1, 1]; H and W are multiples of `downscale`.
+
+        Returns:
+            (mean - shift_factor) scaling_factor, (B, h, w, C) float32.
+
+        Raises:
+            ConfigError: images are integers, or of another shape.
+        """
+        images = np.asarray(images)
+        require(images.ndim == 4 and images.shape[3] == 3 and not any(n % self.downscale for n in images.shape[1:3]),
+                "images.shape", images.shape, f"must be (B, H, W, 3), sides multiples of {self.downscale}",
+                "Crop or resize them")  # fmt: skip
+        require(not np.issubdtype(images.dtype, np.integer), "images.dtype", images.dtype.name,
+                "must be floating point in [-1, 1]", "Divide bytes by 127.5 and subtract 1")  # fmt: skip
+        return tiled(functools.partial(self._run, encode_images, self.downscale), images, self.tile, self.downscale, 1)
+
+    def decode(self, latents: Any) -> np.ndarray:
+        """Decodes latents as `encode` returns them, or as the flow samples them.
+
+        Args:
+            latents: (B, h, w, C), scaled.
+
+        Returns:
+            Images (B, H, W, 3) float32, about in [-1, 1] and not clipped.
+
+        Raises:
+            ConfigError: latents have another shape.
+        """
+        latents = np.asarray(latents)
+        require(latents.ndim == 4 and latents.shape[3] == self.channels, "latents.shape", latents.shape,
+                f"must be (B, h, w, {self.channels})", "Use the autoencoder that the latents belong to")  # fmt: skip
+        return tiled(functools.partial(self._run, decode_latents, 1), latents, self.tile, 1, self.downscale)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A sha256 of weights and factors: the same wherever and in whatever files they lie, for any compute type."""
+        fields = {k: v for k, v in self.model.cfg.to_hf().items() if k != "sample_size"}  # which changes no result
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+        for key, tensor in sorted(export_autoencoder(self.model).items()):
+            digest.update(f"{key} {tensor.shape} {tensor.dtype}".encode())
+            digest.update(tensor.tobytes())
+        return digest.hexdigest()
+
+    def _run(self, function: Callable[..., jax.Array], scale: int, inputs: np.ndarray) -> np.ndarray:
+        """Runs `function` on as many images a call as hold tile² latents.
+
+        The last call is filled up with repeated images, so that one shape compiles.
+
+        Args:
+            function: `encode_images` or `decode_latents`.
+            scale: entries of `inputs` per latent, each way.
+            inputs: (B, H, W, channels).
+        """
+        latents = inputs.shape[1] * inputs.shape[2] // scale**2
+        at_once = min(len(inputs), max(1, self.tile**2 // latents))
+        outputs = []
+        for start in range(0, len(inputs), at_once):
+            batch = inputs[start : start + at_once].astype(np.float32)
+            batch = np.concatenate([batch, np.repeat(batch[:1], at_once - len(batch), axis=0)])
+            # In full float32 on every platform: prepared latents are not to depend on where they were made.
+            with jax.default_matmul_precision("float32"):
+                outputs.append(np.asarray(function(self._graphdef, self._params, batch)))
+        return np.concatenate(outputs)[: len(inputs)]
+
+
+# Jitted here and not in the class, so that another instance of the same sizes (a preview of newer weights) compiles
+# nothing.
+@functools.partial(jax.jit, static_argnums=0)
+def encode_images(graphdef: nnx.GraphDef, params: nnx.State, images: jax.Array) -> jax.Array:
+    """Maps images (B, H, W, 3) to scaled latents (B, h, w, C), float32."""
+    model = nnx.merge(graphdef, params)
+    mean, _ = model.encode(images)
+    return (mean - (model.cfg.shift_factor or 0.0)) * model.cfg.scaling_factor
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def decode_latents(graphdef: nnx.GraphDef, params: nnx.State, latents: jax.Array) -> jax.Array:
+    """Maps scaled latents (B, h, w, C) to images (B, H, W, 3), float32."""
+    model = nnx.merge(graphdef, params)
+    return model.decode(latents / model.cfg.scaling_factor + (model.cfg.shift_factor or 0.0))
+
+
+def _read_config(path: Path) -> AutoencoderKLConfig:
+    try:
+        return AutoencoderKLConfig.from_hf(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is no JSON: {error}. Fetch it again.") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def save_autoencoder(folder: str | Path, model: AutoencoderKL) -> None:
+    """Writes config.json and diffusion_pytorch_model.safetensors, which diffusers and `Autoencoder` read."""
+    config = Path(folder) / "config.json"
+    # Away first and back last, since a folder without it is refused: an interrupted save is never taken for a whole
+    # one, nor its weights for those of the scaling that an earlier save left.
+    config.unlink(missing_ok=True)
+    save_tensors(export_autoencoder(model), config.parent, "diffusion_pytorch_model")
+    unfinished = config.with_name("config.json.tmp")
+    unfinished.write_text(json.dumps(model.cfg.to_hf(), indent=2) + "\n")
+    os.replace(unfinished, config)

@@ -1,0 +1,95 @@
+"""A run's folder, checked before anything is compiled and held for one run at a time."""
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import jax
+from absl import logging
+
+from nami_jax.config import ConfigError
+from nami_jax.parallel.agreement import first_error
+from nami_jax.parallel.processes import is_main
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Makes the folder, with its parents, and keeps other runs out of it until the context is left.
+
+    Process 0 locks `workdir/lock`. The kernel frees the lock when that process ends, however it ends; the file stays.
+
+    Raises:
+        ConfigError: the folder cannot be made or written, another run is at work in it, or not all processes see it.
+    """
+    with contextlib.ExitStack() as stack:
+        error = _lock(workdir, stack) if is_main() else None
+        error = first_error(error)
+        if error is None and not (workdir / "lock").is_file():
+            error = f"process {jax.process_index()} does not see it. Set a folder on a disk that all hosts share"
+        error = first_error(error)
+        if error is not None:
+            raise ConfigError(f"workdir = {str(workdir)!r}: {error}.")
+        yield
+
+
+def _lock(workdir: Path, stack: contextlib.ExitStack) -> str | None:
+    """Locks the folder until `stack` is left, or returns why it cannot."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context((workdir / "lock").open("ab", buffering=0))
+        if not _flock(file):
+            logging.warning("%s is on a file system without locks: start no second run in it.", workdir)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+    except BlockingIOError:
+        holder = (workdir / "lock").read_text() or "another process"
+        return f"{holder} is training in it. Wait for its end, stop it, or set another folder"
+    except OSError as error:
+        remedy = "Free space there" if error.errno in FULL else "Set a folder that can be made and written"
+        return f"cannot be written: {error.strerror}. {remedy}"
+    return None
+
+
+def _flock(file: IO[bytes]) -> bool:
+    """Locks a file; returns whether its file system can."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
+    return True
+
+
+def move_aside(folders: Sequence[Path], target: Path) -> None:
+    """Moves folders into `target`, each under its own name or one with a number added.
+
+    Raises:
+        ConfigError: they cannot be moved.
+    """
+    error = None
+    if is_main():
+        try:
+            target.mkdir(exist_ok=True)
+            for folder in folders:
+                shutil.move(folder, _free(target / folder.name))
+        except OSError as problem:
+            error = f"workdir = {str(target.parent)!r}: {problem}. Move {', '.join(map(str, folders))} out of the way."
+    error = first_error(error)
+    if error is not None:
+        raise ConfigError(error)
+
+
+def _free(path: Path) -> Path:
+    numbered = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())

@@ -1,0 +1,122 @@
+"""What training sees of any data set: an image or latent with one of its texts, and the states of that text.
+
+`source` (pixels of a tensorflow-datasets set) and `latents` (what `nami_jax.prepare` stored) come before, `loader`
+after.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from nami_jax.config import Config
+from nami_jax.data.captioned_images import CaptionedImages, Sample, all_captions, open_source
+from nami_jax.data.latents import BucketSource, PreparedLatents
+from nami_jax.text.caption_table import TextStates, TextTable, encode_captions
+
+
+class Visit(NamedTuple):
+    """A sample as one visit shows it."""
+
+    image: np.ndarray  # (H, W, C) at the last stage's size: uint8 pixels or float latents
+    caption: str
+    embeds: np.ndarray  # (T, D) states of the caption's tokens
+    pooled: np.ndarray  # (P,)
+
+
+class Source(Protocol):
+    """Random access to samples of one size, and how a visit shows one of them."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Any: ...
+
+    @property
+    def num_corrupt(self) -> int:
+        """Distinct unreadable samples met so far."""
+        ...
+
+    def visit(self, sample: Any, rng: np.random.Generator | None) -> Visit:
+        """Shows a sample with a caption drawn by `rng`; without one, with its first caption and never mirrored."""
+        ...
+
+
+class Pixels:
+    """The images of a tensorflow-datasets set, with the states of their captions looked up in a table."""
+
+    def __init__(self, images: CaptionedImages, table: TextTable, flip: bool = False):
+        """Puts images and text states together; `flip` mirrors half of the visits."""
+        self._images, self._table, self._flip = images, table, flip
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Returns sample `index`; see `CaptionedImages`."""
+        return self._images[index]
+
+    @property
+    def num_corrupt(self) -> int:
+        """Distinct unreadable images met so far."""
+        return self._images.num_corrupt
+
+    def visit(self, sample: Sample, rng: np.random.Generator | None) -> Visit:
+        """Shows an image with a drawn caption, mirrored by chance; without `rng`, as it is with its first caption."""
+        image, captions = sample["image"], sample["captions"]
+        caption = captions[rng.integers(len(captions)) if rng else 0]
+        if rng and self._flip and rng.random() < 0.5:
+            image = image[:, ::-1]
+        states = self._table.lookup([caption])
+        return Visit(image, caption, states.embeds[0], states.pooled[0])
+
+
+class Latents:
+    """The prepared latents of one bucket, stored together with the states of their captions."""
+
+    num_corrupt = 0  # `nami_jax.prepare` left the unreadable ones out
+
+    def __init__(self, records: BucketSource):
+        """Wraps one bucket's records."""
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Any:
+        """Returns record `index`."""
+        return self._records[index]
+
+    def visit(self, sample: Any, rng: np.random.Generator | None) -> Visit:
+        """Shows a latent with a drawn caption; without `rng`, with its first."""
+        i = rng.integers(len(sample.captions)) if rng else 0
+        states = (sample.text_embeds[i], sample.pooled[i])
+        return Visit(sample.latents, sample.captions[i], *(x.astype(np.float32) for x in states))
+
+
+class Data(NamedTuple):
+    """What a run trains on."""
+
+    train: Sequence[Source]  # one source for each bucket
+    held_out: Sequence[Source]
+    empty: TextStates  # of the empty caption, B = 1
+
+
+def open_data(cfg: Config, fingerprint: str | None = None) -> Data:
+    """Opens the prepared latents of a run, or prepares its data set and its captions' states where they are absent.
+
+    Args:
+        cfg: the run.
+        fingerprint: of the autoencoder that is to decode the latents; None for pixels.
+
+    Raises:
+        ConfigError: a name or a setting that does not fit the data, or latents of another autoencoder.
+    """
+    if cfg.data.prepared is not None:
+        prepared = PreparedLatents(Path(cfg.data.prepared), cfg)
+        prepared.require_autoencoder(fingerprint or "none")
+        train, held_out = ([Latents(bucket) for bucket in prepared.sources(split)] for split in ("train", "held_out"))
+        return Data(train, held_out, prepared.empty)
+    images, held_out_images = (open_source(cfg.data, split) for split in (cfg.data.train_split, cfg.data.eval_split))
+    captions = {*all_captions(images), *all_captions(held_out_images)}
+    table = encode_captions(cfg.text, sorted(captions), Path(cfg.data.data_dir) / "text")
+    return Data([Pixels(images, table, cfg.data.flip)], [Pixels(held_out_images, table)], table.empty)

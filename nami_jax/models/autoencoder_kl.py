@@ -1,0 +1,213 @@
+"""The AutoencoderKL of latent diffusion, as diffusers defines it: images to the moments of latents, latents to images.
+
+Sizes and key names are those of diffusers' `AutoencoderKL`: the released NAMI has the one with 16 channels.
+Source: Rombach et al., arXiv 2112.10752, sec. 3.1; Esser et al., arXiv 2012.09841, table 7.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dacite
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nami_jax.config import ConfigError, require
+from nami_jax.models.autoencoder_blocks import DownBlock, DType, MidBlock, UpBlock, conv, group_norm
+from nami_jax.weights import Tensor, export_tensors, load_module, slots_by_name
+
+IMAGE_CHANNELS = 3
+LOGVAR_RANGE = (-30.0, 20.0)  # so that exp(logvar) neither overflows nor vanishes
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderKLConfig:
+    """Sizes of an AutoencoderKL, under the names and with the defaults of diffusers' config.json."""
+
+    block_out_channels: tuple[int, ...]  # channels at each resolution, from the image's down
+    latent_channels: int  # C
+    layers_per_block: int = 1  # residual blocks at each resolution; the decoder has one more
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215  # latents are (mean - shift_factor) scaling_factor
+    shift_factor: float | None = None
+    use_quant_conv: bool = True  # a 1x1 convolution behind the encoder
+    use_post_quant_conv: bool = True  # a 1x1 convolution before the decoder
+    mid_block_add_attention: bool = True
+    sample_size: int = 32  # height and width of the images it was trained on, pixels; diffusers' tiles have it
+
+    def __post_init__(self) -> None:
+        for name in ("latent_channels", "layers_per_block", "norm_num_groups", "sample_size"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1", TAKE_CONFIG)
+        channels, groups = self.block_out_channels, self.norm_num_groups
+        require(bool(channels) and all(c >= 1 and c % groups == 0 for c in channels), "block_out_channels", channels,
+                f"needs multiples of norm_num_groups = {groups}", TAKE_CONFIG)  # fmt: skip
+        require(math.isfinite(self.scaling_factor) and self.scaling_factor > 0, "scaling_factor", self.scaling_factor,
+                "must be positive", TAKE_CONFIG)  # fmt: skip
+        require(math.isfinite(self.shift_factor or 0.0), "shift_factor", self.shift_factor, "must be finite",
+                TAKE_CONFIG)  # fmt: skip
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent, each way."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    @classmethod
+    def from_hf(cls, fields: Mapping[str, Any]) -> "AutoencoderKLConfig":
+        """Picks the sizes out of a parsed config.json, whose other entries do not change what is computed.
+
+        Raises:
+            ConfigError: a size is missing or of the wrong type, or the file describes a variant not computed here.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        picked = {name: value for name, value in fields.items() if name in known}
+        channels = picked.get("block_out_channels", ())
+        require(isinstance(channels, (list, tuple)), "block_out_channels", channels, "must be a list", TAKE_CONFIG)
+        try:
+            cfg = dacite.from_dict(cls, picked, dacite.Config(cast=[tuple]))
+        except (dacite.WrongTypeError, dacite.MissingValueError) as error:
+            raise ConfigError(f"{error}. {TAKE_CONFIG}.") from error
+        for name, value in fixed_fields(len(channels)).items():
+            given = fields.get(name, value)
+            given = tuple(given) if isinstance(given, list) else given
+            require(given == value, name, given, f"only {value!r} is computed here", "Use another autoencoder")
+        return cfg
+
+    def to_hf(self) -> dict[str, Any]:
+        """Returns the entries of a config.json that diffusers and `from_hf` read."""
+        fields = fixed_fields(len(self.block_out_channels)) | dataclasses.asdict(self)
+        return {"_class_name": "AutoencoderKL"} | fields
+
+
+TAKE_CONFIG = "Take the autoencoder's own config.json"
+
+
+def fixed_fields(blocks: int) -> dict[str, Any]:
+    """Returns the entries of config.json that have one value here, for a network of that many resolutions."""
+    return {
+        "in_channels": IMAGE_CHANNELS,
+        "out_channels": IMAGE_CHANNELS,
+        "down_block_types": ("DownEncoderBlock2D",) * blocks,
+        "up_block_types": ("UpDecoderBlock2D",) * blocks,
+        "act_fn": "silu",
+        "latents_mean": None,  # scaling by channel, instead of one factor for all
+        "latents_std": None,
+    }
+
+
+class Encoder(nnx.Module):
+    """Residual blocks at falling resolutions, then the middle block and a head."""
+
+    def __init__(self, cfg: AutoencoderKLConfig, *, dtype: DType, rngs: nnx.Rngs):
+        channels, groups, layers = cfg.block_out_channels, cfg.norm_num_groups, cfg.layers_per_block
+        self.conv_in = conv(IMAGE_CHANNELS, channels[0], 3, dtype, rngs)
+        self.down_blocks = nnx.List([
+            DownBlock(inputs, outputs, layers, groups, i + 1 < len(channels), dtype=dtype, rngs=rngs)
+            for i, (inputs, outputs) in enumerate(zip((channels[0], *channels), channels, strict=False))
+        ])  # fmt: skip
+        self.mid_block = MidBlock(channels[-1], groups, cfg.mid_block_add_attention, dtype=dtype, rngs=rngs)
+        self.conv_norm_out = group_norm(channels[-1], groups, rngs)
+        # In float32 whatever the compute type: it is cheap, and what leaves the network is not rounded to 8 bits.
+        self.conv_out = conv(channels[-1], 2 * cfg.latent_channels, 3, jnp.float32, rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps (B, H, W, 3) to (B, h, w, 2C) float32."""
+        x = self.conv_in(images)
+        for block in self.down_blocks:
+            x = block(x)
+        return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x))))
+
+
+class Decoder(nnx.Module):
+    """The middle block, residual blocks at rising resolutions, then a head."""
+
+    def __init__(self, cfg: AutoencoderKLConfig, *, dtype: DType, rngs: nnx.Rngs):
+        channels, groups, layers = cfg.block_out_channels[::-1], cfg.norm_num_groups, cfg.layers_per_block + 1
+        self.conv_in = conv(cfg.latent_channels, channels[0], 3, dtype, rngs)
+        self.mid_block = MidBlock(channels[0], groups, cfg.mid_block_add_attention, dtype=dtype, rngs=rngs)
+        self.up_blocks = nnx.List([
+            UpBlock(inputs, outputs, layers, groups, i + 1 < len(channels), dtype=dtype, rngs=rngs)
+            for i, (inputs, outputs) in enumerate(zip((channels[0], *channels), channels, strict=False))
+        ])  # fmt: skip
+        self.conv_norm_out = group_norm(channels[-1], groups, rngs)
+        self.conv_out = conv(channels[-1], IMAGE_CHANNELS, 3, jnp.float32, rngs)  # float32 as in the encoder
+
+    def __call__(self, latents: jax.Array) -> jax.Array:
+        """Maps (B, h, w, C) to (B, H, W, 3) float32."""
+        x = self.mid_block(self.conv_in(latents))
+        for block in self.up_blocks:
+            x = block(x)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+
+
+class AutoencoderKL(nnx.Module):
+    """Encoder and decoder. Latents here are unscaled: `scaling_factor` and `shift_factor` are applied outside."""
+
+    def __init__(self, cfg: AutoencoderKLConfig, *, dtype: DType = jnp.float32, rngs: nnx.Rngs):
+        """Builds it with random parameters in float32; convolutions and attention compute in `dtype`."""
+        self.cfg = cfg
+        moments, latents = 2 * cfg.latent_channels, cfg.latent_channels
+        self.encoder = Encoder(cfg, dtype=dtype, rngs=rngs)
+        self.decoder = Decoder(cfg, dtype=dtype, rngs=rngs)
+        self.quant_conv = conv(moments, moments, 1, jnp.float32, rngs) if cfg.use_quant_conv else None
+        self.post_quant_conv = conv(latents, latents, 1, jnp.float32, rngs) if cfg.use_post_quant_conv else None
+
+    def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the Gaussian posterior of the latents.
+
+        Args:
+            images: (B, H, W, 3) in [-1, 1]. Sides that are no multiples of `downscale` lose the rest.
+
+        Returns:
+            Mean and logarithm of the variance, (B, h, w, C) float32 each; the latter is clipped to [-30, 20].
+        """
+        moments = self.encoder(images)  # (B, h, w, 2C)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mean, logvar = jnp.split(moments, 2, axis=-1)
+        return mean, jnp.clip(logvar, *LOGVAR_RANGE)
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Maps latents (B, h, w, C) to images (B, H, W, 3) float32, about in [-1, 1] and not clipped."""
+        return self.decoder(latents if self.post_quant_conv is None else self.post_quant_conv(latents))
+
+
+# Names of the attention's parts in checkpoints that early versions of diffusers wrote.
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def load_autoencoder(
+    cfg: AutoencoderKLConfig,
+    tensors: Mapping[str, Tensor],
+    dtype: DType = jnp.float32,
+    *,
+    param_dtype: DType = jnp.float32,
+    shardings: Callable[[Any], Any] | None = None,
+) -> AutoencoderKL:
+    """Builds an `AutoencoderKL` around released weights, without drawing random ones first.
+
+    Args:
+        cfg: the sizes of the checkpoint.
+        tensors: the weights by their key in diffusers' `AutoencoderKL`, old names of the attention included.
+        dtype: compute type.
+        param_dtype: type of the parameters, whatever type they are stored in.
+        shardings: abstract parameters -> shardings; None puts all on the first device.
+
+    Raises:
+        WeightsError: keys are missing, unexpected or of another shape than `cfg` says; all of them are listed.
+    """
+    return load_module(
+        lambda: AutoencoderKL(cfg, dtype=dtype, rngs=nnx.Rngs(0)),
+        slots_by_name,
+        {".".join(OLD_NAMES.get(part, part) for part in key.split(".")): tensors[key] for key in tensors},
+        param_dtype=param_dtype,
+        shardings=shardings,
+    )
+
+
+def export_autoencoder(model: AutoencoderKL) -> dict[str, np.ndarray]:
+    """Returns the parameters under diffusers' keys and in its layout, bit for bit."""
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    return export_tensors(params, slots_by_name(params))

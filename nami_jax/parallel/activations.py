@@ -1,0 +1,100 @@
+"""How activations lie on a mesh: images over (data, fsdp), heads and channels over `tensor`, tokens over `sequence`.
+
+`sharding` does the same for parameters. Modules ask by `models.layout`; nothing in them knows of devices.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nami_jax.config import Config, require
+from nami_jax.models.layout import Layout
+from nami_jax.monitoring.flops import image_tokens
+from nami_jax.parallel.flash import flash_attention
+from nami_jax.parallel.sharding import BATCH_AXES, batch_parts
+
+FLASH_HEADS = 128  # the TPU kernel takes heads of a multiple of this many channels
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshLayout(Layout):
+    """The layout of a mesh as `sharding.make_mesh` arranges it.
+
+    Each device has its images' queries for its own tokens and heads, and the keys and values of all tokens, which are
+    gathered along `sequence`. On TPUs attention is the splash kernel.
+    """
+
+    mesh: Mesh
+
+    @property
+    def batch_parts(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The devices that have images of their own."""
+        return batch_parts(self.mesh)
+
+    def latents(self, x: jax.Array) -> jax.Array:
+        """Splits (B, ...) by images."""
+        return self._place(x, BATCH_AXES)
+
+    def tokens(self, x: jax.Array) -> jax.Array:
+        """Splits (B, L, D) by images and tokens."""
+        return self._place(x, BATCH_AXES, "sequence")
+
+    def channels(self, x: jax.Array) -> jax.Array:
+        """Splits (B, L, F) by images, tokens and channels."""
+        return self._place(x, BATCH_AXES, "sequence", "tensor")
+
+    def attention(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        """Attends each device's queries to the keys of all tokens."""
+        q = self._place(q, BATCH_AXES, "sequence", "tensor")
+        k, v = (self._place(x, BATCH_AXES, None, "tensor") for x in (k, v))
+        if not self._has_flash(q):
+            return self._place(super().attention(q, k, v), BATCH_AXES, "sequence", "tensor")
+        queries, keys = PartitionSpec(BATCH_AXES, "sequence", "tensor"), PartitionSpec(BATCH_AXES, None, "tensor")
+        # XLA cannot split a kernel of its own accord; check_vma: the kernel does not say what varies along which axis.
+        attend = jax.shard_map(
+            flash_attention, mesh=self.mesh, in_specs=(queries, keys, keys), out_specs=queries, check_vma=False
+        )
+        return attend(q, k, v)
+
+    def require_tokens(self, image_lengths: Sequence[int], text_length: int) -> None:
+        """Raises `ConfigError` unless every stage's image tokens, alone and with the text's, can be shared evenly."""
+        sequence = self.mesh.shape["sequence"]
+        counts = [n for length in image_lengths for n in (length, length + text_length)]
+        require(all(n % sequence == 0 for n in counts), "mesh.sequence", sequence,
+                f"must divide the stages' {tuple(image_lengths)} image tokens, alone and with the text's {text_length}",
+                f"Set {functools.reduce(math.gcd, counts, sequence)}")  # fmt: skip
+
+    def everywhere(self, x: jax.Array) -> jax.Array:
+        """Copies an array to every device, where each process can read it."""
+        return x if self.mesh.size == 1 else _copy_to(NamedSharding(self.mesh, PartitionSpec()))(x)
+
+    def _has_flash(self, q: jax.Array) -> bool:
+        return self.mesh.devices.flat[0].platform == "tpu" and q.shape[-1] % FLASH_HEADS == 0
+
+    def _place(self, x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+        if self.mesh.size == 1:
+            return x
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*axes)))
+
+
+@functools.cache
+def _copy_to(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=sharding)
+
+
+def require_layout(cfg: Config, mesh: Mesh) -> None:
+    """Checks that a run's heads and tokens can be shared as `mesh` says.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    heads, tensor = cfg.model.num_heads, mesh.shape["tensor"]
+    require(heads % tensor == 0, "mesh.tensor", tensor, f"must divide the {heads} heads",
+            f"Set {math.gcd(heads, tensor)}")  # fmt: skip
+    for height, width in cfg.data.bucket_sizes:
+        sides = height // cfg.autoencoder.downscale, width // cfg.autoencoder.downscale
+        MeshLayout(mesh).require_tokens(image_tokens(cfg.model, *sides), cfg.text.max_length)

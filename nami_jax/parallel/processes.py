@@ -1,0 +1,172 @@
+"""Joins the processes of a run on several hosts: their flags, `jax.distributed`, and which of them speaks for all.
+
+An entry point calls `define_flags`, and `initialize` before anything asks jax for a device.
+"""
+
+import atexit
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import flags
+
+from nami_jax.config import ConfigError, require
+from nami_jax.parallel.agreement import first_error
+
+PATIENCE = 24 * 3600  # seconds to wait for process 0's work; if it dies, its heartbeat tells much sooner
+GRACE = 20  # seconds in which the other processes may fail too before one that fails ends alone
+HEARTBEAT = 30  # seconds of silence, after which the other processes take one for dead and stop
+LAST_WORD = (
+    "error: this process of the run was killed, or XLA ended it because another one died or cannot be reached; lines "
+    "above say which. Checkpoints are whole: start the same command on every host again, and the run continues."
+)
+PERHAPS_ANOTHER = (
+    "Perhaps another process failed before this one, and says why. Checkpoints are whole: start the same command on "
+    "every host again, and the run continues."
+)
+PLAIN = {"coordinator_address": "10.0.0.1:8476", "num_processes": 2, "process_id": 0}  # flags, with examples
+
+
+def define_flags() -> None:
+    """Defines the flags that say how this process finds the others."""
+    flags.DEFINE_bool("distributed", False, "join the other hosts of a TPU pod, GKE or Slurm job, which jax finds")
+    flags.DEFINE_string("coordinator_address", None, "host:port of process 0, for hosts that jax cannot find")
+    flags.DEFINE_integer("num_processes", None, "processes in all, with --coordinator_address", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "of this process, 0 to num_processes - 1", lower_bound=0)
+    flags.DEFINE_integer("initialization_timeout", 300, "seconds to wait for all processes to come", lower_bound=1)
+
+
+def initialize() -> None:
+    """Joins the other processes as the flags say; without such flags this process is alone.
+
+    Ends the process with a message if the others do not come within `--initialization_timeout` seconds.
+
+    Raises:
+        ConfigError: flags that are half given or contradict, a port in use, or no cluster where one was to be found.
+    """
+    args, seconds = flags.FLAGS, flags.FLAGS.initialization_timeout
+    given: dict[str, Any] = {name: args[name].value for name in PLAIN if args[name].value is not None}
+    if not (args.distributed or given):
+        return
+    require(not (args.distributed and given), "distributed", True, f"contradicts --{' --'.join(given)}",
+            "Leave out --distributed, by which jax finds the hosts, or those")  # fmt: skip
+    if given:
+        _require_usable(given)
+        given["cluster_detection_method"] = "deactivate"
+    late = (f"initialization_timeout = {seconds}: {socket.gethostname()} waited {seconds} s for the run's other "
+            "processes, and not all came. Start the same command on every host, see that each can reach process 0, or "
+            "raise --initialization_timeout.")  # fmt: skip
+    try:
+        with deadline(seconds, late):  # before that of jax, which aborts with a stack trace and no reason
+            jax.distributed.initialize(
+                **given, initialization_timeout=seconds + 60, heartbeat_timeout_seconds=HEARTBEAT
+            )
+        _leave_a_word()
+    except ValueError as error:
+        raise ConfigError(f"distributed = True: jax finds no TPU pod, GKE or Slurm job around this process. "
+                          f"Set --{' --'.join(PLAIN)} instead.") from error  # fmt: skip
+
+
+def is_main() -> bool:
+    """Tells whether this is process 0, which alone writes what the run needs once and shows it to people."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def main_first(name: str) -> Iterator[None]:
+    """Runs the block on process 0 and then on the others, which so find what it has made, however long it takes.
+
+    Args:
+        name: of the block; another one for each.
+
+    Raises:
+        ConfigError: on the others, if the block failed on process 0.
+    """
+    wait = ocp.multihost.get_barrier_sync_fn()  # by the coordinator: devices may lose patience after a minute
+    error: str | None = f"{name}: process 0 failed, and says why. Mend that, and start the command on every host again."
+    if is_main():
+        try:
+            yield
+            error = None
+        finally:
+            wait(key=name, timeout_ms=1000 * PATIENCE)
+            first_error(error)
+        return
+    wait(key=name, timeout_ms=1000 * PATIENCE)
+    error = first_error(None)
+    if error is not None:
+        raise ConfigError(error)
+    yield
+
+
+@contextlib.contextmanager
+def failing_alone() -> Iterator[None]:
+    """Lets a process that fails in the block end with 1, soon, and so ends the others, which may wait for it.
+
+    jax waits for all processes at the end, where those that have not failed do not come, and after minutes aborts all.
+    An error of XLA's may come of another process's end, and is left to that.
+    """
+    ours = True
+    try:
+        yield
+        ours = False
+    except jax.errors.JaxRuntimeError as error:
+        ours = False
+        if jax.distributed.is_initialized():
+            error.add_note(PERHAPS_ANOTHER)
+        raise
+    finally:
+        if ours and jax.distributed.is_initialized():
+            alone = threading.Timer(GRACE, os._exit, [1])
+            alone.daemon = True  # at the end of a program the others are waited for before jax's own wait begins
+            alone.start()
+
+
+def _require_usable(given: dict[str, Any]) -> None:
+    for name, example in PLAIN.items():
+        require(name in given, name, None, f"is missing beside --{' --'.join(given)}", f"Set e.g. --{name} {example}")
+    (host, _, port), count = given["coordinator_address"].rpartition(":"), given["num_processes"]
+    require(bool(host) and port.isdecimal() and 0 < int(port) < 2**16, "coordinator_address",
+            given["coordinator_address"], "must be host:port", f"Set e.g. {PLAIN['coordinator_address']}")  # fmt: skip
+    require(given["process_id"] < count, "process_id", given["process_id"], f"must be below --num_processes {count}",
+            f"Set 0 to {count - 1}, another one on each host")  # fmt: skip
+    try:
+        if given["process_id"] == 0:  # it listens there, and XLA dies of a segmentation fault if it cannot
+            socket.create_server(("", int(port))).close()
+    except OSError as error:
+        raise ConfigError(f"coordinator_address = {given['coordinator_address']!r}: port {port} of this host cannot be "
+                          f"had: {error.strerror}. Set another port on every host.") from error  # fmt: skip
+
+
+def _leave_a_word() -> None:
+    """Sees to it that a process which ends without a word of ours, killed or aborted by XLA, still says what to do.
+
+    When another process dies, XLA aborts this one from a thread of its own, where no Python runs any more. So a shell
+    waits for the end of a pipe, and speaks unless a line came through it first.
+    """
+    script = ["sh", "-c", 'read -r _ || echo "$1" >&2', "sh", LAST_WORD]
+    waiting = subprocess.Popen(script, stdin=subprocess.PIPE, start_new_session=True)
+    atexit.register(waiting.communicate, b"\n")
+
+
+@contextlib.contextmanager
+def deadline(seconds: float, message: str) -> Iterator[None]:
+    """Ends the process with a message, and 1, if the block takes longer: for waits that no exception can interrupt."""
+    watchdog = threading.Timer(seconds, _give_up, [message])
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def _give_up(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(1)

@@ -1,0 +1,96 @@
+"""The whole plan of a run on some hardware: which programs there are, what they take, and the batch that fits."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+from jax.sharding import Mesh
+
+from nami_jax.config import Config
+from nami_jax.parallel.sharding import batch_parts, make_mesh
+from nami_jax.planning.batches import LargestBatch, batch_unit, largest_batch, with_batch
+from nami_jax.planning.costs import shape_flops
+from nami_jax.planning.hardware import Hardware
+from nami_jax.planning.memory import Measured, measure, shard_bytes, state_parts
+from nami_jax.planning.programs import lower_step, null_states, preview_images, run_state, stage_tracers
+from nami_jax.training.compilation import Shapes, abstract_batch, shapes_text, step_shapes
+from nami_jax.training.loop import check_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What was found out about a run."""
+
+    cfg: Config
+    hardware: Hardware
+    mesh: Mesh
+    steps: Mapping[Shapes, Measured | None]  # by the images' shapes, costliest first; None: not compiled
+    unit: tuple[int, ...]  # smallest batch with the costliest shape's ratios that the devices can share
+    largest: LargestBatch | None  # multiple of it that fits; None: memory does not grow with the batch
+    preview_images: int  # drawn at once to show progress
+    stages: list[Measured]  # of drawing them, while the training state is in memory
+
+    @property
+    def costliest(self) -> Shapes:
+        """The shapes of the training step with the most FLOPs."""
+        return next(iter(self.steps))
+
+    @property
+    def fits(self) -> bool:
+        """Whether everything that was compiled fits."""
+        return all(measured.fits for measured in [*self.steps.values(), *self.stages] if measured is not None)
+
+
+def make_plan(cfg: Config, hardware: Hardware, *, all_shapes: bool = False, verify: bool = False) -> Plan:
+    """Compiles a run's programs for `hardware` and collects what they take.
+
+    Args:
+        cfg: the run.
+        hardware: the devices and their memory.
+        all_shapes: compile the training step for every shape, not for the costliest alone.
+        verify: compile the largest batch too, which is extrapolated otherwise.
+
+    Raises:
+        ConfigError: the devices cannot share the mesh, the network or the batches.
+    """
+    mesh = make_mesh(cfg.mesh, hardware.devices)
+    check_run(cfg, mesh, None)
+    shapes = sorted(dict.fromkeys(step_shapes(cfg)), key=lambda s: -sum(shape_flops(cfg, s)))
+
+    @functools.cache
+    def step(images: Shapes) -> Measured:
+        return measure_step(cfg, hardware, mesh, images)
+
+    def needed(units: int) -> int | None:
+        found = step(with_batch(shapes[0], [units * count for count in unit]))
+        return found.total if found.fits else None
+
+    stage_batch = [shape[0] for shape in shapes[0]]
+    unit = batch_unit(stage_batch, batch_parts(mesh))
+    largest = largest_batch(stage_batch[0] // unit[0], hardware.memory_limit, needed, verify)
+    steps = {images: step(images) if all_shapes or images == shapes[0] else None for images in shapes}
+    images = preview_images(cfg, mesh)
+    return Plan(cfg, hardware, mesh, steps, unit, largest, images, measure_stages(cfg, hardware, mesh, images))
+
+
+def measure_step(cfg: Config, hardware: Hardware, mesh: Mesh, shapes: Shapes) -> Measured:
+    """Compiles the training step for images of `shapes`."""
+    batch = shard_bytes(abstract_batch(shapes, mesh, null_states(cfg))) + shard_bytes(null_states(cfg))
+    known = state_parts(run_state(cfg, mesh)) | {"batch": batch}
+    name = f"the training step on {shapes_text(shapes)}"
+    return measure(name, lambda: lower_step(cfg, mesh, shapes), known, hardware.memory_limit)
+
+
+def measure_stages(cfg: Config, hardware: Hardware, mesh: Mesh, images: int) -> list[Measured]:
+    """Compiles each stage of drawing `images` pictures beside the training state.
+
+    Its arguments are a part of that state, and latents and text, which are small.
+    """
+    state = run_state(cfg, mesh)
+    arguments = shard_bytes([state["ema"], state["frozen"]])
+    resident = sum(state_parts(state).values()) - arguments
+    known = {"network": arguments}
+    return [
+        measure(f"stage {k} of {images} pictures", lower, known, hardware.memory_limit, resident)
+        for k, lower in enumerate(stage_tracers(cfg, mesh, images), start=1)
+    ]

@@ -1,0 +1,294 @@
+"""Text to images in one call: text encoder, sampler, autoencoder and the conversion to pictures behind one object."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from nami_jax.autoencoder.codec import Autoencoder
+from nami_jax.checkpoints.runs import Shardings, load_run
+from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, PipelineConfig, SampleConfig, nearest, require
+from nami_jax.models.bridge import AnyBridge
+from nami_jax.models.layout import ONE_DEVICE, Layout
+from nami_jax.models.nami import Nami
+from nami_jax.monitoring.flops import image_tokens
+from nami_jax.parallel.activations import MeshLayout
+from nami_jax.parallel.sharding import make_mesh, state_shardings
+from nami_jax.release.released_parts import PIPELINE_FILE, read_pipeline_config
+from nami_jax.sampling.pictures import to_images
+from nami_jax.sampling.sampler import check_request, sample_latents
+from nami_jax.text.caption_table import TextEncoder, TextStates, load_text_encoder
+from nami_jax.weights import open_tensors
+from nami_jax.weights.nami_keys import load_bridge, load_nami
+
+
+class NamiPipeline:
+    """A trained model ready to draw.
+
+    Example:
+        >>> pipe = NamiPipeline.from_pretrained("runs/emoji_tiny")
+        >>> pipe("red apple", steps=(10, 10, 10), guidance_scale=3.0, seed=0)[0].save("apple.png")
+    """
+
+    def __init__(
+        self,
+        model: Nami,
+        cfg: PipelineConfig,
+        load_encoder: Callable[[], TextEncoder],
+        *,
+        autoencoder: Autoencoder | None = None,
+        bridge: AnyBridge | None = None,
+        source: str = "",
+        keep_encoder: bool = True,
+        layout: Layout = ONE_DEVICE,
+    ):
+        """Puts the parts together.
+
+        Args:
+            model: the network.
+            cfg: its settings.
+            load_encoder: makes the text encoder, when prompts are first encoded.
+            autoencoder: between pixels and latents; None for a model of pixels.
+            bridge: the learned transition, if the model has one.
+            source: says where all this comes from, for the pictures' metadata.
+            keep_encoder: whether the text encoder stays in memory once it has encoded.
+            layout: how pictures and the network are spread over devices.
+        """
+        self.model, self.cfg, self.source = model, cfg, source
+        self.autoencoder, self.bridge, self.keep_encoder = autoencoder, bridge, keep_encoder
+        self._load_encoder, self._encoder, self._layout = load_encoder, None, layout
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        step: int | None = None,
+        *,
+        dtype: str | None = None,
+        keep_encoder: bool = True,
+        mesh: MeshConfig | None = None,
+    ) -> Self:
+        """Loads a training run or a folder of converted weights; everything is read from there.
+
+        Args:
+            path: a run's workdir, or a folder that `nami_jax.convert` wrote.
+            step: which checkpoint of a run; None takes the newest.
+            dtype: compute type of all networks, "float32" or "bfloat16", in which converted weights are also held;
+                None: as configured.
+            keep_encoder: False frees the text encoder after each use, which leaves its memory to the network.
+            mesh: draw on all devices, arranged so; pictures go to (data, fsdp), a picture's tokens to `sequence`. None:
+                on the first device.
+
+        Raises:
+            CheckpointError: a run has no finished checkpoint, or it cannot be read.
+            ConfigError: a part is missing.
+            WeightsError: weights are missing or damaged.
+        """
+        path = Path(path)
+        devices = None if mesh is None else make_mesh(mesh)
+        shardings = None if devices is None else functools.partial(state_shardings, mesh=devices)
+        if (path / PIPELINE_FILE).is_file():
+            require(step is None, "step", step, f"{path} holds converted weights, not a run", "Leave it out")
+            model, cfg, bridge, source = _load_converted(path, dtype, shardings)
+        else:
+            run = load_run(path, step, dtype, shardings)
+            model, cfg, bridge, source = (
+                run.model,
+                _with_dtype(run.cfg.pipeline, dtype),
+                run.bridge,
+                f"{path} step {run.step}",
+            )
+        compute = jnp.dtype(cfg.model.dtype)
+        autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
+        return cls(
+            model, cfg, lambda: load_text_encoder(cfg.text, dtype=compute),
+            autoencoder=autoencoder, bridge=bridge, source=source, keep_encoder=keep_encoder,
+            layout=ONE_DEVICE if devices is None else MeshLayout(devices),
+        )  # fmt: skip
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        negative_prompt: str = "",
+        preset: str | None = None,
+        steps: Sequence[int] | None = None,
+        guidance_scale: float | None = None,
+        grid: str | None = None,
+        solver: str | None = None,
+        transition: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int = 0,
+        num_images: int = 1,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> list[Image.Image]:
+        """Draws `num_images` pictures of each prompt.
+
+        Noise is keyed by the seed and the picture's number among its prompt's, so a picture does not depend on the
+        other prompts, on `num_images` or on `batch_size` (beyond the rounding of other matrix shapes).
+
+        Args:
+            prompts: one text or several; longer ones than the text window are cut, with a warning.
+            negative_prompt: what guidance leads away from; the empty text is what training dropped captions to.
+            preset: a named set of the next five, "released" for the released model's own; None: the model's defaults.
+            steps: solver steps per stage; this and the next four replace what the preset says.
+            guidance_scale: 1 is no guidance.
+            grid: "linear" or "released".
+            solver: "euler" or "heun".
+            transition: "renoise" or "bridge", the jump between stages.
+            height: of the pictures, pixels; height and width default to the side trained at.
+            width: of the pictures, pixels.
+            seed: of the noise.
+            num_images: per prompt.
+            batch_size: pictures drawn at once.
+            progress: show bars.
+
+        Returns:
+            Pictures, those of the first prompt first.
+
+        Raises:
+            ConfigError: an empty prompt, steps of the wrong length, or a size that the stages, the patches or the
+                bridge do not take.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        _check_prompts(prompts, num_images, batch_size)
+        sample = self.settings(
+            preset, steps=steps, guidance_scale=guidance_scale, grid=grid, solver=solver, transition=transition
+        )
+        height, width = (self.cfg.side if side is None else side for side in (height, width))
+        self._check(sample, height, width)  # before the encoder is loaded
+        text, negative = self.encode([*prompts, negative_prompt], split=len(prompts))
+        rows = np.repeat(np.arange(len(prompts)), num_images)
+        numbers = np.tile(np.arange(num_images), len(prompts))
+        pictures: list[Image.Image] = []
+        for some in _batches(len(rows), batch_size, progress):
+            latents = self.sample_latents(
+                TextStates(text.embeds[rows[some]], text.pooled[rows[some]]), negative, sample, height=height,
+                width=width, seed=seed, numbers=numbers[some].tolist(), progress=progress,
+            )  # fmt: skip
+            pictures += self.decode(latents)
+        return pictures
+
+    def settings(self, preset: str | None = None, **given: Any) -> SampleConfig:
+        """Returns the sampler's settings: the preset's, or the model's own, with those in `given` that are not None.
+
+        Raises:
+            ConfigError: there is no such preset, or a value that cannot work.
+        """
+        if preset is not None and preset not in SAMPLE_PRESETS:
+            raise ConfigError(f"preset = {preset!r}: no such preset.{nearest(preset, list(SAMPLE_PRESETS))}")
+        sample = self.cfg.sample if preset is None else SAMPLE_PRESETS[preset]
+        given = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(sample, **given | ({"steps": tuple(given["steps"])} if "steps" in given else {}))
+
+    def encode(self, prompts: Sequence[str], split: int) -> tuple[TextStates, TextStates]:
+        """Encodes prompts, loading the text encoder if it is not in memory; returns the first `split` and the rest."""
+        encoder = self._encoder or self._load_encoder()
+        self._encoder = encoder if self.keep_encoder else None
+        states = encoder(prompts)
+        return TextStates(*(x[:split] for x in states)), TextStates(*(x[split:] for x in states))
+
+    def free_encoder(self) -> None:
+        """Drops the text encoder from memory; the next prompts load it again."""
+        self._encoder = None
+
+    def sample_latents(
+        self,
+        text: TextStates,
+        negative: TextStates,
+        sample: SampleConfig | None = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int = 0,
+        numbers: Sequence[int] | None = None,
+        initial: Any = None,
+        progress: bool = False,
+    ) -> jax.Array:
+        """Samples latents (pixels, for a model of pixels) from given text states.
+
+        Args:
+            text: embeds (B, T, D) and pooled (B, P) of the prompts.
+            negative: the same of the negative prompts, batch B or 1.
+            sample: the sampler's settings; None: the model's own.
+            height: of the pictures, pixels; height and width default to the side trained at.
+            width: of the pictures, pixels.
+            seed: of the noise.
+            numbers: (B,) numbers of the images, which key their noise; None counts them.
+            initial: (B, H_1, W_1, C) standard normal latents of the first stage; None draws them.
+            progress: show a bar over the stages.
+
+        Returns:
+            (B, height / downscale, width / downscale, C) float32.
+
+        Raises:
+            ConfigError: a size or settings that cannot work.
+        """
+        sample = sample or self.cfg.sample
+        height, width = (self.cfg.side if side is None else side for side in (height, width))
+        bridge, downscale = self._check(sample, height, width), self.cfg.autoencoder.downscale
+        return sample_latents(
+            self.model, text, negative, sample, height=height // downscale, width=width // downscale, seed=seed,
+            numbers=range(len(text.pooled)) if numbers is None else numbers, sigma_ends=self.cfg.flow.sigma_ends,
+            bridge=bridge, initial=initial, layout=self._layout, progress=progress,
+        )  # fmt: skip
+
+    def decode(self, latents: jax.Array) -> list[Image.Image]:
+        """Turns latents (B, h, w, C) into pictures."""
+        return to_images(np.asarray(latents if self.autoencoder is None else self.autoencoder.decode(latents)))
+
+    def _check(self, sample: SampleConfig, height: int, width: int) -> AnyBridge | None:
+        """Checks a request before anything is compiled; returns the bridge, if it is to make the jumps."""
+        bridge = self.bridge if sample.transition == "bridge" else None
+        require(sample.transition != "bridge" or bridge is not None, "transition", "bridge", "this model has no bridge",
+                "Set 'renoise'")  # fmt: skip
+        require(sample.grid != "released" or self.cfg.flow.sigma_ends is None, "grid", sample.grid,
+                "the released grid knows the default flow.sigma_ends only", "Set 'linear'")  # fmt: skip
+        downscale = self.cfg.autoencoder.downscale
+        check_request(self.model.cfg, sample, height, width, bridge, downscale)
+        lengths = image_tokens(self.model.cfg, height // downscale, width // downscale)
+        self._layout.require_tokens(lengths, self.cfg.text.max_length)
+        return bridge
+
+
+def _load_converted(
+    path: Path, dtype: str | None, shardings: Shardings | None
+) -> tuple[Nami, PipelineConfig, AnyBridge | None, str]:
+    cfg = read_pipeline_config(path)
+    inside = {
+        name: dataclasses.replace(section, folder=None if section.folder is None else str(path / section.folder))
+        for name, section in (("text", cfg.text), ("autoencoder", cfg.autoencoder))
+    }
+    cfg = _with_dtype(dataclasses.replace(cfg, **inside), dtype)
+    model = load_nami(
+        cfg.model, open_tensors(path / "transformer"), param_dtype=jnp.dtype(cfg.model.dtype), shardings=shardings
+    )
+    bridge = None if cfg.bridge.kind is None else load_bridge(open_tensors(path / "bridge_flow"))
+    return model, cfg, bridge, str(path)
+
+
+def _with_dtype(cfg: PipelineConfig, dtype: str | None) -> PipelineConfig:
+    return cfg if dtype is None else dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dtype=dtype))
+
+
+def _batches(count: int, size: int, progress: bool) -> Iterator[slice]:
+    """Yields the parts of `count` pictures that are drawn at once, with a bar if there are several."""
+    starts = range(0, count, size)
+    for start in tqdm(starts, "batches", disable=not progress or len(starts) == 1):
+        yield slice(start, start + size)
+
+
+def _check_prompts(prompts: Sequence[str], num_images: int, batch_size: int) -> None:
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise ConfigError(f"prompts = {prompts!r}: a prompt is empty. Say what to draw, e.g. 'red apple'.")
+    require(num_images >= 1, "num_images", num_images, "must be at least 1", "Set e.g. 4")
+    require(batch_size >= 1, "batch_size", batch_size, "must be at least 1", "Set e.g. 8")

@@ -1,0 +1,1 @@
+"""Captions and prompts to the states that the network attends to."""

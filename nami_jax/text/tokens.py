@@ -1,0 +1,156 @@
+"""Texts to token ids of one length, by the tokeniser files that a text encoder is released with.
+
+Before it come a user's prompts or a data set's captions, after it `nami_jax.text.encoders`.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import sentencepiece
+import tokenizers
+from absl import logging
+from tokenizers import models, normalizers, pre_tokenizers, processors
+
+from nami_jax.config import ConfigError, require
+
+T5_FILES, BERT_FILES = ("tokenizer.json", "spiece.model"), ("tokenizer.json", "vocab.txt")  # the first found is read
+PAD_ID = 0  # in all of T5's and BERT's vocabularies
+MOST_WARNINGS = 3  # of one tokeniser: a whole data set would repeat itself batch by batch
+
+
+class Tokens(NamedTuple):
+    """B texts as T tokens each."""
+
+    ids: np.ndarray  # (B, T) int32, `PAD_ID` after the end of the text
+    mask: np.ndarray  # (B, T) int32, 1 at real tokens, special ones included
+
+
+class Tokenizer:
+    """Cuts texts into tokens and fits them into a window of one length."""
+
+    def __init__(self, encode: Callable[[list[str]], list[list[int]]], size: int, length: int, field: str):
+        """Takes what it needs of a tokeniser.
+
+        Args:
+            encode: texts -> token ids of their own length, special ones included, of which one is at the end.
+            size: of the vocabulary.
+            length: T, the window, tokens.
+            field: the setting that gives the length, for messages.
+        """
+        self.size = size
+        self.length = length
+        self._encode, self._field, self._warnings = encode, field, 0
+
+    def __call__(self, prompts: Sequence[str]) -> Tokens:
+        """Returns the tokens of B texts; a longer one is cut before its last special token, with a warning.
+
+        Raises:
+            TypeError: `prompts` is one text rather than a sequence of texts.
+        """
+        if isinstance(prompts, str):
+            raise TypeError(f"prompts = {prompts!r}: must be a sequence of texts. Pass [{prompts!r}].")
+        rows = self._encode(list(prompts))
+        self._warn_of_cut(prompts, [len(row) for row in rows])
+        ids = np.full((len(rows), self.length), PAD_ID, np.int32)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            kept = row if len(row) <= self.length else [*row[: self.length - 1], row[-1]]
+            ids[i, : len(kept)], mask[i, : len(kept)] = kept, 1
+        return Tokens(ids, mask)
+
+    def _warn_of_cut(self, prompts: Sequence[str], lengths: Sequence[int]) -> None:
+        cut = [i for i, length in enumerate(lengths) if length > self.length]
+        if cut and self._warnings < MOST_WARNINGS:
+            self._warnings += 1
+            logging.warning(
+                "%d of %d prompts are longer than the text window of %d tokens (%s) and were cut. "
+                "The first, of %d tokens, begins %r.",
+                len(cut), len(prompts), self.length, self._field, lengths[cut[0]], prompts[cut[0]][:60],
+            )  # fmt: skip
+
+
+def t5_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
+    """Reads T5's tokeniser, `tokenizer.json` or else `spiece.model`; each text ends in `</s>`.
+
+    Characters that mT5's vocabulary lacks become their bytes by `spiece.model`, as mT5 was trained; `tokenizer.json` as
+    transformers writes it, and transformers 5 itself, make them unknown tokens.
+
+    Raises:
+        ConfigError: the file is damaged, or its vocabulary has no `</s>`.
+    """
+    if (folder / "tokenizer.json").is_file():
+        fast = _read_fast(folder / "tokenizer.json")
+        end = fast.token_to_id("</s>")
+        _require_special(end is not None, folder / "tokenizer.json", "</s>")
+        # Whatever the file says: T5 was trained with this end and no beginning.
+        fast.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
+        return fast_tokenizer(fast, length, field)
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    except RuntimeError as error:
+        raise _damaged(folder / "spiece.model", error) from error
+    end = pieces.eos_id()
+    _require_special(end >= 0, folder / "spiece.model", "</s>")
+    return Tokenizer(lambda texts: [[*ids, end] for ids in pieces.encode(texts)], pieces.vocab_size(), length, field)
+
+
+def bert_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
+    """Reads BERT's tokeniser, `tokenizer.json` or else `vocab.txt`; each text is set between `[CLS]` and `[SEP]`.
+
+    With `vocab.txt`, `tokenizer_config.json` says whether letters are lowered, accents taken off and Chinese characters
+    split; by default all three are done.
+
+    Raises:
+        ConfigError: a file is damaged, or the vocabulary has no `[CLS]` or `[SEP]`.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return fast_tokenizer(_read_fast(folder / "tokenizer.json"), length, field)
+    config = folder / "tokenizer_config.json"
+    try:
+        says = json.loads(config.read_text()) if config.is_file() else {}
+    except ValueError as error:
+        raise _damaged(config, error) from error
+    fast = tokenizers.Tokenizer(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))
+    special = {token: fast.token_to_id(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
+    for token in ("[CLS]", "[SEP]"):
+        _require_special(special[token] is not None, folder / "vocab.txt", token)
+    fast.add_special_tokens([token for token, number in special.items() if number is not None])
+    fast.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=says.get("tokenize_chinese_chars", True),
+        strip_accents=says.get("strip_accents"),  # None: where letters are lowered
+        lowercase=says.get("do_lower_case", True),
+    )
+    fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(token, special[token]) for token in ("[CLS]", "[SEP]")]
+    fast.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return fast_tokenizer(fast, length, field)
+
+
+def fast_tokenizer(fast: tokenizers.Tokenizer, length: int, field: str) -> Tokenizer:
+    """Wraps a tokeniser of the `tokenizers` package, and takes over `fast`: its own padding and cutting are put off."""
+    fast.no_padding()
+    fast.no_truncation()
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in fast.encode_batch(texts)]
+
+    return Tokenizer(encode, fast.get_vocab_size(), length, field)
+
+
+def _read_fast(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_buffer(path.read_bytes())  # `from_file` raises Exception itself
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{path} is damaged: {error}. Convert the release again.")
+
+
+def _require_special(found: bool, path: Path, token: str) -> None:
+    require(found, "text.folder", str(path), f"the vocabulary has no {token}", "Take the file from the release")

@@ -1,0 +1,155 @@
+"""How good an autoencoder in training is: figures and pictures of held-out images, and what its latents look like.
+
+`autoencoder_trainer` calls this every so many steps, and at the end takes the latents' scale from it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from nami_jax.autoencoder.codec import Autoencoder
+from nami_jax.config import require
+from nami_jax.config.autoencoder_run import AutoencoderRun
+from nami_jax.data.captioned_images import CaptionedImages
+from nami_jax.data.images import to_stage
+from nami_jax.models.autoencoder_kl import AutoencoderKL
+from nami_jax.models.vgg import Vgg
+from nami_jax.parallel.processes import is_main
+from nami_jax.sampling.pictures import grid, save_png, to_images
+from nami_jax.training.autoencoder.perceptual import perceptual_distance
+from nami_jax.training.autoencoder.reconstruction import autoencoder_structure
+from nami_jax.training.autoencoder.reconstruction_loss import psnr
+
+AT_ONCE = 64  # images read, encoded and decoded together
+
+
+class LatentStatistics:
+    """Mean and standard deviation over images and positions, of each channel and of all together.
+
+    They are of the latents added so far, which are not kept. Chan, Golub and LeVeque, "Algorithms for computing the
+    sample variance", The American Statistician 37 (1983), eq. 1.5: unlike a difference of two large sums it loses no
+    digits.
+
+    Attributes:
+        channel_mean: (C,) float64.
+    """
+
+    def __init__(self, channels: int):
+        self.channel_mean = np.zeros(channels)
+        self._squares = np.zeros(channels)  # sums of the squared distances from the mean
+        self._count = 0  # of latent positions
+
+    def add(self, latents: np.ndarray) -> None:
+        """Takes in latents (B, h, w, C)."""
+        values = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+        distance = values.mean(0) - self.channel_mean
+        count = self._count + len(values)
+        self._squares += values.var(0) * len(values) + distance**2 * (self._count * len(values) / count)
+        self.channel_mean = self.channel_mean + distance * (len(values) / count)
+        self._count = count
+
+    @property
+    def channel_std(self) -> np.ndarray:
+        """(C,) float64."""
+        return np.sqrt(self._squares / self._count)
+
+    @property
+    def mean(self) -> float:
+        """Of all channels together."""
+        return float(self.channel_mean.mean())
+
+    @property
+    def std(self) -> float:
+        """Of all channels together."""
+        return float(np.sqrt((self.channel_std**2 + (self.channel_mean - self.mean) ** 2).mean()))
+
+
+def latent_statistics(autoencoder: Autoencoder, source: CaptionedImages) -> LatentStatistics:
+    """Measures the posterior means of all images of `source`."""
+    statistics = LatentStatistics(autoencoder.channels)
+    for images in batches(source):
+        statistics.add(autoencoder.encode(images))
+    return statistics
+
+
+def with_unit_latents(cfg: AutoencoderRun, params: Any, source: CaptionedImages) -> AutoencoderKL:
+    """Returns the network with the factors that give the latents of `source` mean 0 and deviation 1 as a whole.
+
+    One factor for all channels keeps what the channels carry in the proportion that the decoder hears them with.
+    Rombach et al., arXiv 2112.10752, appendix G.
+
+    Raises:
+        ConfigError: all latents are the same.
+    """
+    statistics = latent_statistics(open_weights(cfg, params), source)
+    require(statistics.std > 0, "loss.kl", cfg.loss.kl, "all latents have become the same", "Lower it")
+    network = dataclasses.replace(cfg.network, scaling_factor=1 / statistics.std, shift_factor=statistics.mean)
+    return nnx.merge(autoencoder_structure(network), jax.device_get(params))
+
+
+def open_weights(cfg: AutoencoderRun, params: Any) -> Autoencoder:
+    """Makes an autoencoder to run of a training state's weights; its latents are unscaled."""
+    return Autoencoder(nnx.merge(autoencoder_structure(cfg.network), jax.device_get(params)))
+
+
+def batches(source: CaptionedImages) -> Iterator[np.ndarray]:
+    """Yields all images of `source` in order, (up to 64, side, side, 3) float32 in [-1, 1]."""
+    for start in range(0, len(source), AT_ONCE):
+        some = [source[i]["image"] for i in range(start, min(start + AT_ONCE, len(source)))]
+        yield to_stage(np.stack(some), 1)
+
+
+_distance = jax.jit(perceptual_distance)
+
+
+def make_validation(
+    cfg: AutoencoderRun, vgg: Vgg | None, held_out: CaptionedImages
+) -> Callable[[Any], dict[str, float]]:
+    """Returns state -> figures of the held-out images, whole and decoded from their posteriors' means.
+
+    They are means over images: `validation/psnr` (dB), `validation/pixel` and `validation/perceptual` as in the loss;
+    and of the latents `latents/mean_c` and `latents/std_c` of each channel c.
+    """
+
+    def validate(state: Any) -> dict[str, float]:
+        autoencoder, figures = open_weights(cfg, state["ema"]), []
+        statistics = LatentStatistics(autoencoder.channels)
+        for images in batches(held_out):
+            latents = autoencoder.encode(images)
+            statistics.add(latents)
+            decoded = autoencoder.decode(latents)
+            rows = {"psnr": psnr(images, decoded), "pixel": np.abs(images - decoded).mean((1, 2, 3))}
+            if vgg is not None:
+                rows["perceptual"] = _distance(vgg, images, decoded)
+            figures.append(rows)
+        values = {name: np.concatenate([rows[name] for rows in figures]) for name in figures[0]}
+        scalars = {f"validation/{name}": float(value.mean()) for name, value in values.items()}
+        for c, (mean, std) in enumerate(zip(statistics.channel_mean, statistics.channel_std, strict=True)):
+            scalars |= {f"latents/mean_{c}": float(mean), f"latents/std_{c}": float(std)}
+        return scalars
+
+    return validate
+
+
+def make_preview(cfg: AutoencoderRun, held_out: CaptionedImages, folder: Path) -> Callable[[Any, int], Path]:
+    """Returns (state, step) -> path of a grid: held-out images, evenly spaced, above their reconstructions."""
+    count = min(cfg.train.sample_images, len(held_out))
+    samples = [held_out[int(i)] for i in np.linspace(0, len(held_out) - 1, count).round()]
+    captions, pixels = [s["captions"][0] for s in samples], to_stage(np.stack([s["image"] for s in samples]), 1)
+
+    def preview(state: Any, step: int) -> Path:
+        autoencoder = open_weights(cfg, state["ema"])
+        rows: list[list[Image.Image]] = [to_images(x) for x in (pixels, autoencoder.decode(autoencoder.encode(pixels)))]
+        path = folder / f"step_{step:07d}.png"
+        title = f"step {step}, held-out images: originals above, reconstructions below"
+        if is_main():
+            save_png(grid(captions, rows, title), path, {"captions": captions, "step": step})
+        return path
+
+    return preview

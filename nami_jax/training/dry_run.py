@@ -1,0 +1,119 @@
+"""A run's first two steps in a folder that is removed again: what compiles, fits and reads there will in the run.
+
+`train --dry_run` is the command around this.
+"""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from nami_jax.config import Config
+from nami_jax.config.autoencoder_run import AutoencoderRun
+from nami_jax.monitoring.watch import Extras
+from nami_jax.training.autoencoder.autoencoder_task import train_autoencoder
+from nami_jax.training.loop import train
+
+STEPS = 2
+COMPILED = "/jax/core/compile/backend_compile_duration"  # jax's event for each program that XLA has compiled
+
+
+def dry_run(cfg: Config | AutoencoderRun, workdir: Path, devices: Sequence[Any] | None = None) -> str:
+    """Makes the first two steps of a run, with all that the run compiles, validates, draws and saves.
+
+    A bridge is trained for two steps as well. What is in `workdir` is neither read nor changed.
+
+    Args:
+        cfg: the run.
+        workdir: where it would be kept; the temporary folder lies beside it, so that saving is tried where it will be.
+        devices: to train on; all if not given.
+
+    Returns:
+        What it took, for people.
+
+    Raises:
+        ConfigError, NonFiniteError, ...: as the run would.
+    """
+    figures: dict[str, float] = {}
+    extras = Extras(on_scalars=lambda step, scalars: figures.update(scalars))
+    with _compilations() as seconds, _folder_beside(workdir) as folder:
+        if isinstance(cfg, AutoencoderRun):
+            state = train_autoencoder(_shortened(cfg), folder, devices, STEPS, extras)
+        else:
+            bridge = dataclasses.replace(cfg.bridge, steps=min(STEPS, cfg.bridge.steps))
+            state = train(_shortened(dataclasses.replace(cfg, bridge=bridge)), folder, devices, STEPS, extras)
+    saved = sum(leaf.nbytes for name, part in state.items() if name != "frozen" for leaf in jax.tree.leaves(part))
+    return report(
+        figures, seconds, saved, cfg.train.keep_checkpoints, (devices or jax.local_devices())[0].memory_stats()
+    )
+
+
+def report(
+    figures: Mapping[str, float],
+    compile_seconds: Sequence[float],
+    saved: int,
+    kept: int,
+    memory: Mapping[str, int] | None,
+) -> str:
+    """Formats what a dry run took.
+
+    Args:
+        figures: what was logged last: of the last step alone.
+        compile_seconds: of each program.
+        saved: bytes of a checkpoint, which the file system may hold in fewer.
+        kept: how many checkpoints there will be.
+        memory: what the device tells of its own; None: nothing.
+    """
+    lines = [
+        f"compiled {len(compile_seconds)} programs in {sum(compile_seconds):.1f} s, one after the other",
+        f"last step: {figures['step_time_ms/p50'] / 1e3:.3f} s, {figures['images_per_second']:.1f} images/s"
+        + (f", MFU {figures['mfu']:.0%}" if "mfu" in figures else ""),
+        f"checkpoints: {kept} of up to {saved / 1e9:.3f} GB",
+    ]
+    if memory is None or "peak_bytes_in_use" not in memory:
+        lines.append("memory: the device does not tell")
+    else:
+        limit = f" of {memory['bytes_limit'] / 2**30:.2f} GiB" if "bytes_limit" in memory else ""
+        lines.append(f"memory: at most {memory['peak_bytes_in_use'] / 2**30:.2f} GiB{limit} on the first device")
+    return "\n".join(lines)
+
+
+def _shortened(cfg: Any) -> Any:
+    """Logs each step, so that the last one's time is that of no other: the first step fills caches."""
+    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, log_every=1))
+
+
+@contextlib.contextmanager
+def _folder_beside(workdir: Path) -> Iterator[Path]:
+    """Gives a folder on the disk that `workdir` is on, the same for all processes, and removes it."""
+    parent = next(parent for parent in workdir.absolute().parents if parent.exists())
+    folder = parent / f".dry_run-{workdir.name}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a dry run that was killed
+    multihost_utils.sync_global_devices("no folder is left")
+    try:
+        yield folder
+        multihost_utils.sync_global_devices("no process needs the folder any more")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _compilations() -> Iterator[list[float]]:
+    """Collects the seconds of each compilation inside."""
+    seconds = []
+
+    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
+        del kwargs
+        if event == COMPILED:
+            seconds.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

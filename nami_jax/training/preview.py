@@ -1,0 +1,94 @@
+"""The pictures by which a person watches a run: samples of fixed captions with fixed noise, growing sharper."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from nami_jax.config import Config
+from nami_jax.data.examples import Data, Source, Visit
+from nami_jax.data.images import to_stage
+from nami_jax.models.bridge import AnyBridge
+from nami_jax.models.layout import Layout
+from nami_jax.models.nami import abstract_model
+from nami_jax.parallel.processes import is_main
+from nami_jax.sampling.pictures import grid, save_png, stack, to_images
+from nami_jax.sampling.sampler import sample_latents
+from nami_jax.text.caption_table import TextStates
+
+Decode = Callable[[np.ndarray], np.ndarray]  # latents (B, h, w, C) -> pixels (B, H, W, 3) in [-1, 1]
+
+
+class Panel(NamedTuple):
+    """Some captions of a split, and the images that they belong to."""
+
+    title: str
+    visits: list[Visit]
+
+
+def make_preview(
+    cfg: Config, data: Data, decode: Decode, folder: Path, layout: Layout
+) -> Callable[[Any, AnyBridge | None, int], Path]:
+    """Returns (parameters, bridge, step) -> path of a grid: training and held-out captions, originals above samples.
+
+    Args:
+        cfg: the run; `train.sample_images` training captions and a third as many held-out ones, evenly spaced in the
+            first bucket that has both (of the first bucket and without held-out ones, if none has).
+        data: what the run trains on.
+        decode: makes pixels of the model's latents; the identity for a model of pixels.
+        folder: where the grids go.
+        layout: how the sampled network is spread over devices.
+    """
+    train, held_out = _same_size(data)
+    panels = [_panel("training captions", train, cfg.train.sample_images)]
+    if held_out is not None:
+        panels.append(_panel("held-out captions, never trained on", held_out, -(-cfg.train.sample_images // 3)))
+    visits = [visit for panel in panels for visit in panel.visits]
+    captions = [visit.caption for visit in visits]
+    text = TextStates(np.stack([v.embeds for v in visits]), np.stack([v.pooled for v in visits]))
+    latents = to_stage(np.stack([v.image for v in visits]), 1)
+    originals, graphdef = to_images(decode(latents)), abstract_model(cfg.model)[0]
+
+    def preview(params: Any, bridge: AnyBridge | None, step: int) -> Path:
+        drawn = sample_latents(
+            nnx.merge(graphdef, params), text, data.empty, cfg.sample, height=latents.shape[1], width=latents.shape[2],
+            seed=cfg.train.seed, numbers=range(len(captions)), sigma_ends=cfg.flow.sigma_ends, bridge=bridge,
+            layout=layout,
+        )  # fmt: skip
+        path = folder / f"step_{step:07d}.png"
+        about = {"captions": captions, "step": step, "seed": cfg.train.seed, "steps": cfg.sample.steps}
+        sheet = _sheet(panels, originals, to_images(decode(np.asarray(drawn))), step)
+        if is_main():
+            save_png(sheet, path, about)
+        return path
+
+    return preview
+
+
+def _same_size(data: Data) -> tuple[Source, Source | None]:
+    """Returns the first training and held-out sources whose images are of one size."""
+    sizes = {source.visit(source[0], None).image.shape: source for source in reversed(data.held_out)}
+    for source in data.train:
+        held_out = sizes.get(source.visit(source[0], None).image.shape)
+        if held_out is not None:
+            return source, held_out
+    return data.train[0], None
+
+
+def _panel(title: str, source: Source, count: int) -> Panel:
+    indices = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+    return Panel(title, [source.visit(source[int(i)], None) for i in indices])
+
+
+def _sheet(panels: Sequence[Panel], originals: list[Image.Image], samples: list[Image.Image], step: int) -> Image.Image:
+    sheets, first = [], 0
+    for title, visits in panels:
+        some = slice(first, first + len(visits))
+        captions = [visit.caption for visit in visits]
+        head = f"step {step}, {title}: originals above, samples below"
+        sheets.append(grid(captions, [originals[some], samples[some]], head))
+        first += len(visits)
+    return stack(sheets)

@@ -1,0 +1,74 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from configs import autoencoder_emoji
+from nami_jax.config import ConfigError
+from nami_jax.config.autoencoder_run import AutoencoderRun
+from tests.support.autoencoder_runs import make_autoencoder_run
+from tests.support.paths import ROOT
+
+
+def test_config_file_is_valid_and_lists_every_field():
+    fields = autoencoder_emoji.get_config().to_dict()
+    cfg = AutoencoderRun.from_dict(fields)
+    assert cfg.network.downscale == 4
+    for section in ("model", "loss", "train"):
+        assert fields[section].keys() == cfg.to_dict()[section].keys()
+
+
+def test_dict_round_trip_gives_the_same_config():
+    cfg = make_autoencoder_run()
+    assert AutoencoderRun.from_dict(cfg.to_dict()) == cfg
+
+
+def test_network_has_the_sizes_of_the_config():
+    network = make_autoencoder_run().network
+    assert network.block_out_channels == (4, 8)
+    assert (network.latent_channels, network.sample_size, network.mid_block_add_attention) == (2, 16, False)
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("model", {"block_out_channels": (4, 6)}, r"model\.block_out_channels = \(4, 6\): each must be a multiple of"),
+        ("model", {"latent_channels": 0}, r"model\.latent_channels = 0: must be at least 1"),
+        ("loss", {"kl": -1.0}, r"loss\.kl = -1\.0: must not be negative"),
+        ("loss", {"perceptual_blocks": 6}, r"loss\.perceptual_blocks = 6: VGG16 has 5 blocks"),
+        ("loss", {"pixel": 0.0, "perceptual": 0.0}, r"loss\.pixel = 0\.0: nothing would ask for"),
+        ("train", {"crop": 9}, r"train\.crop = 9: the autoencoder needs a multiple of 2\. Set 10"),
+        ("train", {"crop": 18}, r"train\.crop = 18: is larger than the images, data\.side = 16\. Set 16"),
+        ("train", {"batch": 0}, r"train\.batch = 0: must be at least 1"),
+        ("train", {"warmup_steps": 12}, r"train\.warmup_steps = 12: must be in 0\.\.11"),
+        ("train", {"learning_rate": 0.0}, r"train\.learning_rate = 0\.0: must be positive"),
+        ("train", {"ema_decay": 1.0}, r"train\.ema_decay = 1\.0: must be in \[0, 1\)"),
+        ("data", {"side": 15}, r"data\.side = 15: the autoencoder needs a multiple of 2\. Set 16"),
+        (
+            "data",
+            {"prepared": "latents", "flip": False},
+            r"data\.prepared = 'latents': an autoencoder is",
+        ),
+    ],
+)
+def test_bad_values_are_refused_with_field_value_and_remedy(section, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        make_autoencoder_run(**{section: fields})
+
+
+def test_unknown_field_names_the_nearest():
+    fields = make_autoencoder_run().to_dict()
+    fields["loss"]["percaptual"] = 1.0
+    with pytest.raises(ConfigError, match=r"loss\.percaptual: no such config field\. Did you mean 'perceptual'"):
+        AutoencoderRun.from_dict(fields)
+
+
+def test_train_command_takes_the_task_from_the_config(tmp_path):
+    command = [sys.executable, "-m", "nami_jax.train", "--config", str(ROOT / "configs" / "autoencoder_emoji.py"),
+               "--workdir", str(tmp_path / "run"), "--config.train.crop=30"]  # fmt: skip
+    run = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "error: train.crop = 30: the autoencoder needs a multiple of 4. Set 32." in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not list(tmp_path.iterdir())

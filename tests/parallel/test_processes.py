@@ -1,0 +1,74 @@
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from nami_jax.config import ConfigError
+from nami_jax.parallel import processes as distributed
+
+ALONE = """
+import sys
+from absl import flags
+from nami_jax.parallel import processes as distributed
+distributed.define_flags()
+flags.FLAGS(sys.argv)
+distributed.initialize()
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _flags():
+    if "distributed" not in flags.FLAGS:
+        distributed.define_flags()
+    flags.FLAGS.mark_as_parsed()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"num_processes": 2, "process_id": 0},
+            r"coordinator_address = None: is missing beside --num_processes --proc",
+        ),
+        ({"coordinator_address": "a:1"}, r"num_processes = None: is missing .*Set e\.g\. --num_processes 2"),
+        ({"process_id": 1, "distributed": True}, r"distributed = True: contradicts --process_id"),
+        (
+            {"coordinator_address": "a", "num_processes": 2, "process_id": 1},
+            r"coordinator_address = 'a': must be host:",
+        ),
+        ({"coordinator_address": "a:1", "num_processes": 2, "process_id": 2}, r"process_id = 2: .* Set 0 to 1"),
+        ({"coordinator_address": "a:65536", "num_processes": 2, "process_id": 0}, r"'a:65536': must be host:port"),
+    ],
+)
+def test_flags_that_are_half_given_or_cannot_work_are_refused(given, message):
+    with flagsaver.flagsaver(**given), pytest.raises(ConfigError, match=message):
+        distributed.initialize()
+
+
+def test_port_in_use_is_refused_before_xla_dies_of_it():
+    with socket.create_server(("", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        given = {"coordinator_address": address, "num_processes": 2, "process_id": 0}
+        with flagsaver.flagsaver(**given), pytest.raises(ConfigError, match="Address already in use"):
+            distributed.initialize()
+
+
+def test_process_without_flags_is_alone_and_the_main_one():
+    distributed.initialize()
+    assert distributed.is_main()
+
+
+def test_no_cluster_to_join_is_an_error_and_not_a_run_of_one_process():
+    run = subprocess.run([sys.executable, "-c", ALONE, "--distributed"], env=os.environ, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "ConfigError: distributed = True: jax finds no TPU pod, GKE or Slurm job around this process." in run.stderr
+
+
+def test_block_that_takes_too_long_ends_the_process():
+    late = "import time; from nami_jax.parallel.processes import deadline\nwith deadline(0.1, 'late'): time.sleep(60)"
+    run = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True, timeout=50)
+    assert (run.returncode, run.stderr) == (1, "error: late\n")

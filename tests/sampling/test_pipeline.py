@@ -1,0 +1,178 @@
+import gc
+import os
+import subprocess
+import sys
+import weakref
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from nami_jax import NamiPipeline
+from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps
+from nami_jax.flow.stages import make_stages
+from nami_jax.sample import file_name
+from nami_jax.sampling.sampler import image_noise
+from nami_jax.training.loop import train
+from tests.support.paths import ROOT
+from tests.support.runs import card_config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    train(card_config(folder / "data", train={"steps": 3}), folder / "run", jax.devices()[:1])
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def pipe(workdir):
+    return NamiPipeline.from_pretrained(workdir)
+
+
+def pixels(images):
+    return np.stack([np.asarray(image, np.int32) for image in images])
+
+
+def test_a_prompt_gives_pictures_of_the_trained_size(pipe):
+    images = pipe("red card", num_images=2)
+    assert [image.size for image in images] == [(16, 16), (16, 16)]
+    assert not np.array_equal(*pixels(images))
+
+
+def test_a_picture_depends_on_prompt_seed_and_number_alone(pipe):
+    alone = pixels(pipe("red card", num_images=2, seed=5))
+    together = pixels(pipe(["a blue card", "red card"], num_images=2, seed=5, batch_size=3))[2:]
+    # Matrix products of other batch sizes may round differently: at most one level of 255.
+    assert np.abs(alone - together).max() <= 1
+    assert np.abs(alone - pixels(pipe("red card", num_images=2, seed=6))).max() > 1
+
+
+def test_guidance_and_negative_prompt_change_the_picture(pipe):
+    plain = pixels(pipe("red card", guidance_scale=1.0))
+    assert np.array_equal(plain, pixels(pipe("red card", guidance_scale=1.0, negative_prompt="blue card")))
+    assert not np.array_equal(pixels(pipe("red card")), pixels(pipe("red card", negative_prompt="blue card")))
+
+
+def test_steps_solver_and_grid_can_be_chosen(pipe):
+    for choice in ({"steps": (1, 1, 3)}, {"solver": "heun"}, {"grid": "released"}):
+        assert pipe("red card", **choice)[0].size == (16, 16)
+
+
+def test_oblong_pictures_are_drawn(pipe):
+    assert pipe("red card", height=16, width=24)[0].size == (24, 16)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"prompts": ""}, "a prompt is empty"),
+        ({"prompts": ["red card", "  "]}, "a prompt is empty"),
+        ({"prompts": []}, "a prompt is empty"),
+        ({"prompts": "red", "steps": (10, 10)}, r"steps = \(10, 10\): the model has 3 stages"),
+        ({"prompts": "red", "height": 20}, r"height = 20: .* multiple of 8\. Set 24"),
+        ({"prompts": "red", "height": 0}, r"height = 0"),
+        ({"prompts": "red", "num_images": 0}, "num_images = 0"),
+        ({"prompts": "red", "solver": "rk4"}, "solver = 'rk4'"),
+        ({"prompts": "red", "preset": "release"}, "preset = 'release': no such preset. Did you mean 'released'"),
+        ({"prompts": "red", "preset": "released"}, "transition = 'bridge': this model has no bridge. Set 'renoise'"),
+        ({"prompts": "red", "transition": "jump"}, "sample.transition = 'jump'"),
+    ],
+)
+def test_bad_requests_are_refused(pipe, request_, message):
+    with pytest.raises(ConfigError, match=message):
+        pipe(request_.pop("prompts"), **request_)
+
+
+def test_settings_are_the_presets_with_what_is_given_in_their_place(pipe):
+    released = pipe.settings("released", steps=[4, 4, 4], transition="renoise", solver=None)
+    assert (released.steps, released.transition, released.grid) == ((4, 4, 4), "renoise", "released")
+    assert pipe.settings() == pipe.cfg.sample
+    assert SAMPLE_PRESETS["released"].steps == (10, 10, 10)
+
+
+def test_given_states_and_initial_latents_make_the_same_picture(pipe):
+    text, negative = pipe.encode(["red card", ""], split=1)
+    initial = image_noise(3, [0], make_stages(3)[0], (4, 4, 3))
+    drawn = pipe.decode(pipe.sample_latents(text, negative, initial=initial, seed=3))
+    assert np.array_equal(pixels(drawn), pixels(pipe("red card", seed=3)))
+    other = pipe.decode(pipe.sample_latents(text, negative, initial=-initial, seed=3))
+    assert not np.array_equal(pixels(drawn), pixels(other))
+    with pytest.raises(ConfigError, match=r"initial = \(1, 8, 8, 3\): is not the shape .* Give \(1, 4, 4, 3\)"):
+        pipe.sample_latents(text, negative, initial=np.zeros((1, 8, 8, 3), np.float32))
+
+
+def test_the_text_encoder_is_kept_or_freed_by_choice(workdir):
+    pipe = NamiPipeline.from_pretrained(workdir, keep_encoder=False)
+    pipe.encode(["red card", ""], split=1)
+    assert pipe._encoder is None
+    pipe.keep_encoder = True
+    pipe.encode(["red card", ""], split=1)
+    kept = weakref.ref(pipe._encoder)
+    pipe.free_encoder()
+    gc.collect()
+    assert kept() is None
+
+
+def test_compute_type_can_be_chosen(workdir):
+    pipe = NamiPipeline.from_pretrained(workdir, dtype="bfloat16")
+    assert pipe.model.cfg.dtype == pipe.model.image_in.dtype == "bfloat16"
+    assert pipe("red card")[0].size == (16, 16)
+
+
+def test_a_long_prompt_is_cut_with_a_warning(pipe, caplog):
+    assert len(pipe("red card " * 50)) == 1
+    assert "longer than the text window of 8 tokens" in caplog.text
+
+
+def command(*arguments, **env):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_command_writes_pictures_that_say_what_they_are(workdir, tmp_path):
+    run = command("nami_jax.sample", "--checkpoint", str(workdir), "--prompt", "red card", "--prompt", "blue card",
+                  "--steps", "1,2,1", "--guidance_scale", "2", "--seed", "4", "--out", str(tmp_path))  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"000-red-card-seed4.png", "001-blue-card-seed4.png", "grid.png"}
+    with Image.open(tmp_path / "000-red-card-seed4.png") as image:
+        about = image.text  # pyright: ignore[reportAttributeAccessIssue]
+    assert about["prompt"] == "red card"
+    assert about["seed"] == "4"
+    assert about["steps"] == "(1, 2, 1)"
+    assert str(workdir) in about["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nami_jax.sample", "--checkpoint", "nowhere", "--prompt", "x"), "error: nowhere holds no checkpoints"),
+        (("nami_jax.sample", "--checkpoint", "x", "--prompt", "x", "--step_s", "3"), "Did you mean"),
+        (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--config.train.stepz=3"),
+         'Did you mean "steps" instead of "stepz"?'),
+        (("nami_jax.train", "--config", "configs/no.py", "--workdir", "x"), "configs/no.py"),
+        (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--stop_after=0"), "stop_after = 0"),
+        (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--config.data.side=30"),
+         "error: data.side = 30: 3 stages of 4x4 patches need a multiple of 16. Set 32."),
+        (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--profile=15:10"),
+         "error: --profile = '15:10': must be steps of the run, 1 to 1500, in order."),
+    ],
+)  # fmt: skip
+def test_wrong_command_lines_name_the_remedy_before_anything_starts(arguments, message):
+    run = command(*arguments)
+    assert run.returncode != 0
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (ROOT / "x").exists()
+
+
+def test_steps_are_whole_numbers():
+    assert parse_steps(["10", " 4"]) == (10, 4)
+    with pytest.raises(ConfigError, match=r"steps = '10,x': must be whole numbers"):
+        parse_steps(["10", "x"])
+
+
+def test_file_names_hold_the_words_of_the_prompt():
+    assert file_name(3, "A red/apple, please!", 0) == "003-a-red-apple-please-seed0.png"
