@@ -166,7 +166,13 @@ def main(argv: Sequence[str]) -> None:
     try:
         cfg = Config.from_dict(args.config.to_dict())
         phases = cfg.train.stage_batches
-        require(args.phase <= len(phases), "phase", args.phase, f"the config has {len(phases)}", "Set a smaller one")
+        require(
+            args.phase <= len(phases),
+            field="phase",
+            value=args.phase,
+            rule=f"the config has {len(phases)}",
+            remedy="Set a smaller one",
+        )
         stage_batch, mesh = phases[args.phase - 1], make_mesh(cfg.mesh)
         measured, rate = measure(
             variants(cfg, args.remat), stage_batch, mesh,

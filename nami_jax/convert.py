@@ -25,8 +25,12 @@ def define_flags() -> None:
     flags.DEFINE_string("to", None, "the folder to make", required=True)
     flags.DEFINE_bool("export", False, "write a converted folder, or a training run, in the layout of a release")
     flags.DEFINE_integer("step", None, "which checkpoint of a run to export; the newest if not given")
-    flags.DEFINE_enum("format", "released", ["released", "safetensors"],
-                      "of exported weights: as they were released (pickles need torch), or safetensors")  # fmt: skip
+    flags.DEFINE_enum(
+        "format",
+        "released",
+        ["released", "safetensors"],
+        "of exported weights: as they were released (pickles need torch), or safetensors",
+    )
     flags.DEFINE_bool("allow_missing", False, "convert a release without its autoencoder, text encoders or tokenisers")
 
 

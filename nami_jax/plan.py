@@ -38,8 +38,16 @@ def main(argv: list[str]) -> None:
     args = flags.FLAGS
     fields = args.config.to_dict()
     try:
-        require(0 < args.mfu <= 1, "mfu", args.mfu, "must be above 0 and at most 1", "Set e.g. 0.4")
-        require(fields.get("task") != TASK, "config", "an autoencoder's", "plans are for flows", "Give a flow's config")
+        require(
+            0 < args.mfu <= 1, field="mfu", value=args.mfu, rule="must be above 0 and at most 1", remedy="Set e.g. 0.4"
+        )
+        require(
+            fields.get("task") != TASK,
+            field="config",
+            value="an autoencoder's",
+            rule="plans are for flows",
+            remedy="Give a flow's config",
+        )
         cfg = Config.from_dict(fields)
         hardware = find_hardware(args.topology)
         plan = make_plan(cfg, hardware, all_shapes=args.all_shapes, verify=args.verify)

@@ -29,8 +29,12 @@ DEFAULTS = Options()
 def define_flags() -> None:
     """Defines the command's flags."""
     config_flags.DEFINE_config_file("config", None, "file of the config that will train, e.g. configs/emoji_latent.py")
-    flags.DEFINE_string("source", None, "folder with metadata.jsonl, WebDataset tars, or tensorflow-datasets name; "
-                        "data.name of the config if not given")  # fmt: skip
+    flags.DEFINE_string(
+        "source",
+        None,
+        "folder with metadata.jsonl, WebDataset tars, or tensorflow-datasets name; "
+        "data.name of the config if not given",
+    )
     flags.DEFINE_string("out", None, "folder to prepare into; data.prepared of the config if not given")
     flags.DEFINE_integer("unit_size", DEFAULTS.unit_size, "images of a unit of work, which an interruption may undo")
     flags.DEFINE_float("eval_share", DEFAULTS.eval_share, "share to hold out; tensorflow-datasets has splits instead")
@@ -68,7 +72,13 @@ def main(argv: list[str]) -> None:
         options = Options(**{name: getattr(args, name) for name in own})
         out = str(args.out or cfg.data.prepared)
         source = args.source or cfg.data.name
-        require(bool(source), "source", source, "neither --source nor the config's data.name is set", KINDS)
+        require(
+            bool(source),
+            field="source",
+            value=source,
+            rule="neither --source nor the config's data.name is set",
+            remedy=KINDS,
+        )
         print(prepare(cfg, source, out, options, argv[1:], [*own, "config", "source", "out"]))
     except (ConfigError, PreparationError, WeightsError, ModuleNotFoundError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

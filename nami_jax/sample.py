@@ -74,18 +74,30 @@ def main(argv: list[str]) -> None:
     try:
         steps = None if args.steps is None else parse_steps(args.steps)
         pipe = NamiPipeline.from_pretrained(
-            args.checkpoint, step=args.step, dtype=args.dtype, keep_encoder=args.keep_encoder,
+            args.checkpoint,
+            step=args.step,
+            dtype=args.dtype,
+            keep_encoder=args.keep_encoder,
             mesh=MeshConfig(args.fsdp, args.tensor, args.sequence),
-        )  # fmt: skip
+        )
         settings = pipe.settings(
-            args.preset, steps=steps, guidance_scale=args.guidance_scale, grid=args.grid, solver=args.solver,
+            args.preset,
+            steps=steps,
+            guidance_scale=args.guidance_scale,
+            grid=args.grid,
+            solver=args.solver,
             transition=args.transition,
-        )  # fmt: skip
+        )
         about = dataclasses.asdict(settings) | {"negative_prompt": args.negative_prompt, "seed": args.seed}
         pictures = pipe(
-            args.prompt, height=args.height, width=args.width, num_images=args.num_images,
-            batch_size=args.batch_size, progress=True, **about,
-        )  # fmt: skip
+            args.prompt,
+            height=args.height,
+            width=args.width,
+            num_images=args.num_images,
+            batch_size=args.batch_size,
+            progress=True,
+            **about,
+        )
     except (ConfigError, CheckpointError, WeightsError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     prompts = [prompt for prompt in args.prompt for _ in range(args.num_images)]

@@ -40,7 +40,13 @@ class Autoencoder:
     """
 
     def __init__(self, model: AutoencoderKL, *, tile: int = TILE):
-        require(tile >= 8, "tile", tile, "must be at least 8 latents, for neighbours to overlap", f"Set {TILE}")
+        require(
+            tile >= 8,
+            field="tile",
+            value=tile,
+            rule="must be at least 8 latents, for neighbours to overlap",
+            remedy=f"Set {TILE}",
+        )
         self.model, self.tile = model, tile
         self.downscale, self.channels = model.cfg.downscale, model.cfg.latent_channels
         self._graphdef, self._params = nnx.split(model)
@@ -58,12 +64,22 @@ class Autoencoder:
             ConfigError: the folder or a file of it is missing, or config.json describes what is not computed here.
             WeightsError: the weights do not fit config.json, or a shard is missing or damaged.
         """
-        require(dtype in ("float32", "bfloat16"), "dtype", dtype, "is not a compute type",
-                "Set 'float32' or 'bfloat16'")  # fmt: skip
+        require(
+            dtype in ("float32", "bfloat16"),
+            field="dtype",
+            value=dtype,
+            rule="is not a compute type",
+            remedy="Set 'float32' or 'bfloat16'",
+        )
         folder = Path(folder)
         for pattern in ("config.json", "*.safetensors"):
-            require(any(folder.glob(pattern)), "autoencoder.folder", str(folder), f"has no {pattern}",
-                    "Give a vae folder of diffusers, as python -m nami_jax.convert makes it")  # fmt: skip
+            require(
+                any(folder.glob(pattern)),
+                field="autoencoder.folder",
+                value=str(folder),
+                rule=f"has no {pattern}",
+                remedy="Give a vae folder of diffusers, as python -m nami_jax.convert makes it",
+            )
         cfg = _read_config(folder / "config.json")
         return cls(load_autoencoder(cfg, open_tensors(folder), jnp.dtype(dtype)), tile=tile)
 
@@ -76,14 +92,25 @@ class Autoencoder:
                 not usable.
             WeightsError: as `from_folder`.
         """
-        require(cfg.folder is not None, "autoencoder.folder", cfg.folder, "the flow is of pixels", "Set the folder")
+        require(
+            cfg.folder is not None,
+            field="autoencoder.folder",
+            value=cfg.folder,
+            rule="the flow is of pixels",
+            remedy="Set the folder",
+        )
         autoencoder = cls.from_folder(str(cfg.folder), model.dtype)
         for field, value, own in (
             ("autoencoder.downscale", cfg.downscale, autoencoder.downscale),
             ("model.channels", model.channels, autoencoder.channels),
         ):
-            require(value == own, field, value, f"the autoencoder in {cfg.folder} has {own}",
-                    f"Set {own}, or another autoencoder.folder")  # fmt: skip
+            require(
+                value == own,
+                field=field,
+                value=value,
+                rule=f"the autoencoder in {cfg.folder} has {own}",
+                remedy=f"Set {own}, or another autoencoder.folder",
+            )
         return autoencoder
 
     def encode(self, images: Any) -> np.ndarray:
@@ -102,11 +129,20 @@ class Autoencoder:
             ConfigError: images are integers, or of another shape.
         """
         images = np.asarray(images)
-        require(images.ndim == 4 and images.shape[3] == 3 and not any(n % self.downscale for n in images.shape[1:3]),
-                "images.shape", images.shape, f"must be (B, H, W, 3), sides multiples of {self.downscale}",
-                "Crop or resize them")  # fmt: skip
-        require(not np.issubdtype(images.dtype, np.integer), "images.dtype", images.dtype.name,
-                "must be floating point in [-1, 1]", "Divide bytes by 127.5 and subtract 1")  # fmt: skip
+        require(
+            images.ndim == 4 and images.shape[3] == 3 and not any(n % self.downscale for n in images.shape[1:3]),
+            field="images.shape",
+            value=images.shape,
+            rule=f"must be (B, H, W, 3), sides multiples of {self.downscale}",
+            remedy="Crop or resize them",
+        )
+        require(
+            not np.issubdtype(images.dtype, np.integer),
+            field="images.dtype",
+            value=images.dtype.name,
+            rule="must be floating point in [-1, 1]",
+            remedy="Divide bytes by 127.5 and subtract 1",
+        )
         return tiled(functools.partial(self._run, encode_images, self.downscale), images, self.tile, self.downscale, 1)
 
     def decode(self, latents: Any) -> np.ndarray:
@@ -122,8 +158,13 @@ class Autoencoder:
             ConfigError: latents have another shape.
         """
         latents = np.asarray(latents)
-        require(latents.ndim == 4 and latents.shape[3] == self.channels, "latents.shape", latents.shape,
-                f"must be (B, h, w, {self.channels})", "Use the autoencoder that the latents belong to")  # fmt: skip
+        require(
+            latents.ndim == 4 and latents.shape[3] == self.channels,
+            field="latents.shape",
+            value=latents.shape,
+            rule=f"must be (B, h, w, {self.channels})",
+            remedy="Use the autoencoder that the latents belong to",
+        )
         return tiled(functools.partial(self._run, decode_latents, 1), latents, self.tile, 1, self.downscale)
 
     @functools.cached_property

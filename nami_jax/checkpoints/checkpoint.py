@@ -35,16 +35,26 @@ Same = Mapping[str, tuple[str, ...]]  # section -> the fields of it that a run c
 
 # Of a flow: the shapes of its state, its flow, and the order of its samples.
 SAME: Same = {
-    "model": ("channels", "patch_size", "num_heads", "rope_axes", "rope_theta", "double_blocks", "stage_single_blocks",
-              "mlp_ratio", "text_dim", "pooled_dim", "lora_rank"),
+    "model": (
+        "channels",
+        "patch_size",
+        "num_heads",
+        "rope_axes",
+        "rope_theta",
+        "double_blocks",
+        "stage_single_blocks",
+        "mlp_ratio",
+        "text_dim",
+        "pooled_dim",
+        "lora_rank",
+    ),
     "flow": ("sigma_ends", "time_mean", "time_std"),
-    "data": ("name", "train_split", "image_key", "caption_key", "caption_templates", "side", "flip",
-             "buckets"),
+    "data": ("name", "train_split", "image_key", "caption_key", "caption_templates", "side", "flip", "buckets"),
     "text": ("encoder", "max_length", "mask_padding", "pooled_length"),
     "autoencoder": ("downscale",),
     "bridge": ("kind",),
     "train": ("seed", "stage_batches", "phase_starts", "init_from"),
-}  # fmt: skip
+}
 
 
 class CheckpointError(RuntimeError):
@@ -291,6 +301,10 @@ def require_same_run(saved: Settings, current: Settings, folder: Path, same: Sam
     for section, names in same.items():
         for name in names:
             value = fields[section][name]
-            require(saved_fields[section][name] == value, f"{section}.{name}", value,
-                    f"the run in {folder} was begun with {saved_fields[section][name]!r}",
-                    "Set that value, or another --workdir")  # fmt: skip
+            require(
+                saved_fields[section][name] == value,
+                field=f"{section}.{name}",
+                value=value,
+                rule=f"the run in {folder} was begun with {saved_fields[section][name]!r}",
+                remedy="Set that value, or another --workdir",
+            )

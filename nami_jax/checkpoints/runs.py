@@ -115,7 +115,11 @@ def _require_same_network(found: ModelConfig, wanted: ModelConfig, folder: Path)
         if field.name not in ("dtype", "scan_blocks", "remat", "lora_rank"):
             value, own = getattr(wanted, field.name), getattr(found, field.name)
             require(
-                value == own, f"model.{field.name}", value, f"the network in {folder} has {own!r}", "Set that value"
+                value == own,
+                field=f"model.{field.name}",
+                value=value,
+                rule=f"the network in {folder} has {own!r}",
+                remedy="Set that value",
             )
 
 
@@ -133,9 +137,13 @@ def load_base_bridge(cfg: Config) -> Any | None:
     bridge = load_bridge(open_tensors(folder))
     wanted = jax.eval_shape(lambda: new_bridge(cfg))["shifts"]
     sizes, own = ([tuple(shift.shape) for shift in shifts] for shifts in (wanted.values(), bridge.shifts))
-    require(sizes == own, "data.side", cfg.data.side, f"the bridge in {folder} has shifts of {own}, and these stages "
-            f"need {sizes}", f"Set {own[-1][0] * cfg.autoencoder.downscale}, or bridge.kind = None and "
-            "sample.transition = 'renoise'")  # fmt: skip
+    require(
+        sizes == own,
+        field="data.side",
+        value=cfg.data.side,
+        rule=f"the bridge in {folder} has shifts of {own}, and these stages need {sizes}",
+        remedy=f"Set {own[-1][0] * cfg.autoencoder.downscale}, or bridge.kind = None and sample.transition = 'renoise'",
+    )
     return nnx.to_pure_dict(nnx.state(bridge))
 
 

@@ -34,11 +34,21 @@ class SizesConfig:
     def __post_init__(self) -> None:
         for name in ("latent_channels", "layers_per_block", "norm_num_groups"):
             value = getattr(self, name)
-            require(value >= 1, f"model.{name}", value, "must be at least 1", "Set a positive integer")
+            require(
+                value >= 1,
+                field=f"model.{name}",
+                value=value,
+                rule="must be at least 1",
+                remedy="Set a positive integer",
+            )
         channels, groups = self.block_out_channels, self.norm_num_groups
-        require(len(channels) >= 1 and all(c >= 1 and c % groups == 0 for c in channels), "model.block_out_channels",
-                channels, f"each must be a multiple of model.norm_num_groups = {groups}",
-                f"Set e.g. {tuple(groups * 2**i for i in range(max(len(channels), 1)))}")  # fmt: skip
+        require(
+            len(channels) >= 1 and all(c >= 1 and c % groups == 0 for c in channels),
+            field="model.block_out_channels",
+            value=channels,
+            rule=f"each must be a multiple of model.norm_num_groups = {groups}",
+            remedy=f"Set e.g. {tuple(groups * 2**i for i in range(max(len(channels), 1)))}",
+        )
 
     @property
     def downscale(self) -> int:
@@ -58,11 +68,27 @@ class LossConfig:
     def __post_init__(self) -> None:
         for name in ("pixel", "perceptual", "kl"):
             value = getattr(self, name)
-            require(value >= 0, f"loss.{name}", value, "must not be negative", "Set 0 to leave this part out")
-        require(self.pixel > 0 or self.perceptual > 0, "loss.pixel", self.pixel,
-                "nothing would ask for a likeness of the images", "Set e.g. 1.0")  # fmt: skip
-        require(1 <= self.perceptual_blocks <= len(BLOCKS), "loss.perceptual_blocks", self.perceptual_blocks,
-                f"VGG16 has {len(BLOCKS)} blocks", "Set e.g. 3; loss.perceptual = 0 leaves the part out")  # fmt: skip
+            require(
+                value >= 0,
+                field=f"loss.{name}",
+                value=value,
+                rule="must not be negative",
+                remedy="Set 0 to leave this part out",
+            )
+        require(
+            self.pixel > 0 or self.perceptual > 0,
+            field="loss.pixel",
+            value=self.pixel,
+            rule="nothing would ask for a likeness of the images",
+            remedy="Set e.g. 1.0",
+        )
+        require(
+            1 <= self.perceptual_blocks <= len(BLOCKS),
+            field="loss.perceptual_blocks",
+            value=self.perceptual_blocks,
+            rule=f"VGG16 has {len(BLOCKS)} blocks",
+            remedy="Set e.g. 3; loss.perceptual = 0 leaves the part out",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,18 +113,44 @@ class AutoencoderTrainConfig:
     sample_images: int  # in a grid of originals and reconstructions, all held out
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "crop", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints",
-                     "sample_every", "sample_images"):  # fmt: skip
+        for name in (
+            "steps",
+            "batch",
+            "crop",
+            "log_every",
+            "eval_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "sample_every",
+            "sample_images",
+        ):
             value = getattr(self, name)
-            require(value >= 1, f"train.{name}", value, "must be at least 1", "Set a positive integer")
-        require(0 <= self.warmup_steps < self.steps, "train.warmup_steps", self.warmup_steps,
-                f"must be in 0..{self.steps - 1}, below train.steps", "Set e.g. a tenth of train.steps")  # fmt: skip
+            require(
+                value >= 1,
+                field=f"train.{name}",
+                value=value,
+                rule="must be at least 1",
+                remedy="Set a positive integer",
+            )
+        require(
+            0 <= self.warmup_steps < self.steps,
+            field="train.warmup_steps",
+            value=self.warmup_steps,
+            rule=f"must be in 0..{self.steps - 1}, below train.steps",
+            remedy="Set e.g. a tenth of train.steps",
+        )
         for name in ("learning_rate", "grad_clip"):
             value = getattr(self, name)
-            require(value > 0, f"train.{name}", value, "must be positive", "Set e.g. 1e-3")
+            require(value > 0, field=f"train.{name}", value=value, rule="must be positive", remedy="Set e.g. 1e-3")
         for name in ("ema_decay", "adam_b1", "adam_b2"):
             value = getattr(self, name)
-            require(0.0 <= value < 1.0, f"train.{name}", value, "must be in [0, 1)", "Set a share below 1")
+            require(
+                0.0 <= value < 1.0,
+                field=f"train.{name}",
+                value=value,
+                rule="must be in [0, 1)",
+                remedy="Set a share below 1",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,21 +164,46 @@ class AutoencoderRun(Settings):
     task: str = TASK
 
     def __post_init__(self) -> None:
-        require(self.task == TASK, "task", self.task, "is not this kind of run", f"Set {TASK!r}")
-        require(self.data.prepared is None, "data.prepared", self.data.prepared, "an autoencoder is trained on pixels",
-                "Set None, and data.name")  # fmt: skip
+        require(
+            self.task == TASK, field="task", value=self.task, rule="is not this kind of run", remedy=f"Set {TASK!r}"
+        )
+        require(
+            self.data.prepared is None,
+            field="data.prepared",
+            value=self.data.prepared,
+            rule="an autoencoder is trained on pixels",
+            remedy="Set None, and data.name",
+        )
         unit, crop, side = self.model.downscale, self.train.crop, self.data.side
         for field, value in (("data.side", side), ("train.crop", crop)):
-            require(value % unit == 0, field, value, f"the autoencoder needs a multiple of {unit}",
-                    f"Set {-(-value // unit) * unit}")  # fmt: skip
-        require(crop <= side, "train.crop", crop, f"is larger than the images, data.side = {side}", f"Set {side}")
+            require(
+                value % unit == 0,
+                field=field,
+                value=value,
+                rule=f"the autoencoder needs a multiple of {unit}",
+                remedy=f"Set {-(-value // unit) * unit}",
+            )
+        require(
+            crop <= side,
+            field="train.crop",
+            value=crop,
+            rule=f"is larger than the images, data.side = {side}",
+            remedy=f"Set {side}",
+        )
 
     @property
     def network(self) -> AutoencoderKLConfig:
         """The network's sizes under the names of diffusers, still without factors of the latents."""
         sizes = self.model
         return AutoencoderKLConfig(
-            sizes.block_out_channels, sizes.latent_channels, sizes.layers_per_block, sizes.norm_num_groups,
-            scaling_factor=1.0, shift_factor=0.0, use_quant_conv=False, use_post_quant_conv=False,
-            mid_block_add_attention=sizes.mid_attention, sample_size=self.data.side,
-        )  # fmt: skip
+            sizes.block_out_channels,
+            sizes.latent_channels,
+            sizes.layers_per_block,
+            sizes.norm_num_groups,
+            scaling_factor=1.0,
+            shift_factor=0.0,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            mid_block_add_attention=sizes.mid_attention,
+            sample_size=self.data.side,
+        )

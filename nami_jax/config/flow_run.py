@@ -44,31 +44,86 @@ class TrainConfig:
     init_from: str | None = None  # folder of converted weights to start from; None: random ones
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "eval_every", "eval_batch", "checkpoint_every", "keep_checkpoints",
-                     "sample_every", "sample_images", "max_skipped_steps"):  # fmt: skip
+        for name in (
+            "steps",
+            "log_every",
+            "eval_every",
+            "eval_batch",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "sample_every",
+            "sample_images",
+            "max_skipped_steps",
+        ):
             value = getattr(self, name)
-            require(value >= 1, f"train.{name}", value, "must be at least 1", "Set a positive integer")
-        require(0 <= self.warmup_steps, "train.warmup_steps", self.warmup_steps, "must not be negative", "Set e.g. 100")
+            require(
+                value >= 1,
+                field=f"train.{name}",
+                value=value,
+                rule="must be at least 1",
+                remedy="Set a positive integer",
+            )
+        require(
+            0 <= self.warmup_steps,
+            field="train.warmup_steps",
+            value=self.warmup_steps,
+            rule="must not be negative",
+            remedy="Set e.g. 100",
+        )
         phases = len(self.stage_batches)
-        require(phases >= 1 and phases == len(self.phase_starts) == len(self.phase_learning_rates),
-                "train.stage_batches", self.stage_batches,
-                "stage_batches, phase_starts and phase_learning_rates need one entry per phase",
-                "Give all three the same length")  # fmt: skip
+        require(
+            phases >= 1 and phases == len(self.phase_starts) == len(self.phase_learning_rates),
+            field="train.stage_batches",
+            value=self.stage_batches,
+            rule="stage_batches, phase_starts and phase_learning_rates need one entry per phase",
+            remedy="Give all three the same length",
+        )
         starts = self.phase_starts
         rising = all(a < b for a, b in itertools.pairwise(starts))
-        require(starts[0] == 0.0 and rising and starts[-1] < 1.0, "train.phase_starts", starts,
-                "must begin with 0.0 and rise below 1.0", "Set e.g. (0.0, 0.3, 0.6)")  # fmt: skip
-        require(all(lr > 0 for lr in self.phase_learning_rates), "train.phase_learning_rates",
-                self.phase_learning_rates, "must be positive", "Set e.g. (1e-4, 1e-4, 5e-5)")  # fmt: skip
-        require(self.decay in ("constant", "cosine"), "train.decay", self.decay, "is not a decay",
-                "Set 'constant' or 'cosine'")  # fmt: skip
         require(
-            self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "must not be negative", "Set e.g. 0.01"
+            starts[0] == 0.0 and rising and starts[-1] < 1.0,
+            field="train.phase_starts",
+            value=starts,
+            rule="must begin with 0.0 and rise below 1.0",
+            remedy="Set e.g. (0.0, 0.3, 0.6)",
         )
-        require(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "must be positive", "Set e.g. 1.0")
+        require(
+            all(lr > 0 for lr in self.phase_learning_rates),
+            field="train.phase_learning_rates",
+            value=self.phase_learning_rates,
+            rule="must be positive",
+            remedy="Set e.g. (1e-4, 1e-4, 5e-5)",
+        )
+        require(
+            self.decay in ("constant", "cosine"),
+            field="train.decay",
+            value=self.decay,
+            rule="is not a decay",
+            remedy="Set 'constant' or 'cosine'",
+        )
+        require(
+            self.weight_decay >= 0,
+            field="train.weight_decay",
+            value=self.weight_decay,
+            rule="must not be negative",
+            remedy="Set e.g. 0.01",
+        )
+        require(
+            self.grad_clip > 0,
+            field="train.grad_clip",
+            value=self.grad_clip,
+            rule="must be positive",
+            remedy="Set e.g. 1.0",
+        )
         for name in ("ema_decay", "caption_dropout", "adam_b1", "adam_b2"):
             value = getattr(self, name)
-            require(0.0 <= value < 1.0, f"train.{name}", value, "must be in [0, 1)", "Set a share below 1")
+            require(
+                0.0 <= value < 1.0,
+                field=f"train.{name}",
+                value=value,
+                rule="must be in [0, 1)",
+                remedy="Set a share below 1",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,26 +137,40 @@ class SampleConfig:
     transition: str = "renoise"  # the jump between stages: "renoise" or, for a model that has one, "bridge"
 
     def __post_init__(self) -> None:
-        require(self.transition in ("renoise", "bridge"), "sample.transition", self.transition, "is not a transition",
-                "Set 'renoise' or 'bridge'")  # fmt: skip
+        require(
+            self.transition in ("renoise", "bridge"),
+            field="sample.transition",
+            value=self.transition,
+            rule="is not a transition",
+            remedy="Set 'renoise' or 'bridge'",
+        )
         require(
             all(n >= 1 for n in self.steps),
-            "sample.steps",
-            self.steps,
-            "each stage needs a step",
-            "Set e.g. (10, 10, 10)",
+            field="sample.steps",
+            value=self.steps,
+            rule="each stage needs a step",
+            remedy="Set e.g. (10, 10, 10)",
         )
         require(
             self.guidance_scale >= 0,
-            "sample.guidance_scale",
-            self.guidance_scale,
-            "must not be negative",
-            "Set e.g. 3.0",
+            field="sample.guidance_scale",
+            value=self.guidance_scale,
+            rule="must not be negative",
+            remedy="Set e.g. 3.0",
         )
-        require(self.grid in ("linear", "released"), "sample.grid", self.grid, "is not a time grid",
-                "Set 'linear' or 'released'")  # fmt: skip
         require(
-            self.solver in ("euler", "heun"), "sample.solver", self.solver, "is not a solver", "Set 'euler' or 'heun'"
+            self.grid in ("linear", "released"),
+            field="sample.grid",
+            value=self.grid,
+            rule="is not a time grid",
+            remedy="Set 'linear' or 'released'",
+        )
+        require(
+            self.solver in ("euler", "heun"),
+            field="sample.solver",
+            value=self.solver,
+            rule="is not a solver",
+            remedy="Set 'euler' or 'heun'",
         )
 
 
@@ -150,31 +219,78 @@ class Config(Settings):
         if self.flow.sigma_ends is not None:
             per_stage.append(("flow.sigma_ends", self.flow.sigma_ends))
         for field, value in per_stage:
-            require(len(value) == stages, field, value, f"the model has {stages} stages",
-                    f"Give {stages} values, one per stage")  # fmt: skip
+            require(
+                len(value) == stages,
+                field=field,
+                value=value,
+                rule=f"the model has {stages} stages",
+                remedy=f"Give {stages} values, one per stage",
+            )
         for batch in self.train.stage_batches:
-            require(all(b >= 1 for b in batch), "train.stage_batches", batch, "each stage needs an image in every step",
-                    f"Set e.g. {tuple(max(b, 1) for b in batch)}")  # fmt: skip
-        require(self.autoencoder.folder is not None or self.model.channels == 3, "model.channels", self.model.channels,
-                "the images have 3", "Set 3, or autoencoder.folder for a flow of latents")  # fmt: skip
-        require((self.data.prepared is None) == (self.autoencoder.folder is None), "data.prepared", self.data.prepared,
-                "a flow of latents needs both prepared data and an autoencoder, one of pixels neither",
-                "Set data.prepared and autoencoder.folder, or neither")  # fmt: skip
-        require(self.flow.sigma_ends is None or self.sample.grid != "released", "sample.grid", self.sample.grid,
-                "the released grid knows the default flow.sigma_ends only", "Set 'linear'")  # fmt: skip
-        require(self.model.lora_rank is None or self.train.init_from is not None, "model.lora_rank",
-                self.model.lora_rank, "low-rank pairs need a trained network beneath",
-                "Set train.init_from")  # fmt: skip
+            require(
+                all(b >= 1 for b in batch),
+                field="train.stage_batches",
+                value=batch,
+                rule="each stage needs an image in every step",
+                remedy=f"Set e.g. {tuple(max(b, 1) for b in batch)}",
+            )
+        require(
+            self.autoencoder.folder is not None or self.model.channels == 3,
+            field="model.channels",
+            value=self.model.channels,
+            rule="the images have 3",
+            remedy="Set 3, or autoencoder.folder for a flow of latents",
+        )
+        require(
+            (self.data.prepared is None) == (self.autoencoder.folder is None),
+            field="data.prepared",
+            value=self.data.prepared,
+            rule="a flow of latents needs both prepared data and an autoencoder, one of pixels neither",
+            remedy="Set data.prepared and autoencoder.folder, or neither",
+        )
+        require(
+            self.flow.sigma_ends is None or self.sample.grid != "released",
+            field="sample.grid",
+            value=self.sample.grid,
+            rule="the released grid knows the default flow.sigma_ends only",
+            remedy="Set 'linear'",
+        )
+        require(
+            self.model.lora_rank is None or self.train.init_from is not None,
+            field="model.lora_rank",
+            value=self.model.lora_rank,
+            rule="low-rank pairs need a trained network beneath",
+            remedy="Set train.init_from",
+        )
         square = ((self.data.side, self.data.side),)
-        require(self.bridge.kind != "full" or self.data.bucket_sizes == square, "bridge.kind", self.bridge.kind,
-                "the released form of bridge fits one image size, data.side x data.side",
-                "Set 'conv', or no other bucket")  # fmt: skip
-        require(self.bridge.kind is None or stages > 1, "bridge.kind", self.bridge.kind,
-                "a model of one stage has no jump", "Set None")  # fmt: skip
-        require(self.bridge.kind is None or self.sample.transition == "bridge", "sample.transition",
-                self.sample.transition, "the stages are trained behind the bridge", "Set 'bridge'")  # fmt: skip
-        require(self.sample.transition == "renoise" or self.bridge.kind is not None, "sample.transition",
-                self.sample.transition, "the model has no bridge", "Set 'renoise', or bridge.kind")  # fmt: skip
+        require(
+            self.bridge.kind != "full" or self.data.bucket_sizes == square,
+            field="bridge.kind",
+            value=self.bridge.kind,
+            rule="the released form of bridge fits one image size, data.side x data.side",
+            remedy="Set 'conv', or no other bucket",
+        )
+        require(
+            self.bridge.kind is None or stages > 1,
+            field="bridge.kind",
+            value=self.bridge.kind,
+            rule="a model of one stage has no jump",
+            remedy="Set None",
+        )
+        require(
+            self.bridge.kind is None or self.sample.transition == "bridge",
+            field="sample.transition",
+            value=self.sample.transition,
+            rule="the stages are trained behind the bridge",
+            remedy="Set 'bridge'",
+        )
+        require(
+            self.sample.transition == "renoise" or self.bridge.kind is not None,
+            field="sample.transition",
+            value=self.sample.transition,
+            rule="the model has no bridge",
+            remedy="Set 'renoise', or bridge.kind",
+        )
         require_side(self.data.side, self.model, "data.side", self.autoencoder.downscale)
         for side in itertools.chain.from_iterable(self.data.bucket_sizes):
             require_side(side, self.model, "data.buckets", self.autoencoder.downscale)

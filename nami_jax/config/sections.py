@@ -43,23 +43,63 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("channels", "patch_size", "num_heads", "mlp_ratio", "text_dim", "pooled_dim"):
             value = getattr(self, name)
-            require(value >= 1, f"model.{name}", value, "must be at least 1", "Set a positive integer")
-        require(len(self.rope_axes) == 3 and all(a >= 2 and a % 2 == 0 for a in self.rope_axes), "model.rope_axes",
-                self.rope_axes, "needs three even sizes of at least 2", "Set e.g. (8, 12, 12)")  # fmt: skip
+            require(
+                value >= 1,
+                field=f"model.{name}",
+                value=value,
+                rule="must be at least 1",
+                remedy="Set a positive integer",
+            )
+        require(
+            len(self.rope_axes) == 3 and all(a >= 2 and a % 2 == 0 for a in self.rope_axes),
+            field="model.rope_axes",
+            value=self.rope_axes,
+            rule="needs three even sizes of at least 2",
+            remedy="Set e.g. (8, 12, 12)",
+        )
         singles = self.stage_single_blocks
         require(
-            len(singles) >= 1, "model.stage_single_blocks", singles, "needs one count per stage", "Set e.g. (1, 2, 4)"
+            len(singles) >= 1,
+            field="model.stage_single_blocks",
+            value=singles,
+            rule="needs one count per stage",
+            remedy="Set e.g. (1, 2, 4)",
         )
-        require(all(b >= 0 for b in singles) and list(singles) == sorted(singles), "model.stage_single_blocks", singles,
-                "counts must not fall from stage to stage, since each stage runs a prefix of the next one's blocks",
-                f"Set e.g. {tuple(sorted(abs(b) for b in singles))}")  # fmt: skip
-        require(self.double_blocks >= 0 and self.double_blocks + singles[0] >= 1, "model.double_blocks",
-                self.double_blocks, "the first stage needs at least one block", "Set it to 1 or more")  # fmt: skip
-        require(self.lora_rank is None or self.lora_rank >= 1, "model.lora_rank", self.lora_rank,
-                "must be at least 1", "Set e.g. 16, or None to train all parameters")  # fmt: skip
-        require(self.rope_theta > 1, "model.rope_theta", self.rope_theta, "must be above 1", "Set 10000.0")
-        require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "is not a compute type",
-                "Set 'float32' or 'bfloat16'")  # fmt: skip
+        require(
+            all(b >= 0 for b in singles) and list(singles) == sorted(singles),
+            field="model.stage_single_blocks",
+            value=singles,
+            rule="counts must not fall from stage to stage, since each stage runs a prefix of the next one's blocks",
+            remedy=f"Set e.g. {tuple(sorted(abs(b) for b in singles))}",
+        )
+        require(
+            self.double_blocks >= 0 and self.double_blocks + singles[0] >= 1,
+            field="model.double_blocks",
+            value=self.double_blocks,
+            rule="the first stage needs at least one block",
+            remedy="Set it to 1 or more",
+        )
+        require(
+            self.lora_rank is None or self.lora_rank >= 1,
+            field="model.lora_rank",
+            value=self.lora_rank,
+            rule="must be at least 1",
+            remedy="Set e.g. 16, or None to train all parameters",
+        )
+        require(
+            self.rope_theta > 1,
+            field="model.rope_theta",
+            value=self.rope_theta,
+            rule="must be above 1",
+            remedy="Set 10000.0",
+        )
+        require(
+            self.dtype in ("float32", "bfloat16"),
+            field="model.dtype",
+            value=self.dtype,
+            rule="is not a compute type",
+            remedy="Set 'float32' or 'bfloat16'",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +114,20 @@ class FlowConfig:
         ends = self.sigma_ends
         if ends is not None:
             falling = all(a > b for a, b in itertools.pairwise(ends))
-            require(len(ends) >= 1 and falling and ends[-1] == 0.0 and all(0.0 <= e < 1.0 for e in ends),
-                    "flow.sigma_ends", ends, "must fall strictly within [0, 1) and end in 0.0",
-                    "Set e.g. (2/3, 1/3, 0.0), or None for the paper's")  # fmt: skip
-        require(self.time_std > 0, "flow.time_std", self.time_std, "must be positive", "Set e.g. 1.0")
+            require(
+                len(ends) >= 1 and falling and ends[-1] == 0.0 and all(0.0 <= e < 1.0 for e in ends),
+                field="flow.sigma_ends",
+                value=ends,
+                rule="must fall strictly within [0, 1) and end in 0.0",
+                remedy="Set e.g. (2/3, 1/3, 0.0), or None for the paper's",
+            )
+        require(
+            self.time_std > 0,
+            field="flow.time_std",
+            value=self.time_std,
+            rule="must be positive",
+            remedy="Set e.g. 1.0",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,21 +149,50 @@ class DataConfig:
     flip: bool = False  # mirror half of the images
 
     def __post_init__(self) -> None:
-        require(bool(self.caption_templates) and all(t.count("{}") == 1 for t in self.caption_templates),
-                "data.caption_templates", self.caption_templates, "each template must hold {} once",
-                "Set e.g. ('{}', 'a photo of a {}')")  # fmt: skip
-        require(self.side >= 1, "data.side", self.side, "must be positive", "Set the final images' side in pixels")
+        require(
+            bool(self.caption_templates) and all(t.count("{}") == 1 for t in self.caption_templates),
+            field="data.caption_templates",
+            value=self.caption_templates,
+            rule="each template must hold {} once",
+            remedy="Set e.g. ('{}', 'a photo of a {}')",
+        )
+        require(
+            self.side >= 1,
+            field="data.side",
+            value=self.side,
+            rule="must be positive",
+            remedy="Set the final images' side in pixels",
+        )
         buckets = self.buckets
         if buckets is not None:
-            require(len(buckets) >= 1 and all(len(b) == 2 for b in buckets) and len(set(buckets)) == len(buckets),
-                    "data.buckets", buckets, "needs distinct pairs of height and width",
-                    "Set e.g. ((64, 64), (48, 80))")  # fmt: skip
-            require(self.prepared is not None, "data.buckets", buckets, "images of data.name are cut to squares",
-                    "Set data.prepared, or data.buckets = None")  # fmt: skip
-        require(not (self.flip and self.prepared), "data.flip", self.flip, "prepared latents cannot be mirrored",
-                "Set False")  # fmt: skip
-        require(0.0 <= self.max_corrupt_share < 1.0, "data.max_corrupt_share", self.max_corrupt_share,
-                "must be in [0, 1)", "Set e.g. 0.01")  # fmt: skip
+            require(
+                len(buckets) >= 1 and all(len(b) == 2 for b in buckets) and len(set(buckets)) == len(buckets),
+                field="data.buckets",
+                value=buckets,
+                rule="needs distinct pairs of height and width",
+                remedy="Set e.g. ((64, 64), (48, 80))",
+            )
+            require(
+                self.prepared is not None,
+                field="data.buckets",
+                value=buckets,
+                rule="images of data.name are cut to squares",
+                remedy="Set data.prepared, or data.buckets = None",
+            )
+        require(
+            not (self.flip and self.prepared),
+            field="data.flip",
+            value=self.flip,
+            rule="prepared latents cannot be mirrored",
+            remedy="Set False",
+        )
+        require(
+            0.0 <= self.max_corrupt_share < 1.0,
+            field="data.max_corrupt_share",
+            value=self.max_corrupt_share,
+            rule="must be in [0, 1)",
+            remedy="Set e.g. 0.01",
+        )
 
     @property
     def bucket_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -132,13 +211,25 @@ class TextConfig:
     pooled_length: int = 77  # tokens that t5_bert's BERT sees of a prompt
 
     def __post_init__(self) -> None:
-        require(self.encoder in ("minilm", "t5_bert"), "text.encoder", self.encoder, "is not a text encoder",
-                "Set 'minilm' or 't5_bert'")  # fmt: skip
+        require(
+            self.encoder in ("minilm", "t5_bert"),
+            field="text.encoder",
+            value=self.encoder,
+            rule="is not a text encoder",
+            remedy="Set 'minilm' or 't5_bert'",
+        )
         for name in ("max_length", "pooled_length"):
             value = getattr(self, name)
-            require(3 <= value <= 512, f"text.{name}", value, "must be in 3..512", "Set e.g. 16")
-        require(self.encoder == "minilm" or self.folder is not None, "text.folder", self.folder,
-                "t5_bert needs its weights", "Set the folder that holds mt5/ and mclip/")  # fmt: skip
+            require(
+                3 <= value <= 512, field=f"text.{name}", value=value, rule="must be in 3..512", remedy="Set e.g. 16"
+            )
+        require(
+            self.encoder == "minilm" or self.folder is not None,
+            field="text.folder",
+            value=self.folder,
+            rule="t5_bert needs its weights",
+            remedy="Set the folder that holds mt5/ and mclip/",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +240,13 @@ class AutoencoderConfig:
     downscale: int = 1  # pixels per latent, each way
 
     def __post_init__(self) -> None:
-        require(self.downscale >= 1 and (self.folder is not None or self.downscale == 1), "autoencoder.downscale",
-                self.downscale, "must be 1 without an autoencoder", "Set 1, or autoencoder.folder")  # fmt: skip
+        require(
+            self.downscale >= 1 and (self.folder is not None or self.downscale == 1),
+            field="autoencoder.downscale",
+            value=self.downscale,
+            rule="must be 1 without an autoencoder",
+            remedy="Set 1, or autoencoder.folder",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,10 +258,23 @@ class BridgeConfig:
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        require(self.kind in (None, "full", "conv"), "bridge.kind", self.kind, "is not a bridge",
-                "Set 'full', 'conv' or None")  # fmt: skip
-        require(self.steps >= 1, "bridge.steps", self.steps, "must be at least 1", "Set e.g. 10000")
-        require(self.learning_rate > 0, "bridge.learning_rate", self.learning_rate, "must be positive", "Set 1e-3")
+        require(
+            self.kind in (None, "full", "conv"),
+            field="bridge.kind",
+            value=self.kind,
+            rule="is not a bridge",
+            remedy="Set 'full', 'conv' or None",
+        )
+        require(
+            self.steps >= 1, field="bridge.steps", value=self.steps, rule="must be at least 1", remedy="Set e.g. 10000"
+        )
+        require(
+            self.learning_rate > 0,
+            field="bridge.learning_rate",
+            value=self.learning_rate,
+            rule="must be positive",
+            remedy="Set 1e-3",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,13 +288,23 @@ class MeshConfig:
     def __post_init__(self) -> None:
         for name in ("fsdp", "tensor", "sequence"):
             value = getattr(self, name)
-            require(value >= 1, f"mesh.{name}", value, "must be at least 1", "Set a positive integer")
+            require(
+                value >= 1,
+                field=f"mesh.{name}",
+                value=value,
+                rule="must be at least 1",
+                remedy="Set a positive integer",
+            )
 
 
 def require_side(side: int, model: ModelConfig, field: str, downscale: int = 1) -> None:
     """Checks that `side`, in pixels, can be halved for every stage and still be cut into patches of latents."""
     unit = 2 ** (model.num_stages - 1) * model.patch_size * downscale
     above = -(-side // unit) * unit
-    require(side >= unit and side % unit == 0, field, side,
-            f"{model.num_stages} stages of {model.patch_size}x{model.patch_size} patches need a multiple of {unit}",
-            f"Set {above}")  # fmt: skip
+    require(
+        side >= unit and side % unit == 0,
+        field=field,
+        value=side,
+        rule=f"{model.num_stages} stages of {model.patch_size}x{model.patch_size} patches need a multiple of {unit}",
+        remedy=f"Set {above}",
+    )

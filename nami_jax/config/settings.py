@@ -12,7 +12,7 @@ class ConfigError(ValueError):
     """A setting that cannot work. The message names the field, its value, the rule and what to set instead."""
 
 
-def require(condition: bool, field: str, value: Any, rule: str, remedy: str) -> None:
+def require(condition: bool, *, field: str, value: Any, rule: str, remedy: str) -> None:
     """Raises `ConfigError` with one uniform message unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{field} = {value!r}: {rule}. {remedy}.")
@@ -41,7 +41,13 @@ class Settings:
         sections = {f.name: f.type for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)}  # pyright: ignore[reportArgumentType]
         for name, section in sections.items():
             given = fields.get(name, {})
-            require(isinstance(given, Mapping), name, given, "must be a section of fields", "See configs/base.py")
+            require(
+                isinstance(given, Mapping),
+                field=name,
+                value=given,
+                rule="must be a section of fields",
+                remedy="See configs/base.py",
+            )
             known = [f.name for f in dataclasses.fields(section)]  # pyright: ignore[reportArgumentType]
             for field in given:
                 if field not in known:
@@ -62,5 +68,7 @@ class Settings:
 def parse_steps(steps: Sequence[str]) -> tuple[int, ...]:
     """Reads a flag such as "10,10,10", as absl splits it; raises `ConfigError` unless all are whole numbers."""
     whole = bool(steps) and all(step.strip().isdecimal() for step in steps)
-    require(whole, "steps", ",".join(steps), "must be whole numbers", "Set e.g. --steps 10,10,10")
+    require(
+        whole, field="steps", value=",".join(steps), rule="must be whole numbers", remedy="Set e.g. --steps 10,10,10"
+    )
     return tuple(map(int, steps))

@@ -97,8 +97,13 @@ class Prepared:
     @classmethod
     def _from_fields(cls, fields: Any, path: str) -> Self:
         found = fields.get("format")
-        require(found == FORMAT, f"{path}: format", found, f"this version reads format {FORMAT}",
-                f"Set another data.prepared and {AGAIN}")  # fmt: skip
+        require(
+            found == FORMAT,
+            field=f"{path}: format",
+            value=found,
+            rule=f"this version reads format {FORMAT}",
+            remedy=f"Set another data.prepared and {AGAIN}",
+        )
         fields["buckets"] = tuple(tuple(bucket) for bucket in fields["buckets"])
         return cls(**fields | {"caption_templates": tuple(fields["caption_templates"])})
 
@@ -179,8 +184,13 @@ class PreparedLatents:
             ConfigError: the folder is missing, unfinished or damaged, or was prepared for other settings.
         """
         self.folder = folder
-        require((folder / SETTINGS_FILE).is_file(), "data.prepared", str(folder), f"has no {SETTINGS_FILE}",
-                f"First {AGAIN}")  # fmt: skip
+        require(
+            (folder / SETTINGS_FILE).is_file(),
+            field="data.prepared",
+            value=str(folder),
+            rule=f"has no {SETTINGS_FILE}",
+            remedy=f"First {AGAIN}",
+        )
         self.settings = Prepared.from_json((folder / SETTINGS_FILE).read_bytes(), str(folder / SETTINGS_FILE))
         self._buckets = cfg.data.bucket_sizes
         _require_same(self.settings, cfg, folder)
@@ -189,9 +199,13 @@ class PreparedLatents:
     def require_autoencoder(self, fingerprint: str) -> None:
         """Raises `ConfigError` unless the latents were made by the autoencoder of this fingerprint."""
         made_by = self.settings.autoencoder
-        require(made_by == fingerprint, "autoencoder.folder", fingerprint,
-                f"the latents in {self.folder} were made by another autoencoder, {made_by}",
-                f"Set the folder of that one, or another data.prepared and {AGAIN}")  # fmt: skip
+        require(
+            made_by == fingerprint,
+            field="autoencoder.folder",
+            value=fingerprint,
+            rule=f"the latents in {self.folder} were made by another autoencoder, {made_by}",
+            remedy=f"Set the folder of that one, or another data.prepared and {AGAIN}",
+        )
 
     def sources(self, split: str) -> list[BucketSource]:
         """Returns one source for each bucket that has records, in the order of the config.
@@ -209,8 +223,13 @@ class PreparedLatents:
                 sources.append(BucketSource(self.folder, bucket, shards))
             else:
                 logging.info("%s: no images of %dx%d pixels in %s.", self.folder, *bucket, split)
-        require(bool(sources), "data.prepared", str(self.folder), f"has no records of {split!r}",
-                f"Set another data.prepared and {AGAIN} and more images, or a larger --eval_share")  # fmt: skip
+        require(
+            bool(sources),
+            field="data.prepared",
+            value=str(self.folder),
+            rule=f"has no records of {split!r}",
+            remedy=f"Set another data.prepared and {AGAIN} and more images, or a larger --eval_share",
+        )
         return sources
 
     @property
@@ -223,14 +242,24 @@ class PreparedLatents:
         """Reads all manifests; raises `ConfigError` if one, or a file that one names, is missing."""
         paths = [self.folder / manifest_name(unit) for unit in range(self.settings.units)]
         done = [path for path in paths if path.is_file()]
-        require(len(done) == len(paths), "data.prepared", str(self.folder),
-                f"only {len(done)} of {len(paths)} units of work are done", f"To continue, {AGAIN}")  # fmt: skip
+        require(
+            len(done) == len(paths),
+            field="data.prepared",
+            value=str(self.folder),
+            rule=f"only {len(done)} of {len(paths)} units of work are done",
+            remedy=f"To continue, {AGAIN}",
+        )
         shards = []
         for path in done:
             for shard in manifest_shards(parse_manifest(path.read_bytes(), str(path))):
                 file = self.folder / shard.name
-                require(file.is_file() and file.stat().st_size == shard.bytes, "data.prepared", str(self.folder),
-                        f"{shard.name} is missing or damaged", f"Remove {path} and {AGAIN}")  # fmt: skip
+                require(
+                    file.is_file() and file.stat().st_size == shard.bytes,
+                    field="data.prepared",
+                    value=str(self.folder),
+                    rule=f"{shard.name} is missing or damaged",
+                    remedy=f"Remove {path} and {AGAIN}",
+                )
                 shards.append(shard)
         return shards
 
@@ -246,12 +275,22 @@ def _require_same(prepared: Prepared, cfg: Config, folder: Path) -> None:
         ("model.text_dim", cfg.model.text_dim, prepared.text_dim),
         ("model.pooled_dim", cfg.model.pooled_dim, prepared.pooled_dim),
     ):
-        require(value == found, field, value, f"{folder} was prepared with {found!r}",
-                f"Set that value, or another data.prepared and {AGAIN}")  # fmt: skip
+        require(
+            value == found,
+            field=field,
+            value=value,
+            rule=f"{folder} was prepared with {found!r}",
+            remedy=f"Set that value, or another data.prepared and {AGAIN}",
+        )
     try:
         found = encoder_id(cfg.text)
     except (ConfigError, ModuleNotFoundError) as error:  # training on prepared data needs no text encoder
         logging.warning("Whether %s was prepared with the text encoder of this config is not known: %s", folder, error)
         return
-    require(found == prepared.text_encoder, "text", found, f"{folder} was prepared with {prepared.text_encoder!r}",
-            f"Set that text encoder, or another data.prepared and {AGAIN}")  # fmt: skip
+    require(
+        found == prepared.text_encoder,
+        field="text",
+        value=found,
+        rule=f"{folder} was prepared with {prepared.text_encoder!r}",
+        remedy=f"Set that text encoder, or another data.prepared and {AGAIN}",
+    )

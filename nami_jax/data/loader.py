@@ -106,8 +106,10 @@ class _Dealer:
         visits, sizes = self.visits[self.plan.sources[step]], self.plan.sizes[step]
         firsts = int(self.plan.starts[step]) + np.cumsum(sizes) - sizes
         # The share is cut after everything random: before it, the draws would depend on the number of processes.
-        parts = [[visits[int(first + row)] for row in self.share.rows(int(size))]
-                 for first, size in zip(firsts, sizes, strict=True)]  # fmt: skip
+        parts = [
+            [visits[int(first + row)] for row in self.share.rows(int(size))]
+            for first, size in zip(firsts, sizes, strict=True)
+        ]
         return tuple(_stage_batch(part, factor) for part, factor in zip(parts, _factors(len(sizes)), strict=True))
 
 

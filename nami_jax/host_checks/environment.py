@@ -21,18 +21,27 @@ VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # of the environment, which chang
 def check_hosts(expected: int | None) -> str:
     """Counts the processes that joined; raises `ConfigError` if they are not as many as expected."""
     found = jax.process_count()
-    require(expected is None or found == expected, "expected_hosts", expected, f"{found} joined",
-            "Start the command on every host with --distributed, or with --coordinator_address, --num_processes and "
-            "--process_id")  # fmt: skip
+    require(
+        expected is None or found == expected,
+        field="expected_hosts",
+        value=expected,
+        rule=f"{found} joined",
+        remedy="Start the command on every host with --distributed, or with --coordinator_address, --num_processes and "
+        "--process_id",
+    )
     return f"{found}"
 
 
 def check_devices(expected: int | None) -> str:
     """Counts the devices of all hosts; raises `ConfigError` if they are not as many as expected."""
     found, here, kind = jax.device_count(), jax.local_device_count(), jax.devices()[0].device_kind
-    require(expected is None or found == expected, "expected_devices", expected,
-            f"jax sees {found}: {here} x {kind} here",
-            "See that each host was given all of its chips, and that jax was installed for them")  # fmt: skip
+    require(
+        expected is None or found == expected,
+        field="expected_devices",
+        value=expected,
+        rule=f"jax sees {found}: {here} x {kind} here",
+        remedy="See that each host was given all of its chips, and that jax was installed for them",
+    )
     return f"{found} x {kind}, {here} on each host"
 
 

@@ -98,8 +98,12 @@ def check_data(cfg: Config | AutoencoderRun, facts: dict[str, Mapping[str, str]]
         names = (cfg.data.train_split, cfg.data.eval_split)
         sources = {split: [open_source(cfg.data, name)] for split, name in zip(SPLITS, names, strict=True)}
     else:
-        return Finding("data", WARNING, f"{cfg.data.name} is not in {cfg.data.data_dir} yet. Training will build it "
-                       "first, on each host that does not find it there.")  # fmt: skip
+        return Finding(
+            "data",
+            WARNING,
+            f"{cfg.data.name} is not in {cfg.data.data_dir} yet. Training will build it "
+            "first, on each host that does not find it there.",
+        )
     facts["samples"] = {split: str([len(source) for source in those]) for split, those in sources.items()}
     flat = [source for those in sources.values() for source in those]
     start = time.perf_counter()

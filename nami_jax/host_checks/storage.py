@@ -40,17 +40,36 @@ def check_storage(workdir: Path, checkpoint: int, keep: int, floor: float = FLOO
         write, read = _rates(workdir)
         free = shutil.disk_usage(workdir).free
     except OSError as error:
-        raise ConfigError(f"workdir = {str(workdir)!r}: {error.strerror}: {error.filename}. "
-                          "Set a folder that this host can write to, with room in it.") from error  # fmt: skip
+        raise ConfigError(
+            f"workdir = {str(workdir)!r}: {error.strerror}: {error.filename}. "
+            "Set a folder that this host can write to, with room in it."
+        ) from error
     seconds = checkpoint / jax.process_count() / write
-    text = (f"writes {write / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s; a save of {checkpoint / 1e9:.3g} GB takes "
-            f"about {max(seconds, 1):.0f} s")  # fmt: skip
-    require(write >= floor, "workdir", str(workdir), text, f"Set a folder that is written at {floor / 1e6:.0f} MB/s")
-    require(free >= checkpoint, "workdir", str(workdir),
-            f"has {free / 1e9:.3g} GB free for checkpoints of {checkpoint / 1e9:.3g} GB", "Make room")  # fmt: skip
+    text = (
+        f"writes {write / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s; a save of {checkpoint / 1e9:.3g} GB takes "
+        f"about {max(seconds, 1):.0f} s"
+    )
+    require(
+        write >= floor,
+        field="workdir",
+        value=str(workdir),
+        rule=text,
+        remedy=f"Set a folder that is written at {floor / 1e6:.0f} MB/s",
+    )
+    require(
+        free >= checkpoint,
+        field="workdir",
+        value=str(workdir),
+        rule=f"has {free / 1e9:.3g} GB free for checkpoints of {checkpoint / 1e9:.3g} GB",
+        remedy="Make room",
+    )
     if free < checkpoint * (keep + 1):
-        return Finding("storage", WARNING, f"{text}; {free / 1e9:.3g} GB are free for {keep} checkpoints and one that "
-                       "is being written. Make room, or lower train.keep_checkpoints.")  # fmt: skip
+        return Finding(
+            "storage",
+            WARNING,
+            f"{text}; {free / 1e9:.3g} GB are free for {keep} checkpoints and one that "
+            "is being written. Make room, or lower train.keep_checkpoints.",
+        )
     if seconds > SLOW:
         return Finding("storage", WARNING, f"{text}. Let train.checkpoint_every be more steps than that.")
     return Finding("storage", OK, text, cost=seconds)
@@ -75,7 +94,13 @@ def _rates(workdir: Path) -> tuple[float, float]:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that it is read from the storage
         reading = time.perf_counter()
         same = file.read() == sample
-    require(same, "workdir", str(workdir), "gives back other bytes than were written", "Set another folder")
+    require(
+        same,
+        field="workdir",
+        value=str(workdir),
+        rule="gives back other bytes than were written",
+        remedy="Set another folder",
+    )
     (final / "sample").unlink()
     return SAMPLE / (written - start), SAMPLE / (time.perf_counter() - reading)
 
@@ -83,8 +108,13 @@ def _rates(workdir: Path) -> tuple[float, float]:
 def check_shared(workdir: Path, processes: Sequence[int]) -> str:
     """Looks for the traces that `processes` have left; raises `ConfigError` if one is not there."""
     unseen = [process for process in processes if not trace(workdir, process).is_dir()]
-    require(not unseen, "workdir", str(workdir), f"does not show here what processes {unseen} wrote",
-            "Set one folder that all hosts share, e.g. in a bucket that is mounted on each")  # fmt: skip
+    require(
+        not unseen,
+        field="workdir",
+        value=str(workdir),
+        rule=f"does not show here what processes {unseen} wrote",
+        remedy="Set one folder that all hosts share, e.g. in a bucket that is mounted on each",
+    )
     return "the workdir is the same on all hosts" if jax.process_count() > 1 else "one host"
 
 

@@ -65,9 +65,7 @@ class MidBlock(nnx.Module):
 
     def __init__(self, channels: int, groups: int, add_attention: bool, *, dtype: DType, rngs: nnx.Rngs):
         self.resnets = nnx.List([ResnetBlock(channels, channels, groups, dtype=dtype, rngs=rngs) for _ in range(2)])
-        self.attentions = nnx.List(
-            [Attention(channels, groups, dtype=dtype, rngs=rngs)] if add_attention else []
-        )  # fmt: skip
+        self.attentions = nnx.List([Attention(channels, groups, dtype=dtype, rngs=rngs)] if add_attention else [])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (B, H, W, D) to the same shape."""
@@ -82,9 +80,7 @@ class Downsample(nnx.Module):
 
     def __init__(self, channels: int, *, dtype: DType, rngs: nnx.Rngs):
         # One row and column of zeros, below and on the right only: the padding that released weights were trained with.
-        self.conv = nnx.Conv(
-            channels, channels, (3, 3), strides=2, padding=((0, 1), (0, 1)), dtype=dtype, rngs=rngs
-        )  # fmt: skip
+        self.conv = nnx.Conv(channels, channels, (3, 3), strides=2, padding=((0, 1), (0, 1)), dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (B, H, W, D) to (B, H // 2, W // 2, D)."""
@@ -136,6 +132,6 @@ class UpBlock(nnx.Module):
 
 def resnets(inputs: int, outputs: int, layers: int, groups: int, dtype: DType, rngs: nnx.Rngs) -> nnx.List[ResnetBlock]:
     """Builds `layers` residual blocks, the first of which goes from `inputs` to `outputs` channels."""
-    return nnx.List([
-        ResnetBlock(outputs if i else inputs, outputs, groups, dtype=dtype, rngs=rngs) for i in range(layers)
-    ])  # fmt: skip
+    return nnx.List(
+        [ResnetBlock(outputs if i else inputs, outputs, groups, dtype=dtype, rngs=rngs) for i in range(layers)]
+    )

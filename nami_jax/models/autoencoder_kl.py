@@ -40,14 +40,35 @@ class AutoencoderKLConfig:
 
     def __post_init__(self) -> None:
         for name in ("latent_channels", "layers_per_block", "norm_num_groups", "sample_size"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1", TAKE_CONFIG)
+            require(
+                getattr(self, name) >= 1,
+                field=name,
+                value=getattr(self, name),
+                rule="must be at least 1",
+                remedy=TAKE_CONFIG,
+            )
         channels, groups = self.block_out_channels, self.norm_num_groups
-        require(bool(channels) and all(c >= 1 and c % groups == 0 for c in channels), "block_out_channels", channels,
-                f"needs multiples of norm_num_groups = {groups}", TAKE_CONFIG)  # fmt: skip
-        require(math.isfinite(self.scaling_factor) and self.scaling_factor > 0, "scaling_factor", self.scaling_factor,
-                "must be positive", TAKE_CONFIG)  # fmt: skip
-        require(math.isfinite(self.shift_factor or 0.0), "shift_factor", self.shift_factor, "must be finite",
-                TAKE_CONFIG)  # fmt: skip
+        require(
+            bool(channels) and all(c >= 1 and c % groups == 0 for c in channels),
+            field="block_out_channels",
+            value=channels,
+            rule=f"needs multiples of norm_num_groups = {groups}",
+            remedy=TAKE_CONFIG,
+        )
+        require(
+            math.isfinite(self.scaling_factor) and self.scaling_factor > 0,
+            field="scaling_factor",
+            value=self.scaling_factor,
+            rule="must be positive",
+            remedy=TAKE_CONFIG,
+        )
+        require(
+            math.isfinite(self.shift_factor or 0.0),
+            field="shift_factor",
+            value=self.shift_factor,
+            rule="must be finite",
+            remedy=TAKE_CONFIG,
+        )
 
     @property
     def downscale(self) -> int:
@@ -64,7 +85,13 @@ class AutoencoderKLConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         picked = {name: value for name, value in fields.items() if name in known}
         channels = picked.get("block_out_channels", ())
-        require(isinstance(channels, (list, tuple)), "block_out_channels", channels, "must be a list", TAKE_CONFIG)
+        require(
+            isinstance(channels, (list, tuple)),
+            field="block_out_channels",
+            value=channels,
+            rule="must be a list",
+            remedy=TAKE_CONFIG,
+        )
         try:
             cfg = dacite.from_dict(cls, picked, dacite.Config(cast=[tuple]))
         except (dacite.WrongTypeError, dacite.MissingValueError) as error:
@@ -72,7 +99,13 @@ class AutoencoderKLConfig:
         for name, value in fixed_fields(len(channels)).items():
             given = fields.get(name, value)
             given = tuple(given) if isinstance(given, list) else given
-            require(given == value, name, given, f"only {value!r} is computed here", "Use another autoencoder")
+            require(
+                given == value,
+                field=name,
+                value=given,
+                rule=f"only {value!r} is computed here",
+                remedy="Use another autoencoder",
+            )
         return cfg
 
     def to_hf(self) -> dict[str, Any]:
@@ -103,10 +136,12 @@ class Encoder(nnx.Module):
     def __init__(self, cfg: AutoencoderKLConfig, *, dtype: DType, rngs: nnx.Rngs):
         channels, groups, layers = cfg.block_out_channels, cfg.norm_num_groups, cfg.layers_per_block
         self.conv_in = conv(IMAGE_CHANNELS, channels[0], 3, dtype, rngs)
-        self.down_blocks = nnx.List([
-            DownBlock(inputs, outputs, layers, groups, i + 1 < len(channels), dtype=dtype, rngs=rngs)
-            for i, (inputs, outputs) in enumerate(zip((channels[0], *channels), channels, strict=False))
-        ])  # fmt: skip
+        self.down_blocks = nnx.List(
+            [
+                DownBlock(inputs, outputs, layers, groups, i + 1 < len(channels), dtype=dtype, rngs=rngs)
+                for i, (inputs, outputs) in enumerate(zip((channels[0], *channels), channels, strict=False))
+            ]
+        )
         self.mid_block = MidBlock(channels[-1], groups, cfg.mid_block_add_attention, dtype=dtype, rngs=rngs)
         self.conv_norm_out = group_norm(channels[-1], groups, rngs)
         # In float32 whatever the compute type: it is cheap, and what leaves the network is not rounded to 8 bits.
@@ -127,10 +162,12 @@ class Decoder(nnx.Module):
         channels, groups, layers = cfg.block_out_channels[::-1], cfg.norm_num_groups, cfg.layers_per_block + 1
         self.conv_in = conv(cfg.latent_channels, channels[0], 3, dtype, rngs)
         self.mid_block = MidBlock(channels[0], groups, cfg.mid_block_add_attention, dtype=dtype, rngs=rngs)
-        self.up_blocks = nnx.List([
-            UpBlock(inputs, outputs, layers, groups, i + 1 < len(channels), dtype=dtype, rngs=rngs)
-            for i, (inputs, outputs) in enumerate(zip((channels[0], *channels), channels, strict=False))
-        ])  # fmt: skip
+        self.up_blocks = nnx.List(
+            [
+                UpBlock(inputs, outputs, layers, groups, i + 1 < len(channels), dtype=dtype, rngs=rngs)
+                for i, (inputs, outputs) in enumerate(zip((channels[0], *channels), channels, strict=False))
+            ]
+        )
         self.conv_norm_out = group_norm(channels[-1], groups, rngs)
         self.conv_out = conv(channels[-1], IMAGE_CHANNELS, 3, jnp.float32, rngs)  # float32 as in the encoder
 

@@ -41,11 +41,15 @@ class Bridge(nnx.Module):
         """
         if self.shifts:
             size = self.shifts[len(self.shifts) - 1].shape[:2]
-            require((height, width) == size, "transition", "bridge",
-                    f"this bridge is for latents of {size[0]}x{size[1]} only, not {height}x{width}",
-                    f"Set a height and width that give {size[0]}x{size[1]}, or transition 'renoise', which takes any "
-                    "size (the stages were trained behind the bridge, though), or train a size-free bridge "
-                    "(bridge.kind = 'conv')")  # fmt: skip
+            require(
+                (height, width) == size,
+                field="transition",
+                value="bridge",
+                rule=f"this bridge is for latents of {size[0]}x{size[1]} only, not {height}x{width}",
+                remedy=f"Set a height and width that give {size[0]}x{size[1]}, or transition 'renoise', which takes "
+                "any size (the stages were trained behind the bridge, though), or train a size-free bridge "
+                "(bridge.kind = 'conv')",
+            )
 
 
 class ConvBridge(nnx.Module):

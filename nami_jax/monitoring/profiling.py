@@ -28,12 +28,21 @@ def parse_window(text: str, steps: int) -> Window:
         ConfigError: it is not two steps of the run in order.
     """
     parts = text.split(":")
-    require(len(parts) == 2 and all(part.isascii() and part.isdecimal() for part in parts), "--profile", text,
-            "must be the first and the last step to trace", "Set e.g. --profile 10:15")  # fmt: skip
+    require(
+        len(parts) == 2 and all(part.isascii() and part.isdecimal() for part in parts),
+        field="--profile",
+        value=text,
+        rule="must be the first and the last step to trace",
+        remedy="Set e.g. --profile 10:15",
+    )
     window = Window(*map(int, parts))
-    require(1 <= window.first <= window.last <= steps, "--profile", text,
-            f"must be steps of the run, 1 to {steps}, in order",
-            f"Set e.g. --profile {max(1, steps - 5)}:{steps}")  # fmt: skip
+    require(
+        1 <= window.first <= window.last <= steps,
+        field="--profile",
+        value=text,
+        rule=f"must be steps of the run, 1 to {steps}, in order",
+        remedy=f"Set e.g. --profile {max(1, steps - 5)}:{steps}",
+    )
     return window
 
 

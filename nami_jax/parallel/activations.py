@@ -64,9 +64,13 @@ class MeshLayout(Layout):
         """Raises `ConfigError` unless every stage's image tokens, alone and with the text's, can be shared evenly."""
         sequence = self.mesh.shape["sequence"]
         counts = [n for length in image_lengths for n in (length, length + text_length)]
-        require(all(n % sequence == 0 for n in counts), "mesh.sequence", sequence,
-                f"must divide the stages' {tuple(image_lengths)} image tokens, alone and with the text's {text_length}",
-                f"Set {functools.reduce(math.gcd, counts, sequence)}")  # fmt: skip
+        require(
+            all(n % sequence == 0 for n in counts),
+            field="mesh.sequence",
+            value=sequence,
+            rule=f"must divide the stages' {tuple(image_lengths)} image tokens, alone and with the {text_length} of text",
+            remedy=f"Set {functools.reduce(math.gcd, counts, sequence)}",
+        )
 
     def everywhere(self, x: jax.Array) -> jax.Array:
         """Copies an array to every device, where each process can read it."""
@@ -93,8 +97,13 @@ def require_layout(cfg: Config, mesh: Mesh) -> None:
         ConfigError: they cannot.
     """
     heads, tensor = cfg.model.num_heads, mesh.shape["tensor"]
-    require(heads % tensor == 0, "mesh.tensor", tensor, f"must divide the {heads} heads",
-            f"Set {math.gcd(heads, tensor)}")  # fmt: skip
+    require(
+        heads % tensor == 0,
+        field="mesh.tensor",
+        value=tensor,
+        rule=f"must divide the {heads} heads",
+        remedy=f"Set {math.gcd(heads, tensor)}",
+    )
     for height, width in cfg.data.bucket_sizes:
         sides = height // cfg.autoencoder.downscale, width // cfg.autoencoder.downscale
         MeshLayout(mesh).require_tokens(image_tokens(cfg.model, *sides), cfg.text.max_length)

@@ -23,9 +23,13 @@ class Share(NamedTuple):
 
     def require_even(self, field: str, sizes: tuple[int, ...]) -> None:
         """Raises `ConfigError` unless batches of `sizes`, set by `field`, can be shared evenly and have rows at all."""
-        require(all(b >= 1 and b % self.count == 0 for b in sizes), field, sizes,
-                f"{self.count} devices must share each batch evenly",
-                f"Set multiples of {self.count}")  # fmt: skip
+        require(
+            all(b >= 1 and b % self.count == 0 for b in sizes),
+            field=field,
+            value=sizes,
+            rule=f"{self.count} devices must share each batch evenly",
+            remedy=f"Set multiples of {self.count}",
+        )
 
 
 WHOLE = Share()

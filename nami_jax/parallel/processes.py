@@ -55,14 +55,21 @@ def initialize() -> None:
     given: dict[str, Any] = {name: args[name].value for name in PLAIN if args[name].value is not None}
     if not (args.distributed or given):
         return
-    require(not (args.distributed and given), "distributed", True, f"contradicts --{' --'.join(given)}",
-            "Leave out --distributed, by which jax finds the hosts, or those")  # fmt: skip
+    require(
+        not (args.distributed and given),
+        field="distributed",
+        value=True,
+        rule=f"contradicts --{' --'.join(given)}",
+        remedy="Leave out --distributed, by which jax finds the hosts, or those",
+    )
     if given:
         _require_usable(given)
         given["cluster_detection_method"] = "deactivate"
-    late = (f"initialization_timeout = {seconds}: {socket.gethostname()} waited {seconds} s for the run's other "
-            "processes, and not all came. Start the same command on every host, see that each can reach process 0, or "
-            "raise --initialization_timeout.")  # fmt: skip
+    late = (
+        f"initialization_timeout = {seconds}: {socket.gethostname()} waited {seconds} s for the run's other "
+        "processes, and not all came. Start the same command on every host, see that each can reach process 0, or "
+        "raise --initialization_timeout."
+    )
     try:
         with deadline(seconds, late):  # before that of jax, which aborts with a stack trace and no reason
             jax.distributed.initialize(
@@ -70,8 +77,10 @@ def initialize() -> None:
             )
         _leave_a_word()
     except ValueError as error:
-        raise ConfigError(f"distributed = True: jax finds no TPU pod, GKE or Slurm job around this process. "
-                          f"Set --{' --'.join(PLAIN)} instead.") from error  # fmt: skip
+        raise ConfigError(
+            f"distributed = True: jax finds no TPU pod, GKE or Slurm job around this process. "
+            f"Set --{' --'.join(PLAIN)} instead."
+        ) from error
 
 
 def is_main() -> bool:
@@ -131,18 +140,36 @@ def failing_alone() -> Iterator[None]:
 
 def _require_usable(given: dict[str, Any]) -> None:
     for name, example in PLAIN.items():
-        require(name in given, name, None, f"is missing beside --{' --'.join(given)}", f"Set e.g. --{name} {example}")
+        require(
+            name in given,
+            field=name,
+            value=None,
+            rule=f"is missing beside --{' --'.join(given)}",
+            remedy=f"Set e.g. --{name} {example}",
+        )
     (host, _, port), count = given["coordinator_address"].rpartition(":"), given["num_processes"]
-    require(bool(host) and port.isdecimal() and 0 < int(port) < 2**16, "coordinator_address",
-            given["coordinator_address"], "must be host:port", f"Set e.g. {PLAIN['coordinator_address']}")  # fmt: skip
-    require(given["process_id"] < count, "process_id", given["process_id"], f"must be below --num_processes {count}",
-            f"Set 0 to {count - 1}, another one on each host")  # fmt: skip
+    require(
+        bool(host) and port.isdecimal() and 0 < int(port) < 2**16,
+        field="coordinator_address",
+        value=given["coordinator_address"],
+        rule="must be host:port",
+        remedy=f"Set e.g. {PLAIN['coordinator_address']}",
+    )
+    require(
+        given["process_id"] < count,
+        field="process_id",
+        value=given["process_id"],
+        rule=f"must be below --num_processes {count}",
+        remedy=f"Set 0 to {count - 1}, another one on each host",
+    )
     try:
         if given["process_id"] == 0:  # it listens there, and XLA dies of a segmentation fault if it cannot
             socket.create_server(("", int(port))).close()
     except OSError as error:
-        raise ConfigError(f"coordinator_address = {given['coordinator_address']!r}: port {port} of this host cannot be "
-                          f"had: {error.strerror}. Set another port on every host.") from error  # fmt: skip
+        raise ConfigError(
+            f"coordinator_address = {given['coordinator_address']!r}: port {port} of this host cannot be "
+            f"had: {error.strerror}. Set another port on every host."
+        ) from error
 
 
 def _leave_a_word() -> None:

@@ -43,9 +43,13 @@ def make_mesh(mesh: MeshConfig | None = None, devices: Sequence[Any] | None = No
     left = len(devices)
     for axis in AXES[1:]:
         size = getattr(mesh, axis)
-        require(left % size == 0, f"mesh.{axis}", size,
-                f"must divide the {left} devices" + (" that the axes before it leave" if left < len(devices) else ""),
-                f"Set {math.gcd(left, size)}")  # fmt: skip
+        require(
+            left % size == 0,
+            field=f"mesh.{axis}",
+            value=size,
+            rule=f"must divide the {left} devices" + (" that the axes before it leave" if left < len(devices) else ""),
+            remedy=f"Set {math.gcd(left, size)}",
+        )
         left //= size
     sizes = (left, mesh.fsdp, mesh.tensor, mesh.sequence)
     # Neighbours on a TPU's torus stay neighbours along an axis, which need not be one side of the torus.
@@ -73,9 +77,13 @@ def state_shardings(abstract_state: Any, mesh: Mesh) -> Any:
         name = path_name(path)
         spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
         for size, axis in zip(leaf.shape, spec, strict=False):
-            require(axis is None or size % mesh.shape[axis] == 0, f"mesh.{axis}", axis and mesh.shape[axis],
-                    f"{name} {leaf.shape} cannot be split by {spec}",
-                    f"Set one that divides {size}, e.g. {math.gcd(size, mesh.shape.get(axis, 1))}")  # fmt: skip
+            require(
+                axis is None or size % mesh.shape[axis] == 0,
+                field=f"mesh.{axis}",
+                value=axis and mesh.shape[axis],
+                rule=f"{name} {leaf.shape} cannot be split by {spec}",
+                remedy=f"Set one that divides {size}, e.g. {math.gcd(size, mesh.shape.get(axis, 1))}",
+            )
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(rule, abstract_state)
@@ -118,6 +126,10 @@ def require_divisible(field: str, stage_batches: Sequence[Sequence[int]], mesh: 
     """
     count = batch_parts(mesh)
     for batches in stage_batches:
-        require(all(b % count == 0 for b in batches), field, tuple(batches),
-                f"each stage's images must split evenly over {count} devices",
-                f"Set {tuple(-(-b // count) * count for b in batches)}")  # fmt: skip
+        require(
+            all(b % count == 0 for b in batches),
+            field=field,
+            value=tuple(batches),
+            rule=f"each stage's images must split evenly over {count} devices",
+            remedy=f"Set {tuple(-(-b // count) * count for b in batches)}",
+        )

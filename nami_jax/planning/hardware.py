@@ -67,10 +67,15 @@ def find_hardware(topology: str) -> Hardware:
         return _host()
     known = f"Give {HOST}, or a version and the chips along each side, e.g. {', '.join(EXAMPLES.values())}"
     version, _, sides = topology.partition(":")
-    require(version in EXAMPLES, "topology", topology, "is not a topology", known)
+    require(version in EXAMPLES, field="topology", value=topology, rule="is not a topology", remedy=known)
     dimensions = EXAMPLES[version].count("x") + 1
-    require(re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides) is not None and sides.count("x") + 1 == dimensions, "topology",
-            topology, f"{version} has {dimensions} sides", known)  # fmt: skip
+    require(
+        re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides) is not None and sides.count("x") + 1 == dimensions,
+        field="topology",
+        value=topology,
+        rule=f"{version} has {dimensions} sides",
+        remedy=known,
+    )
     if importlib.util.find_spec("libtpu") is None:
         raise ModuleNotFoundError(
             "Plans for TPUs are compiled by libtpu, which is not installed (nor is a TPU needed). On x86-64 Linux "
@@ -85,7 +90,9 @@ def find_hardware(topology: str) -> Hardware:
         devices = topologies.get_topology_desc(topology, "tpu", **options).devices
     except JaxRuntimeError as error:
         kind, _, reason = str(error).splitlines()[0].partition(": ")
-        require(kind != "INVALID_ARGUMENT", "topology", topology, f"libtpu says: {reason}", known)
+        require(
+            kind != "INVALID_ARGUMENT", field="topology", value=topology, rule=f"libtpu says: {reason}", remedy=known
+        )
         raise
     return Hardware(topology, tuple(devices), compiler_limit(devices[0]), find_chip(devices[0].device_kind))
 

@@ -10,8 +10,15 @@ import math
 import re
 from collections.abc import Iterator
 
-KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute", "ragged-all-to-all",
-         "reduce-scatter")  # fmt: skip
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?[\])}]) ([a-z][\w-]*)\((.*)$")
@@ -81,9 +88,11 @@ class _Module:
         constants = {i.name: re.match(r"(\d+)\)", i.rest) for i in instructions if i.opcode == "constant"}
         bounds = [
             constant[1]
-            for i in instructions if i.opcode == "compare" and "direction=LT" in i.rest
-            for operand in _NAME.findall(i.rest) if (constant := constants.get(operand))
-        ]  # fmt: skip
+            for i in instructions
+            if i.opcode == "compare" and "direction=LT" in i.rest
+            for operand in _NAME.findall(i.rest)
+            if (constant := constants.get(operand))
+        ]
         return int(bounds[0]) if len(bounds) == 1 else None
 
 
@@ -105,10 +114,12 @@ def collectives(text: str) -> Collectives:
             _, most, _ = found.get(channel, (kind, 0, 0))
             found[channel] = (kind, max(times, most), size)
     traffic = {
-        kind: Traffic(sum(times for k, times, _ in found.values() if k == kind),
-                      sum(times * size for k, times, size in found.values() if k == kind))
+        kind: Traffic(
+            sum(times for k, times, _ in found.values() if k == kind),
+            sum(times * size for k, times, size in found.values() if k == kind),
+        )
         for kind in sorted({kind for kind, _, _ in found.values()})
-    }  # fmt: skip
+    }
     return Collectives(traffic, len(unknown))
 
 

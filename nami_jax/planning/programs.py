@@ -76,6 +76,15 @@ def _lower_stage(cfg: Config, mesh: Mesh, images: int, before: Stage | None, sta
     noise = None if before is None or structure is not None else latents(stage)
     grid: Any = stage_grids(make_stages(cfg.model.num_stages, cfg.flow.sigma_ends), cfg.sample)[stage.number - 1]
     return run_stage.lower(
-        model, bridge, latents(before or stage), noise, text, jax.ShapeDtypeStruct((), jnp.float32), grid,
-        stage=stage, before=before, solver=cfg.sample.solver, layout=MeshLayout(mesh),
-    )  # fmt: skip
+        model,
+        bridge,
+        latents(before or stage),
+        noise,
+        text,
+        jax.ShapeDtypeStruct((), jnp.float32),
+        grid,
+        stage=stage,
+        before=before,
+        solver=cfg.sample.solver,
+        layout=MeshLayout(mesh),
+    )

@@ -12,8 +12,9 @@ from nami_jax.planning.programs import run_state
 GIB = 2**30
 
 
-def remedies(cfg: Config, hardware: Hardware, stage_batch: Sequence[int], measured: Measured,
-             largest: Sequence[int] | None) -> Iterator[str]:  # fmt: skip
+def remedies(
+    cfg: Config, hardware: Hardware, stage_batch: Sequence[int], measured: Measured, largest: Sequence[int] | None
+) -> Iterator[str]:
     """Yields what may make the training step fit: only what applies.
 
     Args:
@@ -26,8 +27,10 @@ def remedies(cfg: Config, hardware: Hardware, stage_batch: Sequence[int], measur
     mesh, model = cfg.mesh, cfg.model
     if wider := _wider_fsdp(cfg, hardware, measured):
         fsdp, now, then = wider
-        yield (f"mesh.fsdp = {fsdp} instead of {mesh.fsdp}: parameters, EMA and moments take {then / GIB:.2f} GiB "
-               f"on each device instead of {now / GIB:.2f}")  # fmt: skip
+        yield (
+            f"mesh.fsdp = {fsdp} instead of {mesh.fsdp}: parameters, EMA and moments take {then / GIB:.2f} GiB "
+            f"on each device instead of {now / GIB:.2f}"
+        )
     if not model.remat:
         yield "model.remat = True: each block's activations are computed again instead of kept; a third more FLOPs"
     if not model.scan_blocks:
@@ -36,8 +39,10 @@ def remedies(cfg: Config, hardware: Hardware, stage_batch: Sequence[int], measur
         yield f"train.stage_batches = {tuple(largest)} instead of {tuple(stage_batch)}, with learning rates to match"
     each = len(hardware.devices) // (mesh.tensor * mesh.sequence)
     if not largest and each > 1:
-        yield (f"mesh.sequence = {2 * mesh.sequence} or mesh.tensor = {2 * mesh.tensor}: more devices share each "
-               f"image, so that a stage's images need only be a multiple of {each // 2}")  # fmt: skip
+        yield (
+            f"mesh.sequence = {2 * mesh.sequence} or mesh.tensor = {2 * mesh.tensor}: more devices share each "
+            f"image, so that a stage's images need only be a multiple of {each // 2}"
+        )
     if hardware.name != HOST:
         yield "more chips (a larger --topology) with a larger mesh.fsdp, or chips with more memory: v5p, v6e"
 

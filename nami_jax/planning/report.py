@@ -26,8 +26,17 @@ def report(plan: Plan, rate: Rate | None, mfu: float) -> str:
         rate: what the devices are assumed to do and cost; None: not known.
         mfu: the utilisation that `rate` assumes, to be named.
     """
-    sections = [_heading(plan), _memory(plan), _batch(plan), _flops(plan), _traffic(plan), _costs(plan, rate, mfu),
-                _pictures(plan, rate), _programs(plan), _verdict(plan)]  # fmt: skip
+    sections = [
+        _heading(plan),
+        _memory(plan),
+        _batch(plan),
+        _flops(plan),
+        _traffic(plan),
+        _costs(plan, rate, mfu),
+        _pictures(plan, rate),
+        _programs(plan),
+        _verdict(plan),
+    ]
     return "\n\n".join(sections)
 
 
@@ -115,8 +124,17 @@ def _costs(plan: Plan, rate: Rate | None, mfu: float) -> str:
     for number, phase in enumerate(phases(plan.cfg), start=1):
         step = phase.flops / rate.flops
         seconds, images = seconds + phase.steps * step, images + phase.steps * phase.images
-        rows.append((f"phase {number}", str(phase.steps), str(phase.images), f"{phase.flops / TERA:.4g}", f"{step:.4g}",
-                     f"{phase.images / step:.1f}", f"{rate.dollars(step) / phase.images * 1e6:.0f}"))  # fmt: skip
+        rows.append(
+            (
+                f"phase {number}",
+                str(phase.steps),
+                str(phase.images),
+                f"{phase.flops / TERA:.4g}",
+                f"{step:.4g}",
+                f"{phase.images / step:.1f}",
+                f"{rate.dollars(step) / phase.images * 1e6:.0f}",
+            )
+        )
     header = ("", "steps", "images/step", "TFLOP/step", "s/step", "images/s", "USD/million images")
     assumed = (
         f"At an MFU of {mfu:g}, which is assumed, and {rate.price / len(plan.hardware.devices):.2f} USD for a chip and "
@@ -136,10 +154,16 @@ def _pictures(plan: Plan, rate: Rate | None) -> str:
     ours = picture_flops(cfg, images)
     theirs = sampling_xla_flops(cfg.model, cfg.sample, latent_side, cfg.text.max_length, images)
     rows = [
-        (f"stage {k}", _tera(count), _tera(xla), _gib(stage.parts.get("temporaries", 0)), _total(stage),
-         f"{count / rate.flops:.2f}" if rate else "-")
+        (
+            f"stage {k}",
+            _tera(count),
+            _tera(xla),
+            _gib(stage.parts.get("temporaries", 0)),
+            _total(stage),
+            f"{count / rate.flops:.2f}" if rate else "-",
+        )
         for k, (count, xla, stage) in enumerate(zip(ours, theirs, plan.stages, strict=True), start=1)
-    ]  # fmt: skip
+    ]
     header = ("", "TFLOP", "as XLA counts", "temporaries GiB", "with training state GiB", "s")
     return (
         f"Drawing {images} pictures of {side}x{side} at once, with guidance, in {cfg.sample.steps} steps, as the run "
@@ -150,8 +174,9 @@ def _pictures(plan: Plan, rate: Rate | None) -> str:
 def _programs(plan: Plan) -> str:
     cfg, side = plan.cfg, plan.cfg.data.side // plan.cfg.autoencoder.downscale
     validation = dict.fromkeys(with_batch(shapes, [cfg.train.eval_batch] * len(shapes)) for shapes in plan.steps)
-    drawn = [(plan.preview_images, *stage_shape(cfg.model, stage, side, side))
-             for stage in make_stages(cfg.model.num_stages)]  # fmt: skip
+    drawn = [
+        (plan.preview_images, *stage_shape(cfg.model, stage, side, side)) for stage in make_stages(cfg.model.num_stages)
+    ]
     rows = [("training step", shapes_text(shapes)) for shapes in plan.steps]
     rows += [("validation", shapes_text(shapes)) for shapes in validation]
     rows += [(f"pictures, stage {k}", shapes_text((shape,))) for k, shape in enumerate(drawn, start=1)]

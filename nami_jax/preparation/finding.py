@@ -40,7 +40,7 @@ def find_source(source: str, data: DataConfig, eval_share: float) -> Source:
     if files.is_remote(source):
         return _in_folder(source, eval_share)
     named = TFDS_NAME.fullmatch(source) is not None
-    require(named, "source", source, "no such folder, file or data set", KINDS)
+    require(named, field="source", value=source, rule="no such folder, file or data set", remedy=KINDS)
     data = dataclasses.replace(data, name=source)
     try:
         prepared_builder(data, data.train_split)
@@ -52,15 +52,20 @@ def find_source(source: str, data: DataConfig, eval_share: float) -> Source:
 def _in_folder(folder: str, eval_share: float) -> Source:
     names = files.listing(folder)
     lines, tars = METADATA in names, [files.join(folder, name) for name in names if name.endswith(".tar")]
-    require(not (lines and tars), "source", folder, f"holds both {METADATA} and tars",
-            f"Give {files.join(folder, '*.tar')!r}, or move the tars away")  # fmt: skip
-    require(bool(lines or tars), "source", folder, f"holds neither {METADATA} nor tars", KINDS)
+    require(
+        not (lines and tars),
+        field="source",
+        value=folder,
+        rule=f"holds both {METADATA} and tars",
+        remedy=f"Give {files.join(folder, '*.tar')!r}, or move the tars away",
+    )
+    require(bool(lines or tars), field="source", value=folder, rule=f"holds neither {METADATA} nor tars", remedy=KINDS)
     return FolderSource(folder, eval_share) if lines else _tars(folder, tars, eval_share)
 
 
 def _tars(source: str, found: Iterable[str], eval_share: float) -> Source:
     paths = sorted(path for path in found if path.endswith(".tar"))
-    require(bool(paths), "source", source, "matches no file that ends in .tar", KINDS)
+    require(bool(paths), field="source", value=source, rule="matches no file that ends in .tar", remedy=KINDS)
     prefix = os.path.commonprefix(paths)  # noqa: RUF071  (cut at a slash below; commonpath would break "gs://")
     folder = prefix[: prefix.rfind("/") + 1]  # that all are in: ids do not depend on where it lies
     return TarSource(folder, tuple(path.removeprefix(folder) for path in paths), eval_share)

@@ -29,11 +29,34 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("unit_size", "max_pixels", "batch_size"):
             value = getattr(self, name)
-            require(value >= 1, name, value, "must be at least 1", f"Set e.g. {getattr(type(self), name)}")
-        require(0.0 <= self.eval_share < 1.0, "eval_share", self.eval_share, "must be in [0, 1)", "Set e.g. 0.01")
-        require(self.max_upscale >= 1.0, "max_upscale", self.max_upscale, "must be at least 1", "Set e.g. 2")
-        require(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "is not a compute type",
-                "Set 'float32' or 'bfloat16'")  # fmt: skip
+            require(
+                value >= 1,
+                field=name,
+                value=value,
+                rule="must be at least 1",
+                remedy=f"Set e.g. {getattr(type(self), name)}",
+            )
+        require(
+            0.0 <= self.eval_share < 1.0,
+            field="eval_share",
+            value=self.eval_share,
+            rule="must be in [0, 1)",
+            remedy="Set e.g. 0.01",
+        )
+        require(
+            self.max_upscale >= 1.0,
+            field="max_upscale",
+            value=self.max_upscale,
+            rule="must be at least 1",
+            remedy="Set e.g. 2",
+        )
+        require(
+            self.dtype in ("float32", "bfloat16"),
+            field="dtype",
+            value=self.dtype,
+            rule="is not a compute type",
+            remedy="Set 'float32' or 'bfloat16'",
+        )
 
     @property
     def limits(self) -> Limits:

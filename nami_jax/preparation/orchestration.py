@@ -51,14 +51,19 @@ def prepare(
         PreparationError: the work cannot go on; it continues with the next call.
     """
     begun = time.monotonic()
-    require(cfg.autoencoder.folder is not None, "autoencoder.folder", None, "there is nothing to prepare for a flow of "
-            "pixels", "Set the folder of an autoencoder, and data.prepared")  # fmt: skip
+    require(
+        cfg.autoencoder.folder is not None,
+        field="autoencoder.folder",
+        value=None,
+        rule="there is nothing to prepare for a flow of pixels",
+        remedy="Set the folder of an autoencoder, and data.prepared",
+    )
     require_beam()
     pipeline_options = beam_options(beam_arguments, own_flags)
     job = Job(cfg, find_source(source, cfg.data, options.eval_share), out, options)
     with files.only_run(out):
         plan = job.source.plan(options.unit_size)
-        require(bool(plan.units), "source", source, "holds no records", "Give another")
+        require(bool(plan.units), field="source", value=source, rule="holds no records", remedy="Give another")
         begin(job, plan)
         done = finished(out)
         waiting = [unit for unit in plan.units if os.path.basename(manifest_name(unit.index)) not in done]
@@ -85,12 +90,21 @@ def begin(job: Job, plan: Plan) -> None:
         _require_same(Prepared.from_json(files.read(path), path), settings, job.out)
         return
     others = files.listing(job.out) - {EMPTY_FILE}  # which may be left of a run that was killed between the two
-    require(not others, "out", job.out, f"holds other files, such as {min(others, default=None)}",
-            "Give a folder that is empty or new")  # fmt: skip
+    require(
+        not others,
+        field="out",
+        value=job.out,
+        rule=f"holds other files, such as {min(others, default=None)}",
+        remedy="Give a folder that is empty or new",
+    )
     for name in (MANIFESTS, DATA):  # of settings that nobody knows any more
-        require(not files.listing(files.join(job.out, name)), "out", job.out,
-                f"holds prepared {name} but no {SETTINGS_FILE}",
-                f"Remove {MANIFESTS} and {DATA} in it, or give another --out")  # fmt: skip
+        require(
+            not files.listing(files.join(job.out, name)),
+            field="out",
+            value=job.out,
+            rule=f"holds prepared {name} but no {SETTINGS_FILE}",
+            remedy=f"Remove {MANIFESTS} and {DATA} in it, or give another --out",
+        )
     states = job.networks().text([""])
     files.write(files.join(job.out, EMPTY_FILE), msgpack_serialize(states._asdict()))
     files.write(path, settings.to_json().encode())

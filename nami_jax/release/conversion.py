@@ -54,9 +54,11 @@ def convert_release(source: Path, target: Path, *, allow_missing: bool = False) 
     parts = {name: part for name, part in found.items() if part is not None}
     absent = missing_files(parts)
     if "transformer" not in parts or (absent and not allow_missing):
-        remedy = "Complete the release, or go on without with --allow_missing" if "transformer" in parts else (
-            "Give the folder that holds transformer/"
-        )  # fmt: skip
+        remedy = (
+            "Complete the release, or go on without with --allow_missing"
+            if "transformer" in parts
+            else ("Give the folder that holds transformer/")
+        )
         raise ConfigError(f"from = {str(source)!r}: lacks {', '.join(absent)}. {remedy}.")
     networks = check_parts(parts)
     settings = pipeline_config(networks)
@@ -92,13 +94,17 @@ def plan(part: ReleasedPart, network: Network) -> tuple[dict[str, Tensor], Recor
     left_out = {key: tensor for key, tensor in part.tensors.items() if network.is_left_out(key)}
     # A second name of a tensor is not stored again, unless the network asks for it by that name.
     aliases = {
-        key: first for key, first in part.record.aliases.items()
+        key: first
+        for key, first in part.record.aliases.items()
         if key not in left_out and first not in left_out and network.is_unused(network.known_as(key))
-    }  # fmt: skip
+    }
     files = {file: [key for key in keys if key not in left_out] for file, keys in part.record.files.items()}
     record = dataclasses.replace(
-        part.record, files={file: keys for file, keys in files.items() if keys}, aliases=aliases,
-        left_out=len(left_out), left_out_bytes=sum(map(tensor_bytes, left_out.values())),
-    )  # fmt: skip
+        part.record,
+        files={file: keys for file, keys in files.items() if keys},
+        aliases=aliases,
+        left_out=len(left_out),
+        left_out_bytes=sum(map(tensor_bytes, left_out.values())),
+    )
     kept = {key: tensor for key, tensor in part.tensors.items() if key not in left_out and key not in aliases}
     return kept, record

@@ -74,4 +74,10 @@ def _locked(target: Path) -> Iterator[None]:
 def require_new(target: Path) -> None:
     """Raises `ConfigError` if there is something at `target`."""
     empty = not target.exists() or (target.is_dir() and not any(target.iterdir()))
-    require(empty, "to", str(target), "exists and is not empty", "Give a new folder, or delete this one first")
+    require(
+        empty,
+        field="to",
+        value=str(target),
+        rule="exists and is not empty",
+        remedy="Give a new folder, or delete this one first",
+    )

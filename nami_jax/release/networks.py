@@ -54,19 +54,22 @@ def describe_mt5(config: Mapping[str, Any]) -> Network:
     """Returns what the T5 encoder needs; raises `WeightsError` if config.json describes another network."""
     cfg = t5.T5Config.from_hf(config)
     return Network(
-        cfg, _shapes(t5.T5Encoder, cfg, tuple(t5.RELEASED_NAMES.items())),
+        cfg,
+        _shapes(t5.T5Encoder, cfg, tuple(t5.RELEASED_NAMES.items())),
         is_unused=lambda key: key.startswith(t5.UNUSED_PREFIXES),
         is_left_out=lambda key: key.startswith(("decoder.", "lm_head.")),
-    )  # fmt: skip
+    )
 
 
 def describe_mclip(config: Mapping[str, Any]) -> Network:
     """Returns what the BERT needs; raises `WeightsError` if config.json describes another network."""
     cfg = bert.BertConfig.from_hf(config)
     return Network(
-        cfg, _shapes(bert.Bert, cfg, tuple(bert.RELEASED_NAMES.items())),
-        lambda key: key.removeprefix("bert."), bert.is_unused,
-    )  # fmt: skip
+        cfg,
+        _shapes(bert.Bert, cfg, tuple(bert.RELEASED_NAMES.items())),
+        lambda key: key.removeprefix("bert."),
+        bert.is_unused,
+    )
 
 
 DESCRIBE = {"transformer": describe_transformer, "vae": describe_vae, "mt5": describe_mt5, "mclip": describe_mclip}

@@ -102,10 +102,14 @@ def read_part(release: Path, name: str) -> ReleasedPart | None:
     bare = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     record = Record(
         {file: [key.removeprefix(prefix) for key in keys] for file, keys in homes.items()},
-        None if index is None else _relative(index, release), prefix,
-        {key: tensor.alias.removeprefix(prefix) for key, tensor in bare.items()
-         if isinstance(tensor, PickledTensor) and tensor.alias is not None},
-    )  # fmt: skip
+        None if index is None else _relative(index, release),
+        prefix,
+        {
+            key: tensor.alias.removeprefix(prefix)
+            for key, tensor in bare.items()
+            if isinstance(tensor, PickledTensor) and tensor.alias is not None
+        },
+    )
     return ReleasedPart(release / name, read_json(release / name / "config.json"), bare, record)
 
 

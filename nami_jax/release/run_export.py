@@ -25,7 +25,12 @@ def export_run(workdir: Path, target: Path, *, step: int | None = None, as_safet
         ModuleNotFoundError: pickles are to be written, and torch is not installed.
     """
     run = load_run(workdir, step)
-    require(run.bridge is None or isinstance(run.bridge, Bridge), "bridge.kind", run.cfg.bridge.kind,
-            "a release has bridges of the kind 'full' only", "Export a run with that kind, or with none")  # fmt: skip
+    require(
+        run.bridge is None or isinstance(run.bridge, Bridge),
+        field="bridge.kind",
+        value=run.cfg.bridge.kind,
+        rule="a release has bridges of the kind 'full' only",
+        remedy="Export a run with that kind, or with none",
+    )
     bridge = export_bridge(run.bridge) if isinstance(run.bridge, Bridge) else None
     export_network(target, run.model.cfg, export_nami(run.model), bridge, as_safetensors=as_safetensors)

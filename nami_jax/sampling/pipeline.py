@@ -95,7 +95,13 @@ class NamiPipeline:
         devices = None if mesh is None else make_mesh(mesh)
         shardings = None if devices is None else functools.partial(state_shardings, mesh=devices)
         if (path / PIPELINE_FILE).is_file():
-            require(step is None, "step", step, f"{path} holds converted weights, not a run", "Leave it out")
+            require(
+                step is None,
+                field="step",
+                value=step,
+                rule=f"{path} holds converted weights, not a run",
+                remedy="Leave it out",
+            )
             model, cfg, bridge, source = _load_converted(path, dtype, shardings)
         else:
             run = load_run(path, step, dtype, shardings)
@@ -108,10 +114,15 @@ class NamiPipeline:
         compute = jnp.dtype(cfg.model.dtype)
         autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
         return cls(
-            model, cfg, lambda: load_text_encoder(cfg.text, dtype=compute),
-            autoencoder=autoencoder, bridge=bridge, source=source, keep_encoder=keep_encoder,
+            model,
+            cfg,
+            lambda: load_text_encoder(cfg.text, dtype=compute),
+            autoencoder=autoencoder,
+            bridge=bridge,
+            source=source,
+            keep_encoder=keep_encoder,
             layout=ONE_DEVICE if devices is None else MeshLayout(devices),
-        )  # fmt: skip
+        )
 
     def __call__(
         self,
@@ -172,9 +183,15 @@ class NamiPipeline:
         pictures: list[Image.Image] = []
         for some in _batches(len(rows), batch_size, progress):
             latents = self.sample_latents(
-                TextStates(text.embeds[rows[some]], text.pooled[rows[some]]), negative, sample, height=height,
-                width=width, seed=seed, numbers=numbers[some].tolist(), progress=progress,
-            )  # fmt: skip
+                TextStates(text.embeds[rows[some]], text.pooled[rows[some]]),
+                negative,
+                sample,
+                height=height,
+                width=width,
+                seed=seed,
+                numbers=numbers[some].tolist(),
+                progress=progress,
+            )
             pictures += self.decode(latents)
         return pictures
 
@@ -237,10 +254,20 @@ class NamiPipeline:
         height, width = (self.cfg.side if side is None else side for side in (height, width))
         bridge, downscale = self._check(sample, height, width), self.cfg.autoencoder.downscale
         return sample_latents(
-            self.model, text, negative, sample, height=height // downscale, width=width // downscale, seed=seed,
-            numbers=range(len(text.pooled)) if numbers is None else numbers, sigma_ends=self.cfg.flow.sigma_ends,
-            bridge=bridge, initial=initial, layout=self._layout, progress=progress,
-        )  # fmt: skip
+            self.model,
+            text,
+            negative,
+            sample,
+            height=height // downscale,
+            width=width // downscale,
+            seed=seed,
+            numbers=range(len(text.pooled)) if numbers is None else numbers,
+            sigma_ends=self.cfg.flow.sigma_ends,
+            bridge=bridge,
+            initial=initial,
+            layout=self._layout,
+            progress=progress,
+        )
 
     def decode(self, latents: jax.Array) -> list[Image.Image]:
         """Turns latents (B, h, w, C) into pictures."""
@@ -249,10 +276,20 @@ class NamiPipeline:
     def _check(self, sample: SampleConfig, height: int, width: int) -> AnyBridge | None:
         """Checks a request before anything is compiled; returns the bridge, if it is to make the jumps."""
         bridge = self.bridge if sample.transition == "bridge" else None
-        require(sample.transition != "bridge" or bridge is not None, "transition", "bridge", "this model has no bridge",
-                "Set 'renoise'")  # fmt: skip
-        require(sample.grid != "released" or self.cfg.flow.sigma_ends is None, "grid", sample.grid,
-                "the released grid knows the default flow.sigma_ends only", "Set 'linear'")  # fmt: skip
+        require(
+            sample.transition != "bridge" or bridge is not None,
+            field="transition",
+            value="bridge",
+            rule="this model has no bridge",
+            remedy="Set 'renoise'",
+        )
+        require(
+            sample.grid != "released" or self.cfg.flow.sigma_ends is None,
+            field="grid",
+            value=sample.grid,
+            rule="the released grid knows the default flow.sigma_ends only",
+            remedy="Set 'linear'",
+        )
         downscale = self.cfg.autoencoder.downscale
         check_request(self.model.cfg, sample, height, width, bridge, downscale)
         lengths = image_tokens(self.model.cfg, height // downscale, width // downscale)
@@ -290,5 +327,5 @@ def _batches(count: int, size: int, progress: bool) -> Iterator[slice]:
 def _check_prompts(prompts: Sequence[str], num_images: int, batch_size: int) -> None:
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise ConfigError(f"prompts = {prompts!r}: a prompt is empty. Say what to draw, e.g. 'red apple'.")
-    require(num_images >= 1, "num_images", num_images, "must be at least 1", "Set e.g. 4")
-    require(batch_size >= 1, "batch_size", batch_size, "must be at least 1", "Set e.g. 8")
+    require(num_images >= 1, field="num_images", value=num_images, rule="must be at least 1", remedy="Set e.g. 4")
+    require(batch_size >= 1, field="batch_size", value=batch_size, rule="must be at least 1", remedy="Set e.g. 8")

@@ -77,8 +77,13 @@ def check_request(
     require_side(width, model, "width", downscale)
     if bridge is not None:
         bridge.require_size(height // downscale, width // downscale)
-    require(len(sample.steps) == model.num_stages, "steps", sample.steps, f"the model has {model.num_stages} stages",
-            f"Give {model.num_stages} counts, one per stage")  # fmt: skip
+    require(
+        len(sample.steps) == model.num_stages,
+        field="steps",
+        value=sample.steps,
+        rule=f"the model has {model.num_stages} stages",
+        remedy=f"Give {model.num_stages} counts, one per stage",
+    )
 
 
 def stage_grids(stages: Sequence[Stage], sample: SampleConfig) -> tuple[Grid, ...]:
@@ -190,15 +195,29 @@ def sample_stages(
     stages = make_stages(model.cfg.num_stages, sigma_ends)
     shape, before = stage_shape(model.cfg, stages[0], height, width), None
     x = image_noise(seed, numbers, stages[0], shape, layout) if initial is None else np.asarray(initial, np.float32)
-    require(x.shape == (len(numbers), *shape), "initial", x.shape, "is not the shape of the first stage's latents",
-            f"Give {(len(numbers), *shape)}")  # fmt: skip
+    require(
+        x.shape == (len(numbers), *shape),
+        field="initial",
+        value=x.shape,
+        rule="is not the shape of the first stage's latents",
+        remedy=f"Give {(len(numbers), *shape)}",
+    )
     for stage, grid in zip(stages, stage_grids(stages, sample), strict=True):
         shape = stage_shape(model.cfg, stage, height, width)
         noise = None if before is None or bridge else image_noise(seed, numbers, stage, shape, layout)
         x = run_stage(
-            model, bridge, x, noise, text, np.float32(sample.guidance_scale), grid,
-            stage=stage, before=before, solver=sample.solver, layout=layout,
-        )  # fmt: skip
+            model,
+            bridge,
+            x,
+            noise,
+            text,
+            np.float32(sample.guidance_scale),
+            grid,
+            stage=stage,
+            before=before,
+            solver=sample.solver,
+            layout=layout,
+        )
         before = stage
         yield x
 

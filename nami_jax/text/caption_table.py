@@ -132,10 +132,12 @@ def table_key(cfg: TextConfig, captions: Sequence[str], dtype: jax.typing.DTypeL
 
 def write_states(encoder: TextEncoder, captions: Sequence[str], path: Path) -> None:
     """Writes one record (embeds (T, D) float16, pooled (P,) float32) per caption to a .npy file at `path`."""
-    record = np.dtype([
-        ("embeds", np.float16, (encoder.max_length, encoder.embed_dim)),
-        ("pooled", np.float32, (encoder.pooled_dim,)),
-    ])  # fmt: skip
+    record = np.dtype(
+        [
+            ("embeds", np.float16, (encoder.max_length, encoder.embed_dim)),
+            ("pooled", np.float32, (encoder.pooled_dim,)),
+        ]
+    )
     rows = _new_rows(path, record, len(captions))
     with tqdm(total=len(captions), desc="encoding captions", unit="caption") as progress:
         for start in range(0, len(captions), CAPTIONS_AT_ONCE):

@@ -93,8 +93,13 @@ def released_folders(cfg: TextConfig, files: Sequence[tuple[str, Sequence[str]]]
     missing = [
         f"{part}/{' or '.join(names)}" for part, names in files if not any(any((folder / part).glob(n)) for n in names)
     ]
-    require(not missing, "text.folder", cfg.folder, f"lacks {', '.join(missing)}",
-            "Set the FOLDER that `python -m nami_jax.convert --from RELEASE --to FOLDER` makes")  # fmt: skip
+    require(
+        not missing,
+        field="text.folder",
+        value=cfg.folder,
+        rule=f"lacks {', '.join(missing)}",
+        remedy="Set the FOLDER that `python -m nami_jax.convert --from RELEASE --to FOLDER` makes",
+    )
     return folder / "mt5", folder / "mclip"
 
 

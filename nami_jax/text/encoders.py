@@ -218,13 +218,22 @@ def _load_t5_bert(cfg: TextConfig, kinds: Mapping[str, Any]) -> T5BertEncoder:
     mt5, mclip = released_folders(cfg)
     t5_cfg, bert_cfg = T5Config.from_hf(read_config(mt5)), BertConfig.from_hf(read_config(mclip))
     positions = bert_cfg.max_position_embeddings
-    require(cfg.pooled_length <= positions, "text.pooled_length", cfg.pooled_length,
-            f"the BERT in {mclip} knows {positions} positions", f"Set at most {positions}")  # fmt: skip
+    require(
+        cfg.pooled_length <= positions,
+        field="text.pooled_length",
+        value=cfg.pooled_length,
+        rule=f"the BERT in {mclip} knows {positions} positions",
+        remedy=f"Set at most {positions}",
+    )
     t5_tokens = t5_tokenizer(mt5, cfg.max_length, "text.max_length")
     bert_tokens = bert_tokenizer(mclip, cfg.pooled_length, "text.pooled_length")
     for tokens, rows, part in ((t5_tokens, t5_cfg.vocab_size, mt5), (bert_tokens, bert_cfg.vocab_size, mclip)):
-        require(tokens.size <= rows, "text.folder", str(part),
-                f"its tokeniser has {tokens.size} tokens and its network knows {rows}",
-                "Take both from one release")  # fmt: skip
+        require(
+            tokens.size <= rows,
+            field="text.folder",
+            value=str(part),
+            rule=f"its tokeniser has {tokens.size} tokens and its network knows {rows}",
+            remedy="Take both from one release",
+        )
     t5 = load_t5(t5_cfg, open_tensors(mt5), **kinds)
     return T5BertEncoder(cfg, t5, load_bert(bert_cfg, open_tensors(mclip), **kinds), (t5_tokens, bert_tokens))

@@ -68,8 +68,13 @@ class Tokenizer:
             logging.warning(
                 "%d of %d prompts are longer than the text window of %d tokens (%s) and were cut. "
                 "The first, of %d tokens, begins %r.",
-                len(cut), len(prompts), self.length, self._field, lengths[cut[0]], prompts[cut[0]][:60],
-            )  # fmt: skip
+                len(cut),
+                len(prompts),
+                self.length,
+                self._field,
+                lengths[cut[0]],
+                prompts[cut[0]][:60],
+            )
 
 
 def t5_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
@@ -153,4 +158,10 @@ def _damaged(path: Path, error: Exception) -> ConfigError:
 
 
 def _require_special(found: bool, path: Path, token: str) -> None:
-    require(found, "text.folder", str(path), f"the vocabulary has no {token}", "Take the file from the release")
+    require(
+        found,
+        field="text.folder",
+        value=str(path),
+        rule=f"the vocabulary has no {token}",
+        remedy="Take the file from the release",
+    )

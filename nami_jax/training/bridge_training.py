@@ -47,9 +47,12 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source]) -> Any:
     Source: NAMI, CVPR 2026 version (mean squared error, learning rate 1e-3, about 10,000 steps).
     """
     alone = dataclasses.replace(
-        cfg.train, steps=cfg.bridge.steps, stage_batches=cfg.train.stage_batches[:1], phase_starts=(0.0,),
+        cfg.train,
+        steps=cfg.bridge.steps,
+        stage_batches=cfg.train.stage_batches[:1],
+        phase_starts=(0.0,),
         phase_learning_rates=cfg.train.phase_learning_rates[:1],
-    )  # fmt: skip
+    )
     loader: Iterator[Step] = train_loader(sources, dataclasses.replace(cfg, train=alone), batch_share(mesh))
     optimizer, step = _optimizer(cfg), make_bridge_step(cfg, mesh)
     params = new_bridge(cfg)
@@ -78,8 +81,10 @@ def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, np.uint32],
     The noise is a function of `train.seed` and the step's number () uint32 alone.
     """
     stages, graphdef, optimizer = (
-        make_stages(cfg.model.num_stages, cfg.flow.sigma_ends), bridge_structure(cfg), _optimizer(cfg)
-    )  # fmt: skip
+        make_stages(cfg.model.num_stages, cfg.flow.sigma_ends),
+        bridge_structure(cfg),
+        _optimizer(cfg),
+    )
     assert graphdef is not None
 
     def loss_fn(params, batch, key):

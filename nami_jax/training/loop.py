@@ -80,9 +80,13 @@ def train(
         loader, samples = train_loader(data.train, cfg, batch_share(mesh)), [len(source) for source in data.train]
         state, position = begin_or_continue(cfg, mesh, checkpoints, data)
         found = position.pop("samples", samples)
-        require(found == samples, "data.prepared" if cfg.data.prepared else "data.name",
-                cfg.data.prepared or cfg.data.name, f"the run was begun on {found} samples, and here are {samples}",
-                "Set the data that it was begun on, or another --workdir")  # fmt: skip
+        require(
+            found == samples,
+            field="data.prepared" if cfg.data.prepared else "data.name",
+            value=cfg.data.prepared or cfg.data.name,
+            rule=f"the run was begun on {found} samples, and here are {samples}",
+            remedy="Set the data that it was begun on, or another --workdir",
+        )
         loader.set_state(position)
         start, null = int(state["step"]), dict(zip(("text_embeds", "pooled"), data.empty, strict=True))
         if distributed.is_main():
@@ -123,7 +127,13 @@ def check_run(cfg: Config, mesh: Mesh, stop_after: int | None) -> None:
     Raises:
         ConfigError: batches that the devices cannot share, or a network of another width than the text encoder.
     """
-    require(stop_after is None or stop_after >= 1, "stop_after", stop_after, "must be at least 1", "Leave it out")
+    require(
+        stop_after is None or stop_after >= 1,
+        field="stop_after",
+        value=stop_after,
+        rule="must be at least 1",
+        remedy="Leave it out",
+    )
     require_layout(cfg, mesh)
     require_divisible("train.stage_batches", cfg.train.stage_batches, mesh)
     require_divisible("train.eval_batch", ((cfg.train.eval_batch,),), mesh)
@@ -131,7 +141,13 @@ def check_run(cfg: Config, mesh: Mesh, stop_after: int | None) -> None:
         return  # text states come with the latents, whose reader checks their widths
     for field, width in zip(("text_dim", "pooled_dim"), encoder_widths(cfg.text), strict=True):
         value = getattr(cfg.model, field)
-        require(value == width, f"model.{field}", value, f"the text encoder gives {width}", f"Set {width}")
+        require(
+            value == width,
+            field=f"model.{field}",
+            value=value,
+            rule=f"the text encoder gives {width}",
+            remedy=f"Set {width}",
+        )
 
 
 def begin_or_continue(cfg: Config, mesh: Mesh, checkpoints: Checkpoints, data: Data) -> tuple[State, dict]:

@@ -54,10 +54,18 @@ def make_preview(
 
     def preview(params: Any, bridge: AnyBridge | None, step: int) -> Path:
         drawn = sample_latents(
-            nnx.merge(graphdef, params), text, data.empty, cfg.sample, height=latents.shape[1], width=latents.shape[2],
-            seed=cfg.train.seed, numbers=range(len(captions)), sigma_ends=cfg.flow.sigma_ends, bridge=bridge,
+            nnx.merge(graphdef, params),
+            text,
+            data.empty,
+            cfg.sample,
+            height=latents.shape[1],
+            width=latents.shape[2],
+            seed=cfg.train.seed,
+            numbers=range(len(captions)),
+            sigma_ends=cfg.flow.sigma_ends,
+            bridge=bridge,
             layout=layout,
-        )  # fmt: skip
+        )
         path = folder / f"step_{step:07d}.png"
         about = {"captions": captions, "step": step, "seed": cfg.train.seed, "steps": cfg.sample.steps}
         sheet = _sheet(panels, originals, to_images(decode(np.asarray(drawn))), step)

@@ -20,8 +20,15 @@ from nami_jax.weights import Shapes, Slot, Tensor, WeightsError, export_tensors,
 FIXED = {"patch_size": 1, "guidance_embeds": False}
 PATCH_SIZE, MLP_RATIO, ROPE_THETA = 2, 4, 10000.0  # of every released network, and written nowhere
 LISTS = ("axes_dims_rope", "stage_singleblock_index")
-SIZES = ("in_channels", "num_layers", "attention_head_dim", "num_attention_heads", "joint_attention_dim",
-         "pooled_projection_dim", *LISTS)  # fmt: skip
+SIZES = (
+    "in_channels",
+    "num_layers",
+    "attention_head_dim",
+    "num_attention_heads",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+    *LISTS,
+)
 
 
 def model_config(released: Mapping[str, Any]) -> ModelConfig:
@@ -43,8 +50,9 @@ def model_config(released: Mapping[str, Any]) -> ModelConfig:
         ("out_channels", (None, fields["in_channels"])),
         ("in_channels", (fields["in_channels"] // PATCH_SIZE**2 * PATCH_SIZE**2,)),
     ]
-    wrong = [f"{name} = {fields[name]!r}, expected {allowed[-1]!r}" for name, allowed in rules
-             if fields[name] not in allowed]  # fmt: skip
+    wrong = [
+        f"{name} = {fields[name]!r}, expected {allowed[-1]!r}" for name, allowed in rules if fields[name] not in allowed
+    ]
     if wrong:
         raise WeightsError(f"config.json: {'; '.join(wrong)}. Use the transformer of a NAMI release.")
     return ModelConfig(
@@ -75,8 +83,11 @@ def released_transformer_config(cfg: ModelConfig) -> dict[str, Any]:
         WeightsError: the release's code cannot run such a network.
     """
     fixed = {"patch_size": PATCH_SIZE, "mlp_ratio": MLP_RATIO, "rope_theta": ROPE_THETA}
-    wrong = [f"model.{name} = {getattr(cfg, name)!r}, not {value!r}" for name, value in fixed.items()
-             if getattr(cfg, name) != value]  # fmt: skip
+    wrong = [
+        f"model.{name} = {getattr(cfg, name)!r}, not {value!r}"
+        for name, value in fixed.items()
+        if getattr(cfg, name) != value
+    ]
     if wrong:
         raise WeightsError(f"{'; '.join(wrong)}: the released layout cannot say so. Train with the released values.")
     return {
@@ -176,9 +187,12 @@ def load_nami(
         WeightsError: keys are missing, unexpected or misshapen; all are listed.
     """
     return load_module(
-        lambda: Nami(cfg, rngs=nnx.Rngs(0)), lambda _: nami_slots(cfg), tensors,
-        param_dtype=param_dtype, shardings=shardings,
-    )  # fmt: skip
+        lambda: Nami(cfg, rngs=nnx.Rngs(0)),
+        lambda _: nami_slots(cfg),
+        tensors,
+        param_dtype=param_dtype,
+        shardings=shardings,
+    )
 
 
 def export_nami(model: Nami) -> dict[str, np.ndarray]:

@@ -142,9 +142,7 @@ def load_params(
     for key, slot in slots.items():
         members[slot.path].append((slot, tensors[key]))
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return nested({
-        path: _load_array(leaf, leaf.sharding or default, members[path]) for path, leaf in shapes.items()
-    })  # fmt: skip
+    return nested({path: _load_array(leaf, leaf.sharding or default, members[path]) for path, leaf in shapes.items()})
 
 
 def _load_array(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding, members: Members) -> jax.Array:

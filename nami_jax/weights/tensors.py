@@ -14,10 +14,22 @@ SHARD_BYTES = 2 * 1024**3
 PIECE_ELEMENTS = 2**24  # read or written at once: 64 MB of float32
 
 # By the names that safetensors gives them.
-DTYPES = {name: np.dtype(f"{kind}{bits // 8}") for name, kind, bits in (
-    ("F64", "f", 64), ("F32", "f", 32), ("F16", "f", 16), ("I64", "i", 64), ("I32", "i", 32), ("I16", "i", 16),
-    ("I8", "i", 8), ("U64", "u", 64), ("U32", "u", 32), ("U16", "u", 16), ("U8", "u", 8),
-)} | {"BF16": np.dtype(ml_dtypes.bfloat16), "BOOL": np.dtype(bool)}  # fmt: skip
+DTYPES = {
+    name: np.dtype(f"{kind}{bits // 8}")
+    for name, kind, bits in (
+        ("F64", "f", 64),
+        ("F32", "f", 32),
+        ("F16", "f", 16),
+        ("I64", "i", 64),
+        ("I32", "i", 32),
+        ("I16", "i", 16),
+        ("I8", "i", 8),
+        ("U64", "u", 64),
+        ("U32", "u", 32),
+        ("U16", "u", 16),
+        ("U8", "u", 8),
+    )
+} | {"BF16": np.dtype(ml_dtypes.bfloat16), "BOOL": np.dtype(bool)}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 

@@ -64,17 +64,19 @@ class EmojiCaptions(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=_DESCRIPTION,
-            features=tfds.features.FeaturesDict({
-                "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
-                "captions": tfds.features.Sequence(tfds.features.Text()),
-                "emoji": tfds.features.Text(),
-                "category": tfds.features.Text(),
-                "group": tfds.features.Text(),
-            }),
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
+                    "captions": tfds.features.Sequence(tfds.features.Text()),
+                    "emoji": tfds.features.Text(),
+                    "category": tfds.features.Text(),
+                    "group": tfds.features.Text(),
+                }
+            ),
             homepage="https://github.com/jdecked/twemoji",
             citation=_CITATION,
             license=_LICENSE,
-        )  # fmt: skip
+        )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # everything comes with installed packages

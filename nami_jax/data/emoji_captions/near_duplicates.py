@@ -25,13 +25,29 @@ _PERSON = r"\b(old(er)? )?((wo)?m[ae]n|person|people|(fe)?male|boy|girl|child|pr
 _LOOK = r"\b(red|white|curly|blond) hair\b|\b(bald|beard|facing right)\b"
 _COLOUR = r"\b(light blue|black|white|brown|red|orange|yellow|green|blue|purple|pink|gr[ea]y|polar)\b"
 _SERIES = (
-    r".*(o’clock|-thirty)$", r"keycap .*", r".*\bmoon( face)?$", r".*\bmedal$", r"(family|couple with heart|kiss)\b.*",
-    r".*\b(square|circle|diamond|hearts?)$", r".*\bbook$", r".*\bbutton( \(blood type\))?$", r".*\barrow$",
-    r"sun behind.*", r"globe showing.*", r".*\bbanknote$", r"speaker .*|muted speaker", r"input .*", r".*mailbox.*",
-    r"(un)?locked.*", r"mer(man|maid|person)", r".*monkey", r"(no|non-potable|prohibited)\b.*",
-    r".*super(hero|villain)", r"sun(rise|set)\b.*|.* dusk",
+    r".*(o’clock|-thirty)$",
+    r"keycap .*",
+    r".*\bmoon( face)?$",
+    r".*\bmedal$",
+    r"(family|couple with heart|kiss)\b.*",
+    r".*\b(square|circle|diamond|hearts?)$",
+    r".*\bbook$",
+    r".*\bbutton( \(blood type\))?$",
+    r".*\barrow$",
+    r"sun behind.*",
+    r"globe showing.*",
+    r".*\bbanknote$",
+    r"speaker .*|muted speaker",
+    r"input .*",
+    r".*mailbox.*",
+    r"(un)?locked.*",
+    r"mer(man|maid|person)",
+    r".*monkey",
+    r"(no|non-potable|prohibited)\b.*",
+    r".*super(hero|villain)",
+    r"sun(rise|set)\b.*|.* dusk",
     r"(aries|taurus|gemini|cancer|leo|virgo|libra|scorpio|sagittarius|capricorn|aquarius|pisces|ophiuchus)",
-)  # fmt: skip
+)
 
 
 def concept(entry: Emoji) -> str:

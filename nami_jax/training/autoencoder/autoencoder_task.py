@@ -59,7 +59,13 @@ def train_autoencoder(
         NonFiniteError: the loss or the gradient became NaN or infinite.
         Stopped: SIGTERM or SIGINT came, and the state is saved.
     """
-    require(stop_after is None or stop_after >= 1, "stop_after", stop_after, "must be at least 1", "Leave it out")
+    require(
+        stop_after is None or stop_after >= 1,
+        field="stop_after",
+        value=stop_after,
+        rule="must be at least 1",
+        remedy="Leave it out",
+    )
     mesh = make_mesh(devices=devices)
     require_divisible("train.batch", ((cfg.train.batch,),), mesh)
     vgg = load_perceptual(cfg.loss.perceptual_blocks) if cfg.loss.perceptual else None
@@ -96,9 +102,13 @@ def _run(
 ) -> State:
     """Takes the steps that are left up to `stop` and returns the state after them."""
     loader = crop_loader(
-        train, seed=cfg.train.seed, batch=cfg.train.batch, crop=cfg.train.crop, flip=cfg.data.flip,
+        train,
+        seed=cfg.train.seed,
+        batch=cfg.train.batch,
+        crop=cfg.train.crop,
+        flip=cfg.data.flip,
         share=batch_share(mesh),
-    )  # fmt: skip
+    )
     restored = checkpoints.restore_latest(abstract_state(cfg, mesh))
     state, position = restored or (init_state(cfg, mesh), {"next_index": 0})
     checkpoints.prepare(state)

@@ -88,7 +88,13 @@ def with_unit_latents(cfg: AutoencoderRun, params: Any, source: CaptionedImages)
         ConfigError: all latents are the same.
     """
     statistics = latent_statistics(open_weights(cfg, params), source)
-    require(statistics.std > 0, "loss.kl", cfg.loss.kl, "all latents have become the same", "Lower it")
+    require(
+        statistics.std > 0,
+        field="loss.kl",
+        value=cfg.loss.kl,
+        rule="all latents have become the same",
+        remedy="Lower it",
+    )
     network = dataclasses.replace(cfg.network, scaling_factor=1 / statistics.std, shift_factor=statistics.mean)
     return nnx.merge(autoencoder_structure(network), jax.device_get(params))
 
