@@ -16,7 +16,7 @@ from absl import app, flags, logging
 
 from nami_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
 from nami_jax.config import ConfigError
-from nami_jax.data.examples import Visit, open_data
+from nami_jax.data.examples import Example, open_data
 from nami_jax.data.images import to_stage
 from nami_jax.planning.table import table
 from nami_jax.sampling.pictures import grid, save_png, to_images
@@ -38,7 +38,7 @@ class Result(NamedTuple):
     perceptual: np.ndarray  # (seeds, N)
 
 
-def measure(workdir: Path, count: int, seeds: int) -> tuple[Result, list[Visit]]:
+def measure(workdir: Path, count: int, seeds: int) -> tuple[Result, list[Example]]:
     """Samples `count` training captions of a run, evenly spaced, with each of `seeds` seeds."""
     pipe = NamiPipeline.from_pretrained(workdir)
     with Checkpoints(workdir) as checkpoints:
@@ -46,15 +46,15 @@ def measure(workdir: Path, count: int, seeds: int) -> tuple[Result, list[Visit]]
     data = open_data(cfg, pipe.autoencoder and pipe.autoencoder.fingerprint)
     source = data.train[0]
     indices = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
-    visits = [source.visit(source[int(i)], None) for i in indices]
+    examples = [source.example(source[int(i)], None) for i in indices]
     decode = np.asarray if pipe.autoencoder is None else pipe.autoencoder.decode
-    originals = decode(to_stage(np.stack([v.image for v in visits]), 1))
-    text = TextStates(np.stack([v.embeds for v in visits]), np.stack([v.pooled for v in visits]))
+    originals = decode(to_stage(np.stack([v.image for v in examples]), 1))
+    text = TextStates(np.stack([v.embeds for v in examples]), np.stack([v.pooled for v in examples]))
     vgg, distance = load_perceptual(3), jax.jit(perceptual_distance)
     drawn = [np.clip(decode(np.asarray(pipe.sample_latents(text, data.empty, seed=s))), -1, 1) for s in range(seeds)]
     squared = [np.square(x - originals).mean((1, 2, 3)) for x in drawn]
     perceptual = [np.asarray(distance(vgg, originals, x.astype(np.float32))) for x in drawn]
-    return Result(workdir.name, originals, drawn[0], np.array(squared), np.array(perceptual)), visits
+    return Result(workdir.name, originals, drawn[0], np.array(squared), np.array(perceptual)), examples
 
 
 def report(results: Sequence[Result]) -> str:
@@ -77,12 +77,12 @@ def main(argv: list[str]) -> None:
         measured = [measure(Path(workdir), args.images, args.seeds) for workdir in argv[1:]]
     except (CheckpointError, ConfigError, ModuleNotFoundError, WeightsError) as error:
         raise SystemExit(f"error: {error}") from error
-    results, visits = [result for result, _ in measured], measured[0][1]
+    results, examples = [result for result, _ in measured], measured[0][1]
     print(f"{args.images} training captions, {args.seeds} seeds\n\n{report(results)}")
-    few = np.linspace(0, len(visits) - 1, min(SHOWN, len(visits))).round().astype(int)
+    few = np.linspace(0, len(examples) - 1, min(SHOWN, len(examples))).round().astype(int)
     originals = to_images(results[0].originals[few])
     sheet = grid(
-        [visits[i].caption for i in few],
+        [examples[i].caption for i in few],
         [originals, *(to_images(result.pixels[few]) for result in results)],
         f"originals, {', '.join(result.name for result in results)}",
     )

@@ -95,7 +95,7 @@ class Checkpoints:
                 )
             self._reader = stack.enter_context(open_reader(self.folder, ITEMS))
             if cfg is not None and self._steps():
-                saved = self.newest_whole(lambda step: self._config(step, type(cfg)))
+                saved = self.latest_valid(lambda step: self._config(step, type(cfg)))
                 require_same_run(saved, cfg, self.folder, same)
             if cfg is None and not self._steps():
                 unfinished = sorted(p.name for p in self.folder.iterdir())
@@ -176,12 +176,12 @@ class Checkpoints:
             return None
         abstract = _arrays(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state))
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
-        restored = self.newest_whole(lambda step: self._restore(step, data=ocp.args.JsonRestore(), **items))
+        restored = self.latest_valid(lambda step: self._restore(step, data=ocp.args.JsonRestore(), **items))
         self._move_damaged()
         state = {**restored["train"], "ema": restored["ema"], "bridge": restored.get("bridge", {})}
         return state, restored["data"]
 
-    def newest_whole(self, load: Callable[[int], T]) -> T:
+    def latest_valid(self, load: Callable[[int], T]) -> T:
         """Returns what `load` makes of the newest step that it does not find damaged, with a warning of those it does.
 
         Raises:

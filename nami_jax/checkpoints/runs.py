@@ -54,7 +54,7 @@ def load_run(
         def load(step: int) -> Run:
             return _load_step(checkpoints, step, dtype, shardings)
 
-        return checkpoints.newest_whole(load) if step is None else load(step)
+        return checkpoints.latest_valid(load) if step is None else load(step)
 
 
 def _load_step(checkpoints: Checkpoints, step: int, dtype: str | None, shardings: Shardings | None) -> Run:

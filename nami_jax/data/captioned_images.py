@@ -1,6 +1,6 @@
 """Random access to the decoded images and captions of any tensorflow-datasets data set.
 
-`tfds_builder` comes before, `visits` after. `source[i]` depends on `i` only, so any order and position can be resumed.
+`source[i]` depends on `i` only, so any order and position can be resumed.
 """
 
 import struct

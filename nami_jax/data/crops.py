@@ -12,7 +12,7 @@ import numpy as np
 
 from nami_jax.data.captioned_images import CaptionedImages, Sample
 from nami_jax.data.images import to_stage
-from nami_jax.parallel.host_shard import WHOLE, Share
+from nami_jax.parallel.host_shard import WHOLE, HostShard
 
 ENDLESS = 1 << 40  # steps; grain's ranges have an end
 
@@ -24,7 +24,7 @@ def crop_loader(
     batch: int,
     crop: int,
     flip: bool,
-    share: Share = WHOLE,
+    shard: HostShard = WHOLE,
 ) -> grain.DatasetIterator[np.ndarray]:
     """Returns an endless iterator over the steps of a run, at step 0; the data are shuffled anew each epoch.
 
@@ -36,7 +36,7 @@ def crop_loader(
         batch: images of a step.
         crop: side of the squares cut from them, pixels; at most the side of the images.
         flip: whether to mirror half of them.
-        share: which rows of each batch to give; all if not given.
+        shard: which rows of each batch to give; all if not given.
 
     Returns:
         Elements (rows, crop, crop, 3) float32 in [-1, 1].
@@ -44,13 +44,13 @@ def crop_loader(
     Raises:
         ConfigError: a batch cannot be shared evenly.
     """
-    share.require_even("train.batch", (batch,))
+    shard.require_even("train.batch", (batch,))
     draw = functools.partial(_draw, crop=crop, flip=flip)
-    visits: Any = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(draw)
+    examples: Any = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(draw)
 
     # The share is cut after everything random: before it, the draws would depend on the number of processes.
     def pixels_of(step: int) -> np.ndarray:
-        return to_stage(np.stack([visits[int(step * batch + row)] for row in share.rows(batch)]), 1)
+        return to_stage(np.stack([examples[int(step * batch + row)] for row in shard.rows(batch)]), 1)
 
     pixels = grain.MapDataset.range(ENDLESS).map(pixels_of)
     # One thread: with the images decoded in memory (data.cache_images) cropping is nothing beside a training step.

@@ -16,8 +16,8 @@ from nami_jax.data.latents import BucketSource, PreparedLatents
 from nami_jax.text.caption_table import TextStates, TextTable, encode_captions
 
 
-class Visit(NamedTuple):
-    """A sample as one visit shows it."""
+class Example(NamedTuple):
+    """A sample as it is shown once, with one of its captions."""
 
     image: np.ndarray  # (H, W, C) at the last stage's size: uint8 pixels or float latents
     caption: str
@@ -26,7 +26,7 @@ class Visit(NamedTuple):
 
 
 class Source(Protocol):
-    """Random access to samples of one size, and how a visit shows one of them."""
+    """Random access to samples of one size, and how an example shows one of them."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Any: ...
@@ -36,7 +36,7 @@ class Source(Protocol):
         """Distinct unreadable samples met so far."""
         ...
 
-    def visit(self, sample: Any, rng: np.random.Generator | None) -> Visit:
+    def example(self, sample: Any, rng: np.random.Generator | None) -> Example:
         """Shows a sample with a caption drawn by `rng`; without one, with its first caption and never mirrored."""
         ...
 
@@ -45,7 +45,7 @@ class Pixels:
     """The images of a tensorflow-datasets set, with the states of their captions looked up in a table."""
 
     def __init__(self, images: CaptionedImages, table: TextTable, flip: bool = False):
-        """Puts images and text states together; `flip` mirrors half of the visits."""
+        """Puts images and text states together; `flip` mirrors half of the examples."""
         self._images, self._table, self._flip = images, table, flip
 
     def __len__(self) -> int:
@@ -60,14 +60,14 @@ class Pixels:
         """Distinct unreadable images met so far."""
         return self._images.num_corrupt
 
-    def visit(self, sample: Sample, rng: np.random.Generator | None) -> Visit:
+    def example(self, sample: Sample, rng: np.random.Generator | None) -> Example:
         """Shows an image with a drawn caption, mirrored by chance; without `rng`, as it is with its first caption."""
         image, captions = sample["image"], sample["captions"]
         caption = captions[rng.integers(len(captions)) if rng else 0]
         if rng and self._flip and rng.random() < 0.5:
             image = image[:, ::-1]
         states = self._table.lookup([caption])
-        return Visit(image, caption, states.embeds[0], states.pooled[0])
+        return Example(image, caption, states.embeds[0], states.pooled[0])
 
 
 class Latents:
@@ -86,11 +86,11 @@ class Latents:
         """Returns record `index`."""
         return self._records[index]
 
-    def visit(self, sample: Any, rng: np.random.Generator | None) -> Visit:
+    def example(self, sample: Any, rng: np.random.Generator | None) -> Example:
         """Shows a latent with a drawn caption; without `rng`, with its first."""
         i = rng.integers(len(sample.captions)) if rng else 0
         states = (sample.text_embeds[i], sample.pooled[i])
-        return Visit(sample.latents, sample.captions[i], *(x.astype(np.float32) for x in states))
+        return Example(sample.latents, sample.captions[i], *(x.astype(np.float32) for x in states))
 
 
 class Data(NamedTuple):

@@ -1,6 +1,6 @@
 """Prepared data on disk: latents and text states that `nami_jax.preparation` wrote, read at random for training.
 
-`preparation` comes before, `visits` and `loader` after; this module is what both know of the files. A folder holds
+`preparation` comes before, `examples` and `loader` after; this module is what both know of the files. A folder holds
 
 - `prepared.json`: everything the data depend on (`Prepared`), written first;
 - `data/`: ArrayRecord files, each of one unit of work, one split and one bucket of (height, width);

@@ -1,6 +1,6 @@
 """Images or latents and text states, batched by stage: one element of the loader is one training step.
 
-`visits` comes before, `train_step` after. The order is a function of the seed and the step alone: neither the number of
+The order is a function of the seed and the step alone: neither the number of
 processes nor where a run was interrupted changes which samples a step sees, nor how they are captioned and flipped.
 """
 
@@ -13,10 +13,10 @@ import grain
 import numpy as np
 
 from nami_jax.config import Config
-from nami_jax.data.examples import Source, Visit
+from nami_jax.data.examples import Example, Source
 from nami_jax.data.images import to_stage
 from nami_jax.data.phases import phase_bounds
-from nami_jax.parallel.host_shard import WHOLE, Share
+from nami_jax.parallel.host_shard import WHOLE, HostShard
 
 
 class StageBatch(TypedDict):
@@ -30,7 +30,7 @@ class StageBatch(TypedDict):
 Step = tuple[StageBatch, ...]  # over stages 1..K
 
 
-def train_loader(sources: Sequence[Source], cfg: Config, share: Share = WHOLE) -> grain.DatasetIterator[Step]:
+def train_loader(sources: Sequence[Source], cfg: Config, shard: HostShard = WHOLE) -> grain.DatasetIterator[Step]:
     """Returns an iterator over the steps of a run, at step 0.
 
     Each step takes all of its samples from one source, drawn in proportion to the sources' sizes. A source is shuffled
@@ -41,7 +41,7 @@ def train_loader(sources: Sequence[Source], cfg: Config, share: Share = WHOLE) -
     Args:
         sources: the training split, one source for each size of image.
         cfg: the run.
-        share: which rows of every stage's batch to give; all if not given.
+        shard: which rows of every stage's batch to give; all if not given.
 
     Returns:
         Elements as `Step`, with B_k the share of `train.stage_batches` and sides those of the last stage / 2^(K-k).
@@ -50,13 +50,13 @@ def train_loader(sources: Sequence[Source], cfg: Config, share: Share = WHOLE) -
         ConfigError: a stage's batch cannot be shared evenly, or is nobody's.
     """
     for sizes in cfg.train.stage_batches:
-        share.require_even("train.stage_batches", sizes)
+        shard.require_even("train.stage_batches", sizes)
     plan = plan_steps(cfg, [len(source) for source in sources])
-    visits = [
-        grain.MapDataset.source(source).seed(cfg.train.seed).shuffle().repeat().random_map(source.visit)
+    examples = [
+        grain.MapDataset.source(source).seed(cfg.train.seed).shuffle().repeat().random_map(source.example)
         for source in sources
     ]
-    deal = _Dealer(plan, visits, share)
+    deal = _Dealer(plan, examples, shard)
     return grain.MapDataset.range(cfg.train.steps).map(deal).to_iter_dataset(_read_options()).__iter__()
 
 
@@ -96,18 +96,18 @@ def plan_steps(cfg: Config, lengths: Sequence[int]) -> Plan:
 
 @dataclasses.dataclass(frozen=True)
 class _Dealer:
-    """Collects a step's visits and deals them out to the stages: the first `sizes[0]` go to stage 1, and so on."""
+    """Collects a step's examples and deals them out to the stages: the first `sizes[0]` go to stage 1, and so on."""
 
     plan: Plan
-    visits: Sequence[Any]  # grain.MapDataset of Visit, one for each source
-    share: Share
+    examples: Sequence[Any]  # grain.MapDataset of Example, one for each source
+    shard: HostShard
 
     def __call__(self, step: int) -> Step:
-        visits, sizes = self.visits[self.plan.sources[step]], self.plan.sizes[step]
+        examples, sizes = self.examples[self.plan.sources[step]], self.plan.sizes[step]
         firsts = int(self.plan.starts[step]) + np.cumsum(sizes) - sizes
         # The share is cut after everything random: before it, the draws would depend on the number of processes.
         parts = [
-            [visits[int(first + row)] for row in self.share.rows(int(size))]
+            [examples[int(first + row)] for row in self.shard.rows(int(size))]
             for first, size in zip(firsts, sizes, strict=True)
         ]
         return tuple(_stage_batch(part, factor) for part, factor in zip(parts, _factors(len(sizes)), strict=True))
@@ -117,15 +117,15 @@ def _factors(stages: int) -> list[int]:
     return [2 ** (stages - 1 - k) for k in range(stages)]
 
 
-def _stage_batch(visits: Sequence[Visit], factor: int) -> StageBatch:
+def _stage_batch(examples: Sequence[Example], factor: int) -> StageBatch:
     return StageBatch(
-        images=to_stage(np.stack([visit.image for visit in visits]), factor),
-        text_embeds=np.stack([visit.embeds for visit in visits]),
-        pooled=np.stack([visit.pooled for visit in visits]),
+        images=to_stage(np.stack([example.image for example in examples]), factor),
+        text_embeds=np.stack([example.embeds for example in examples]),
+        pooled=np.stack([example.pooled for example in examples]),
     )
 
 
-def eval_batches(sources: Sequence[Source], cfg: Config, share: Share = WHOLE) -> Iterator[Step]:
+def eval_batches(sources: Sequence[Source], cfg: Config, shard: HostShard = WHOLE) -> Iterator[Step]:
     """Yields the held-out split once, in order, each image at every stage's size and with its first caption.
 
     All batches are full: the last of a source is filled from the source's start, whose images then count a little more.
@@ -133,14 +133,14 @@ def eval_batches(sources: Sequence[Source], cfg: Config, share: Share = WHOLE) -
     Args:
         sources: the held-out split, one source for each size of image.
         cfg: the run; `train.eval_batch` images make a batch.
-        share: which rows of each batch to give; all if not given.
+        shard: which rows of each batch to give; all if not given.
 
     Raises:
         ConfigError: a batch cannot be shared evenly.
     """
     size = cfg.train.eval_batch
-    share.require_even("train.eval_batch", (size,))
+    shard.require_even("train.eval_batch", (size,))
     for source in sources:
         for start in range(0, len(source), size):
-            visits = [source.visit(source[int(i) % len(source)], None) for i in start + share.rows(size)]
-            yield tuple(_stage_batch(visits, factor) for factor in _factors(cfg.model.num_stages))
+            examples = [source.example(source[int(i) % len(source)], None) for i in start + shard.rows(size)]
+            yield tuple(_stage_batch(examples, factor) for factor in _factors(cfg.model.num_stages))

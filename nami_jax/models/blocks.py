@@ -38,7 +38,7 @@ class QKV(nnx.Module):
         return self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype), v
 
 
-class Frame(NamedTuple):
+class BlockInputs(NamedTuple):
     """What all blocks of a forward pass share."""
 
     conditioning: jax.Array  # (B, D)
@@ -46,9 +46,9 @@ class Frame(NamedTuple):
     layout: Layout
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, frame: Frame) -> jax.Array:
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, shared: BlockInputs) -> jax.Array:
     """Attends every token to every token: three arrays (B, L, N, H) -> (B, L, D)."""
-    out = frame.layout.attention(rotate(q, frame.rotation), rotate(k, frame.rotation), v)
+    out = shared.layout.attention(rotate(q, shared.rotation), rotate(k, shared.rotation), v)
     return out.reshape(*out.shape[:2], -1)
 
 
@@ -77,19 +77,19 @@ class DoubleBlock(nnx.Module):
         self.image = Stream(cfg, rngs=rngs)
         self.text = Stream(cfg, rngs=rngs)
 
-    def __call__(self, streams: tuple[jax.Array, jax.Array], frame: Frame) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, streams: tuple[jax.Array, jax.Array], shared: BlockInputs) -> tuple[jax.Array, jax.Array]:
         """Maps (text (B, T, D), image (B, L, D)) to the same."""
         text, image = streams
-        text_shift, text_scale, *text_rest = self.text.modulation(frame.conditioning)
-        image_shift, image_scale, *image_rest = self.image.modulation(frame.conditioning)
+        text_shift, text_scale, *text_rest = self.text.modulation(shared.conditioning)
+        image_shift, image_scale, *image_rest = self.image.modulation(shared.conditioning)
         text_qkv = self.text.qkv(modulate(text, text_shift, text_scale))
         image_qkv = self.image.qkv(modulate(image, image_shift, image_scale))
         q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(text_qkv, image_qkv, strict=True))
-        attended = attend(q, k, v, frame)  # (B, T + L, D)
+        attended = attend(q, k, v, shared)  # (B, T + L, D)
         text_attended, image_attended = jnp.split(attended, [text.shape[1]], axis=1)
         text = self.text.finish(text, text_attended, text_rest, ONE_DEVICE)  # short: not worth splitting
-        image = self.image.finish(image, image_attended, image_rest, frame.layout)
-        return frame.layout.latents(text), frame.layout.tokens(image)
+        image = self.image.finish(image, image_attended, image_rest, shared.layout)
+        return shared.layout.latents(text), shared.layout.tokens(image)
 
 
 class SingleBlock(nnx.Module):
@@ -102,13 +102,15 @@ class SingleBlock(nnx.Module):
         self.mlp_in = adaptable(cfg, cfg.width, hidden, rngs)
         self.proj = adaptable(cfg, cfg.width + hidden, cfg.width, rngs)
 
-    def __call__(self, x: jax.Array, frame: Frame) -> jax.Array:
+    def __call__(self, x: jax.Array, shared: BlockInputs) -> jax.Array:
         """Maps tokens (B, T + L, D) to the same."""
-        shift, scale, gate = self.modulation(frame.conditioning)
+        shift, scale, gate = self.modulation(shared.conditioning)
         inputs = modulate(x, shift, scale)
-        attended = attend(*self.qkv(inputs), frame)
-        hidden = frame.layout.channels(nnx.gelu(self.mlp_in(inputs), approximate=True))
-        return frame.layout.tokens(x + (gate * self.proj(jnp.concatenate([attended, hidden], axis=-1))).astype(x.dtype))
+        attended = attend(*self.qkv(inputs), shared)
+        hidden = shared.layout.channels(nnx.gelu(self.mlp_in(inputs), approximate=True))
+        return shared.layout.tokens(
+            x + (gate * self.proj(jnp.concatenate([attended, hidden], axis=-1))).astype(x.dtype)
+        )
 
 
 def stack(block: Callable[..., nnx.Module], count: int, cfg: ModelConfig, rngs: nnx.Rngs) -> nnx.Module | None:
@@ -119,7 +121,7 @@ def stack(block: Callable[..., nnx.Module], count: int, cfg: ModelConfig, rngs: 
     return nnx.split_rngs(splits=count)(build)(rngs)
 
 
-def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, frame: Frame) -> Any:
+def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, shared: BlockInputs) -> Any:
     """Runs the first `count` blocks of a stack.
 
     Args:
@@ -127,7 +129,7 @@ def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, 
         count: how many of them to run.
         cfg: its `scan_blocks` and `remat` choose how. Scanned blocks compile once; unrolled ones are faster on CPU.
         x: what goes through the blocks, an array or a pair.
-        frame: what the blocks share.
+        shared: what the blocks share.
 
     Returns:
         x after `count` blocks.
@@ -137,7 +139,7 @@ def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, 
     graphdef, params = nnx.split(blocks)
 
     def run(x, block_params):
-        return nnx.merge(graphdef, block_params)(x, frame), None  # pyright: ignore[reportCallIssue]
+        return nnx.merge(graphdef, block_params)(x, shared), None  # pyright: ignore[reportCallIssue]
 
     # Inside a scan nothing can merge the recomputation with the first pass, so it needs no guard against that.
     run = jax.checkpoint(run, prevent_cse=not cfg.scan_blocks) if cfg.remat else run

@@ -32,7 +32,7 @@ class Layout:
     def require_tokens(self, image_lengths: Sequence[int], text_length: int) -> None:
         """Raises `ConfigError` if the tokens of a stage cannot be shared evenly."""
 
-    def everywhere(self, x: jax.Array) -> jax.Array:
+    def replicate(self, x: jax.Array) -> jax.Array:
         """Copies an array to where every process can read it."""
         return x
 

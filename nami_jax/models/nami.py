@@ -12,7 +12,7 @@ from einops import rearrange
 from flax import nnx
 
 from nami_jax.config import ModelConfig
-from nami_jax.models.blocks import DoubleBlock, Frame, SingleBlock, run_prefix, stack
+from nami_jax.models.blocks import BlockInputs, DoubleBlock, SingleBlock, run_prefix, stack
 from nami_jax.models.layers import TIME_CHANNELS, Embedder, Modulation, linear, modulate, time_waves
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.rope import rotations
@@ -68,11 +68,11 @@ class Nami(nnx.Module):
         image = layout.tokens(self.image_in(tokens))  # (B, L, D)
         text = self.text_in(text_embeds)  # (B, T, D)
         conditioning = self.time_in(time_waves(t)) + self.pooled_in(pooled)  # (B, D)
-        frame = Frame(conditioning, rotation, layout)
+        shared = BlockInputs(conditioning, rotation, layout)
 
-        text, image = run_prefix(self.double_blocks, cfg.double_blocks, cfg, (text, image), frame)
+        text, image = run_prefix(self.double_blocks, cfg.double_blocks, cfg, (text, image), shared)
         x = layout.tokens(jnp.concatenate([text, image], axis=1))  # (B, T + L, D)
-        x = run_prefix(self.single_blocks, cfg.stage_single_blocks[stage - 1], cfg, x, frame)
+        x = run_prefix(self.single_blocks, cfg.stage_single_blocks[stage - 1], cfg, x, shared)
 
         scale, shift = self.modulation(conditioning)
         tokens = self.image_out(modulate(layout.tokens(x[:, text.shape[1] :]), shift, scale))

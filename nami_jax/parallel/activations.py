@@ -68,11 +68,11 @@ class MeshLayout(Layout):
             all(n % sequence == 0 for n in counts),
             field="mesh.sequence",
             value=sequence,
-            rule=f"must divide the stages' {tuple(image_lengths)} image tokens, alone and with the {text_length} of text",
+            rule=f"must divide the stages' {tuple(image_lengths)} image tokens, also with the text's {text_length}",
             remedy=f"Set {functools.reduce(math.gcd, counts, sequence)}",
         )
 
-    def everywhere(self, x: jax.Array) -> jax.Array:
+    def replicate(self, x: jax.Array) -> jax.Array:
         """Copies an array to every device, where each process can read it."""
         return x if self.mesh.size == 1 else _copy_to(NamedSharding(self.mesh, PartitionSpec()))(x)
 

@@ -7,7 +7,7 @@ import numpy as np
 from nami_jax.config import require
 
 
-class Share(NamedTuple):
+class HostShard(NamedTuple):
     """A process's share of every batch: those of its equal, consecutive parts that the process's devices hold.
 
     Rows are the same samples whatever the number of processes and devices.
@@ -32,4 +32,4 @@ class Share(NamedTuple):
         )
 
 
-WHOLE = Share()
+WHOLE = HostShard()

@@ -14,7 +14,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import MeshConfig, require
-from nami_jax.parallel.host_shard import Share
+from nami_jax.parallel.host_shard import HostShard
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH_AXES = ("data", "fsdp")  # each of their devices has images of its own; along the others images are shared
@@ -94,26 +94,26 @@ def batch_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def batch_share(mesh: Mesh) -> Share:
+def host_shard(mesh: Mesh) -> HostShard:
     """Returns this process's share. Processes that only share the network's work along one image have the same."""
     count = batch_parts(mesh)
     sharding = NamedSharding(mesh, BATCH)
     slices = sharding.addressable_devices_indices_map((count,)).values()
-    return Share(tuple(sorted({index[0].start or 0 for index in slices if index})), count)
+    return HostShard(tuple(sorted({index[0].start or 0 for index in slices if index})), count)
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """Places this process's share of a batch (pytree of NumPy arrays, batch axis first) on its devices."""
-    sharding, share = NamedSharding(mesh, BATCH), batch_share(mesh)
+    sharding, shard = NamedSharding(mesh, BATCH), host_shard(mesh)
 
     def place(x):
-        each = len(x) // len(share.parts)
+        each = len(x) // len(shard.parts)
 
         def part(index):
-            first = share.parts.index((index[0].start or 0) // each) * each
+            first = shard.parts.index((index[0].start or 0) // each) * each
             return x[first : first + each]
 
-        return jax.make_array_from_callback((each * share.count, *x.shape[1:]), sharding, part)
+        return jax.make_array_from_callback((each * shard.count, *x.shape[1:]), sharding, part)
 
     return jax.tree.map(place, batch)
 

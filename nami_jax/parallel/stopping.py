@@ -35,7 +35,7 @@ class Stopping:
     def __init__(self) -> None:
         self.after: int | None = None
         self._asked = False
-        self._breakable = False
+        self._interruptible = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stopping":
@@ -54,15 +54,15 @@ class Stopping:
                 self.after = step
                 return
 
-    def breakable(self, show: Callable[..., None], *arguments: Any) -> None:
+    def interruptible(self, show: Callable[..., None], *arguments: Any) -> None:
         """Calls `show`, which changes nothing that is saved; with one process, a signal breaks it off."""
         try:
             try:
-                self._breakable = True
+                self._interruptible = True
                 if not self._asked:
                     show(*arguments)
             finally:
-                self._breakable = False
+                self._interruptible = False
         except _Asked:
             pass
 
@@ -89,7 +89,7 @@ class Stopping:
             self._asked = True
             # Not by print: a handler may have come in the midst of one.
             os.write(2, f"\n{signal.Signals(number).name}: stopping after this step, with its state saved\n".encode())
-            if self._breakable:
+            if self._interruptible:
                 raise _Asked
 
 

@@ -264,7 +264,7 @@ def sample_latents(
     )
     with tqdm(latents, "stages", total=model.cfg.num_stages, disable=not progress) as bar:
         *_, final = (x.block_until_ready() if progress else x for x in bar)
-    return layout.everywhere(final)[: len(numbers)]
+    return layout.replicate(final)[: len(numbers)]
 
 
 def stage_shape(model: ModelConfig, stage: Stage, height: int, width: int) -> tuple[int, int, int]:

@@ -21,7 +21,7 @@ from nami_jax.data.loader import Step, train_loader
 from nami_jax.flow.stages import make_stages
 from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.parallel.processes import is_main
-from nami_jax.parallel.sharding import BATCH, batch_share, shard_batch
+from nami_jax.parallel.sharding import BATCH, host_shard, shard_batch
 from nami_jax.training.loss import BridgeBefore, bridge_loss
 from nami_jax.training.step import bridge_structure, new_bridge
 
@@ -53,7 +53,7 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source]) -> Any:
         phase_starts=(0.0,),
         phase_learning_rates=cfg.train.phase_learning_rates[:1],
     )
-    loader: Iterator[Step] = train_loader(sources, dataclasses.replace(cfg, train=alone), batch_share(mesh))
+    loader: Iterator[Step] = train_loader(sources, dataclasses.replace(cfg, train=alone), host_shard(mesh))
     optimizer, step = _optimizer(cfg), make_bridge_step(cfg, mesh)
     params = new_bridge(cfg)
     first = jax.tree.map(np.asarray, (params, optimizer.init(params)))
@@ -102,6 +102,6 @@ def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, np.uint32],
         updates, moments = optimizer.update(grads, moments, params)
         return (optax.apply_updates(params, updates), moments), loss
 
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    shardings = (everywhere, NamedSharding(mesh, BATCH), everywhere)
-    return jax.jit(step, donate_argnums=0, in_shardings=shardings, out_shardings=everywhere)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    shardings = (replicated, NamedSharding(mesh, BATCH), replicated)
+    return jax.jit(step, donate_argnums=0, in_shardings=shardings, out_shardings=replicated)

@@ -24,7 +24,7 @@ from nami_jax.monitoring.metrics import Interval, NonFiniteError, bar_text
 from nami_jax.monitoring.watch import NO_EXTRAS, Extras, Views, watching
 from nami_jax.parallel import processes as distributed
 from nami_jax.parallel.activations import MeshLayout, require_layout
-from nami_jax.parallel.sharding import batch_share, make_mesh, require_divisible, shard_batch, state_shardings
+from nami_jax.parallel.sharding import host_shard, make_mesh, require_divisible, shard_batch, state_shardings
 from nami_jax.parallel.stopping import Stopping
 from nami_jax.text.caption_table import encoder_widths
 from nami_jax.training.bridge_training import train_bridge
@@ -77,7 +77,7 @@ def train(
     ):
         with distributed.main_first("data"):  # what is prepared there must be prepared once
             data = open_data(cfg, autoencoder and autoencoder.fingerprint)
-        loader, samples = train_loader(data.train, cfg, batch_share(mesh)), [len(source) for source in data.train]
+        loader, samples = train_loader(data.train, cfg, host_shard(mesh)), [len(source) for source in data.train]
         state, position = begin_or_continue(cfg, mesh, checkpoints, data)
         found = position.pop("samples", samples)
         require(
@@ -110,7 +110,7 @@ def train(
                         watch.settle()
                         save()
                     checkpoints.require_saved()
-                    stopping.breakable(watch.show, step, state)
+                    stopping.interruptible(watch.show, step, state)
                 watch.settle()
             except NonFiniteError:
                 save()  # steps without a finite gradient have changed nothing
@@ -195,7 +195,7 @@ def make_validation(cfg: Config, mesh: Mesh, data: Data) -> Callable[[State], di
 
     def validate(state: State) -> dict[str, float]:
         losses, params = [], sampling_weights(state)
-        for i, batch in enumerate(eval_batches(data.held_out, cfg, batch_share(mesh))):
+        for i, batch in enumerate(eval_batches(data.held_out, cfg, host_shard(mesh))):
             batch = shard_batch(batch, mesh)
             losses.append(eval_step(params, state["bridge"], batch, null, np.uint32(i)))
         return {f"validation/stage_{k}": float(loss) for k, loss in enumerate(np.mean(losses, axis=0), start=1)}

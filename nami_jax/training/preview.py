@@ -9,7 +9,7 @@ from flax import nnx
 from PIL import Image
 
 from nami_jax.config import Config
-from nami_jax.data.examples import Data, Source, Visit
+from nami_jax.data.examples import Data, Example, Source
 from nami_jax.data.images import to_stage
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.layout import Layout
@@ -26,7 +26,7 @@ class Panel(NamedTuple):
     """Some captions of a split, and the images that they belong to."""
 
     title: str
-    visits: list[Visit]
+    examples: list[Example]
 
 
 def make_preview(
@@ -46,10 +46,10 @@ def make_preview(
     panels = [_panel("training captions", train, cfg.train.sample_images)]
     if held_out is not None:
         panels.append(_panel("held-out captions, never trained on", held_out, -(-cfg.train.sample_images // 3)))
-    visits = [visit for panel in panels for visit in panel.visits]
-    captions = [visit.caption for visit in visits]
-    text = TextStates(np.stack([v.embeds for v in visits]), np.stack([v.pooled for v in visits]))
-    latents = to_stage(np.stack([v.image for v in visits]), 1)
+    examples = [example for panel in panels for example in panel.examples]
+    captions = [example.caption for example in examples]
+    text = TextStates(np.stack([v.embeds for v in examples]), np.stack([v.pooled for v in examples]))
+    latents = to_stage(np.stack([v.image for v in examples]), 1)
     originals, graphdef = to_images(decode(latents)), abstract_model(cfg.model)[0]
 
     def preview(params: Any, bridge: AnyBridge | None, step: int) -> Path:
@@ -78,9 +78,9 @@ def make_preview(
 
 def _same_size(data: Data) -> tuple[Source, Source | None]:
     """Returns the first training and held-out sources whose images are of one size."""
-    sizes = {source.visit(source[0], None).image.shape: source for source in reversed(data.held_out)}
+    sizes = {source.example(source[0], None).image.shape: source for source in reversed(data.held_out)}
     for source in data.train:
-        held_out = sizes.get(source.visit(source[0], None).image.shape)
+        held_out = sizes.get(source.example(source[0], None).image.shape)
         if held_out is not None:
             return source, held_out
     return data.train[0], None
@@ -88,15 +88,15 @@ def _same_size(data: Data) -> tuple[Source, Source | None]:
 
 def _panel(title: str, source: Source, count: int) -> Panel:
     indices = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
-    return Panel(title, [source.visit(source[int(i)], None) for i in indices])
+    return Panel(title, [source.example(source[int(i)], None) for i in indices])
 
 
 def _sheet(panels: Sequence[Panel], originals: list[Image.Image], samples: list[Image.Image], step: int) -> Image.Image:
     sheets, first = [], 0
-    for title, visits in panels:
-        some = slice(first, first + len(visits))
-        captions = [visit.caption for visit in visits]
+    for title, examples in panels:
+        some = slice(first, first + len(examples))
+        captions = [example.caption for example in examples]
         head = f"step {step}, {title}: originals above, samples below"
         sheets.append(grid(captions, [originals[some], samples[some]], head))
-        first += len(visits)
+        first += len(examples)
     return stack(sheets)

@@ -152,9 +152,9 @@ def make_train_step(cfg: Config, mesh: Mesh) -> Callable[[State, Any, Any], tupl
         metrics |= {f"grad_norm/{part}": optax.tree.norm(of_part) for part, of_part in grads.items()}
         return state | kept | {"step": state["step"] + 1}, metrics
 
-    shardings, everywhere = train_shardings(cfg, mesh), NamedSharding(mesh, PartitionSpec())
-    in_shardings = (shardings, NamedSharding(mesh, BATCH), everywhere)
-    return jax.jit(step, donate_argnums=0, in_shardings=in_shardings, out_shardings=(shardings, everywhere))
+    shardings, replicated = train_shardings(cfg, mesh), NamedSharding(mesh, PartitionSpec())
+    in_shardings = (shardings, NamedSharding(mesh, BATCH), replicated)
+    return jax.jit(step, donate_argnums=0, in_shardings=in_shardings, out_shardings=(shardings, replicated))
 
 
 @functools.cache

@@ -147,7 +147,7 @@ def test_reading_writes_nothing_even_beside_damage(copy):
     (copy / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir()
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     with Checkpoints(copy) as checkpoints:
-        ema = checkpoints.newest_whole(lambda step: checkpoints.item(step, "ema", make_state(0)["ema"]))
+        ema = checkpoints.latest_valid(lambda step: checkpoints.item(step, "ema", make_state(0)["ema"]))
         np.testing.assert_array_equal(ema["kernel"], make_state(5)["ema"]["kernel"])
         assert checkpoints.latest_step() == 5
         restored = checkpoints.restore_latest(make_state(0))
@@ -205,5 +205,5 @@ def test_a_reader_takes_the_checkpoint_that_replaced_the_one_it_was_reading(tmp_
         return reader.config(step), step
 
     with Checkpoints(tmp_path) as reader:
-        assert reader.newest_whole(load)[1] == 2 + CONFIG.train.keep_checkpoints
+        assert reader.latest_valid(load)[1] == 2 + CONFIG.train.keep_checkpoints
     assert not warnings_in(caplog)

@@ -7,7 +7,7 @@ from nami_jax.config import ConfigError
 from nami_jax.data.captioned_images import open_source
 from nami_jax.data.crops import crop_loader
 from nami_jax.data.images import to_stage
-from nami_jax.parallel.host_shard import Share
+from nami_jax.parallel.host_shard import HostShard
 
 ORDER = {"seed": 3, "batch": 8, "crop": 12, "flip": True}
 
@@ -63,11 +63,11 @@ def test_any_step_continues_exactly(source):
 
 def test_two_processes_share_what_one_would_see(source):
     one = take(crop_loader(source, **ORDER), 3)
-    halves = [take(crop_loader(source, **ORDER, share=Share((i,), 2)), 3) for i in range(2)]
+    halves = [take(crop_loader(source, **ORDER, shard=HostShard((i,), 2)), 3) for i in range(2)]
     for step, parts in zip(one, zip(*halves, strict=True), strict=True):
         np.testing.assert_array_equal(step, np.concatenate(parts))
 
 
 def test_batch_that_processes_cannot_share_is_refused(source):
     with pytest.raises(ConfigError, match=r"train\.batch = \(8,\): 3 devices must share each batch evenly"):
-        crop_loader(source, **ORDER, share=Share((0,), 3))
+        crop_loader(source, **ORDER, shard=HostShard((0,), 3))

@@ -8,8 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from nami_jax.config import DataConfig
-from nami_jax.data.emoji_captions import EmojiCaptions, EmojiConfig, captions, catalogue
-from nami_jax.data.emoji_captions import near_duplicates as twins
+from nami_jax.data.emoji_captions import EmojiCaptions, EmojiConfig, captions, catalogue, near_duplicates
 from nami_jax.data.emoji_captions.builder import rasterise
 
 SQUARE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}"><rect width="99" height="99" fill="red"/></svg>'
@@ -22,7 +21,7 @@ def entries() -> list[catalogue.Emoji]:
 
 @pytest.fixture(scope="module")
 def groups(entries: list[catalogue.Emoji]) -> dict[str, str]:
-    return twins.group_names(entries)
+    return near_duplicates.group_names(entries)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,7 @@ def test_no_picture_comes_twice_and_none_has_a_skin_tone(entries):
      ("magnifying glass tilted left", "magnifying glass tilted right"), ("man running", "woman running facing right"),
      ("Norway", "Bouvet Island"), ("Indonesia", "Monaco"), ("man bald", "woman curly hair")],
 )  # fmt: skip
-def test_near_twins_share_a_group(by_name, groups, names):
+def test_near_duplicates_share_a_group(by_name, groups, names):
     assert len({groups[by_name[name].character] for name in names}) == 1
 
 
@@ -134,7 +133,7 @@ def test_unlike_emoji_are_in_groups_of_their_own(by_name, groups):
 
 
 def test_no_held_out_picture_resembles_one_in_training(entries, groups):
-    held_out = twins.held_out_groups(groups)
+    held_out = near_duplicates.held_out_groups(groups)
     art = np.stack([e.thumbnail[2::4, 2::4].astype(np.float32) for e in entries])  # (E, 18, 18, 4)
     art[..., :3] *= art[..., 3:] / 255  # white on white would look like nothing
     is_held_out = np.array([groups[e.character] in held_out for e in entries])
@@ -146,10 +145,10 @@ def test_no_held_out_picture_resembles_one_in_training(entries, groups):
 
 
 def test_about_five_percent_are_held_out_and_giant_groups_are_not(entries, groups):
-    held_out = twins.held_out_groups(groups)
+    held_out = near_duplicates.held_out_groups(groups)
     sizes = collections.Counter(groups.values())
     assert 0.03 < sum(sizes[group] for group in held_out) / len(entries) < 0.07
-    assert max(sizes[group] for group in held_out) <= twins.LARGEST_HELD_OUT_GROUP < max(sizes.values())
+    assert max(sizes[group] for group in held_out) <= near_duplicates.LARGEST_HELD_OUT_GROUP < max(sizes.values())
 
 
 def test_splits_share_no_group_and_hold_out_a_twentieth(built):
@@ -191,7 +190,7 @@ def test_another_size_and_category_split_alike(tmp_path: Path, groups):
     builder.download_and_prepare()
     held_out = list(builder.as_data_source(split="held_out"))  # pyright: ignore[reportCallIssue]
     assert held_out[0]["image"].shape == (16, 16, 3)
-    assert {e["group"].decode() for e in held_out} <= twins.held_out_groups(groups)
+    assert {e["group"].decode() for e in held_out} <= near_duplicates.held_out_groups(groups)
     assert {e["category"].decode() for e in held_out} == {"Food & Drink"}
 
 

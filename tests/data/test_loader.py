@@ -5,10 +5,10 @@ import pytest
 
 from nami_jax.config import ConfigError
 from nami_jax.data.captioned_images import CaptionedImages, CorruptDataError, all_captions, open_source
-from nami_jax.data.examples import Pixels, Visit
+from nami_jax.data.examples import Example, Pixels
 from nami_jax.data.images import to_stage
 from nami_jax.data.loader import eval_batches, plan_steps, train_loader
-from nami_jax.parallel.host_shard import WHOLE, Share
+from nami_jax.parallel.host_shard import WHOLE, HostShard
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +90,24 @@ def test_resuming_continues_where_it_stopped(source, text, run_config, position)
 
 
 @pytest.mark.parametrize(
-    "shares",
-    [[Share((0,), 2), Share((1,), 2)], [Share((i,), 4) for i in range(4)], [Share((0, 3), 4), Share((1, 2), 4)]],
+    "shards",
+    [
+        [HostShard((0,), 2), HostShard((1,), 2)],
+        [HostShard((i,), 4) for i in range(4)],
+        [HostShard((0, 3), 4), HostShard((1, 2), 4)],
+    ],
     ids=["two processes", "four", "two whose devices alternate"],
 )
-def test_any_number_of_processes_sees_the_same_samples_in_the_same_rows(source, text, run_config, replace, shares):
+def test_any_number_of_processes_sees_the_same_samples_in_the_same_rows(source, text, run_config, replace, shards):
     cfg = replace(run_config, "data", flip=True)
-    whole, parts = list(loader(source, text, cfg)), [list(loader(source, text, cfg, share=share)) for share in shares]
+    whole, parts = list(loader(source, text, cfg)), [list(loader(source, text, cfg, shard=shard)) for shard in shards]
     assert len(whole) == 10
     for step, *pieces in zip(whole, *parts, strict=True):
         for k, batch in enumerate(step):
             for name, rows in batch.items():
                 joined = np.empty_like(rows)
-                for share, piece in zip(shares, pieces, strict=True):
-                    joined[share.rows(len(rows))] = piece[k][name]
+                for shard, piece in zip(shards, pieces, strict=True):
+                    joined[shard.rows(len(rows))] = piece[k][name]
                 np.testing.assert_array_equal(joined, rows)
 
 
@@ -141,7 +145,7 @@ def test_half_of_the_images_are_mirrored_if_asked(source, text, run_config, repl
 
 def test_batches_that_processes_cannot_share_are_refused(source, text, run_config):
     with pytest.raises(ConfigError, match=r"train\.stage_batches = \(8, 4, 4\): 8 devices.*multiples of 8"):
-        loader(source, text, run_config, share=Share((0,), 8))
+        loader(source, text, run_config, shard=HostShard((0,), 8))
 
 
 def test_a_corrupt_data_set_stops_the_loader(run_config, make_table):
@@ -183,7 +187,7 @@ def test_evaluation_covers_the_split_in_full_batches_at_every_stage(held_out, ma
 def test_evaluation_batches_join_up_from_any_number_of_processes(held_out, make_table, run_config):
     table = make_table(all_captions(held_out))
     whole = list(evaluation(held_out, table, run_config))
-    halves = [list(evaluation(held_out, table, run_config, share=Share((i,), 2))) for i in range(2)]
+    halves = [list(evaluation(held_out, table, run_config, shard=HostShard((i,), 2))) for i in range(2)]
     for batch, *parts in zip(whole, *halves, strict=True):
         for stage, pieces in zip(batch, zip(*parts, strict=True), strict=True):
             for name in stage:
@@ -192,7 +196,7 @@ def test_evaluation_batches_join_up_from_any_number_of_processes(held_out, make_
 
 def test_an_evaluation_batch_that_processes_cannot_share_is_refused(held_out, make_table, run_config):
     with pytest.raises(ConfigError, match=r"train\.eval_batch = \(8,\)"):
-        next(evaluation(held_out, make_table(["x"]), run_config, share=Share((0,), 3)))
+        next(evaluation(held_out, make_table(["x"]), run_config, shard=HostShard((0,), 3)))
 
 
 class Numbered:
@@ -209,8 +213,8 @@ class Numbered:
     def __getitem__(self, index):
         return np.full(self.shape, self.first + index, np.float32)
 
-    def visit(self, sample, rng):
-        return Visit(sample, "", np.zeros((5, 3), np.float32), sample[0, 0])
+    def example(self, sample, rng):
+        return Example(sample, "", np.zeros((5, 3), np.float32), sample[0, 0])
 
 
 @pytest.fixture
@@ -243,10 +247,10 @@ def test_every_bucket_goes_through_epochs_of_its_own(buckets, run_config, replac
 @pytest.mark.parametrize("processes", [2, 4])
 def test_buckets_do_not_depend_on_the_number_of_processes(buckets, run_config, processes):
     whole = list(train_loader(buckets, run_config))
-    parts = [list(train_loader(buckets, run_config, Share((i,), processes))) for i in range(processes)]
-    for step, *shares in zip(whole, *parts, strict=True):
+    parts = [list(train_loader(buckets, run_config, HostShard((i,), processes))) for i in range(processes)]
+    for step, *shards in zip(whole, *parts, strict=True):
         for k, batch in enumerate(step):
-            found = np.concatenate([share[k]["pooled"] for share in shares])
+            found = np.concatenate([shard[k]["pooled"] for shard in shards])
             np.testing.assert_array_equal(found, batch["pooled"])
 
 
@@ -255,14 +259,14 @@ def test_a_run_that_goes_from_machine_to_machine_sees_every_sample_once_an_epoch
     source = [Numbered(16, 16, 120, 0)]
     cfg = replace(run_config, "train", steps=45, stage_batches=((8, 8, 8),) * 3)  # nine epochs of five steps
     legs = [
-        (7, [Share((0, 1, 2, 3), 8), Share((4, 5, 6, 7), 8)]),
-        (13, [Share((0, 1, 2, 3), 4)]),
-        (22, [Share((0, 3), 4), Share((1, 2), 4)]),
+        (7, [HostShard((0, 1, 2, 3), 8), HostShard((4, 5, 6, 7), 8)]),
+        (13, [HostShard((0, 1, 2, 3), 4)]),
+        (22, [HostShard((0, 3), 4), HostShard((1, 2), 4)]),
         (45, [WHOLE]),
     ]
     seen, position = [], {"next_index": 0}
-    for stop, shares in legs:
-        hosts = [train_loader(source, cfg, share) for share in shares]
+    for stop, shards in legs:
+        hosts = [train_loader(source, cfg, shard) for shard in shards]
         for host in hosts:
             host.set_state(position)
         for _ in range(position["next_index"], stop):

@@ -4,9 +4,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from nami_jax.config import ConfigError, MeshConfig
-from nami_jax.parallel.host_shard import Share
+from nami_jax.parallel.host_shard import HostShard
 from nami_jax.parallel.sharding import (
-    batch_share,
+    host_shard,
     make_mesh,
     path_name,
     require_divisible,
@@ -55,8 +55,8 @@ def test_width_that_cannot_be_split_is_refused_by_parameter():
 
 
 def test_a_process_holds_every_part_of_the_batch_on_its_devices():
-    assert batch_share(make_mesh(MeshConfig(fsdp=2, tensor=2))) == Share((0, 1, 2, 3), 4)
-    assert batch_share(make_mesh(MeshConfig(tensor=2, sequence=4))) == Share((0,), 1)
+    assert host_shard(make_mesh(MeshConfig(fsdp=2, tensor=2))) == HostShard((0, 1, 2, 3), 4)
+    assert host_shard(make_mesh(MeshConfig(tensor=2, sequence=4))) == HostShard((0,), 1)
 
 
 @pytest.mark.parametrize("sizes", [MeshConfig(), MeshConfig(fsdp=2, tensor=2), MeshConfig(sequence=8)])
@@ -64,7 +64,7 @@ def test_batch_lies_on_the_devices_row_by_row(sizes):
     rows = np.arange(32.0).reshape(16, 2)
     placed = shard_batch({"x": rows}, make_mesh(sizes))["x"]
     np.testing.assert_array_equal(placed, rows)
-    assert len(placed.addressable_shards[0].data) == 16 // batch_share(make_mesh(sizes)).count
+    assert len(placed.addressable_shards[0].data) == 16 // host_shard(make_mesh(sizes)).count
 
 
 def test_batch_that_cannot_be_split_over_devices_is_refused():

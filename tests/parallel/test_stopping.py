@@ -48,8 +48,8 @@ def test_a_signal_breaks_off_what_may_be_broken_off_and_nothing_else():
 
     with Stopping() as stopping:
         for step in stopping.steps(1, 10):
-            stopping.breakable(show, step)
-            stopping.breakable(shown.append, step)  # not begun any more
+            stopping.interruptible(show, step)
+            stopping.interruptible(shown.append, step)  # not begun any more
     assert stopping.after == 1
     assert not shown
 

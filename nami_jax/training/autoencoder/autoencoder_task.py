@@ -25,7 +25,7 @@ from nami_jax.monitoring.events import tracked
 from nami_jax.monitoring.metrics import Interval
 from nami_jax.monitoring.watch import NO_EXTRAS, Extras, Views, Watch, watching
 from nami_jax.parallel import processes as distributed
-from nami_jax.parallel.sharding import batch_share, make_mesh, require_divisible, shard_batch
+from nami_jax.parallel.sharding import host_shard, make_mesh, require_divisible, shard_batch
 from nami_jax.parallel.stopping import Stopping
 from nami_jax.training.autoencoder.perceptual import load_perceptual
 from nami_jax.training.autoencoder.reconstruction import abstract_state, init_state, make_train_step
@@ -107,7 +107,7 @@ def _run(
         batch=cfg.train.batch,
         crop=cfg.train.crop,
         flip=cfg.data.flip,
-        share=batch_share(mesh),
+        shard=host_shard(mesh),
     )
     restored = checkpoints.restore_latest(abstract_state(cfg, mesh))
     state, position = restored or (init_state(cfg, mesh), {"next_index": 0})
@@ -136,7 +136,7 @@ def _run(
             if watch.due(step, cfg.train.checkpoint_every):
                 save(step)
             checkpoints.require_saved()
-            stopping.breakable(watch.show, step, state)
+            stopping.interruptible(watch.show, step, state)
         if stopping.after is not None:
             save(stopping.after)
     return state

@@ -23,16 +23,16 @@ from nami_jax.training.step import State, ema_decay
 
 def init_state(cfg: AutoencoderRun, mesh: Mesh) -> State:
     """Creates the training state: a dict of `params`, `ema`, `opt`, `step` () int32 and `key`."""
-    return jax.jit(_new_state, static_argnums=0, out_shardings=_everywhere(mesh))(cfg)
+    return jax.jit(_new_state, static_argnums=0, out_shardings=_replicated(mesh))(cfg)
 
 
 def abstract_state(cfg: AutoencoderRun, mesh: Mesh) -> State:
     """Returns the training state as ShapeDtypeStructs with their sharding, for restoring into it."""
     shapes = jax.eval_shape(lambda: _new_state(cfg))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_everywhere(mesh)), shapes)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_replicated(mesh)), shapes)
 
 
-def _everywhere(mesh: Mesh) -> NamedSharding:
+def _replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -98,6 +98,6 @@ def make_train_step(
         metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": schedule(state["step"])}
         return state | {"params": params, "ema": ema, "opt": opt, "step": state["step"] + 1}, metrics
 
-    everywhere = _everywhere(mesh)
-    in_shardings = (everywhere, everywhere, NamedSharding(mesh, BATCH))
-    return jax.jit(step, donate_argnums=0, in_shardings=in_shardings, out_shardings=(everywhere, everywhere))
+    replicated = _replicated(mesh)
+    in_shardings = (replicated, replicated, NamedSharding(mesh, BATCH))
+    return jax.jit(step, donate_argnums=0, in_shardings=in_shardings, out_shardings=(replicated, replicated))
