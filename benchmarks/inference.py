@@ -24,7 +24,7 @@ from benchmarks.timing import Timed, interleave
 from configs import presets
 from nami_jax.config import ConfigError, ModelConfig, SampleConfig, parse_steps
 from nami_jax.models.nami import Nami, abstract_model
-from nami_jax.monitoring.flops import image_tokens, sampling_flops
+from nami_jax.monitoring.flops import sampling_flops
 from nami_jax.planning.table import table
 from nami_jax.planning.xla_flops import sampling_xla_flops
 from nami_jax.sampling.sampler import check_request, sample_stages
@@ -132,7 +132,7 @@ def count_flops(contender: Contender, request: Request) -> tuple[tuple[int, ...]
 def report_rows(contender: Contender, request: Request, seconds: np.ndarray) -> list[tuple[str, ...]]:
     """Returns a contender's rows of the table: its stages and then end to end, given (rounds, K) seconds."""
     model, steps = contender.model, contender.sample.steps
-    tokens = image_tokens(model, request.side, request.side)
+    tokens = model.image_tokens(request.side, request.side)
     flops, xla = count_flops(contender, request)
     total = float(np.median(seconds.sum(axis=1)))
 

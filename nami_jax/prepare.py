@@ -17,13 +17,12 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nami_jax.config import Config, ConfigError, require
+from nami_jax.config.settings import declared
 from nami_jax.preparation.errors import PreparationError
 from nami_jax.preparation.finding import KINDS
 from nami_jax.preparation.job import Options
 from nami_jax.preparation.orchestration import prepare
 from nami_jax.weights import WeightsError
-
-DEFAULTS = Options()
 
 
 def define_flags() -> None:
@@ -36,12 +35,12 @@ def define_flags() -> None:
         "data.name of the config if not given",
     )
     flags.DEFINE_string("out", None, "folder to prepare into; data.prepared of the config if not given")
-    flags.DEFINE_integer("unit_size", DEFAULTS.unit_size, "images of a unit of work, which an interruption may undo")
-    flags.DEFINE_float("eval_share", DEFAULTS.eval_share, "share to hold out; tensorflow-datasets has splits instead")
-    flags.DEFINE_float("max_upscale", DEFAULTS.max_upscale, "reject images that would be enlarged more than this")
-    flags.DEFINE_integer("max_pixels", DEFAULTS.max_pixels, "reject larger images, undecoded")
-    flags.DEFINE_integer("batch_size", DEFAULTS.batch_size, "images that the autoencoder is given at once")
-    flags.DEFINE_enum("dtype", DEFAULTS.dtype, ["float32", "bfloat16"], "compute type of both networks")
+    define = {int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    for option in declared(Options):
+        if option.choices:
+            flags.DEFINE_enum(option.name, option.default, option.choices, option.about)
+        else:
+            define[type(option.default)](option.name, option.default, option.about)
     flags.mark_flags_as_required(["config"])
 
 
@@ -58,7 +57,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise SystemExit(f"error: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         reason = (error.__cause__ or error).args[-1]
-        raise SystemExit(f"error: --config: {reason}\nconfigs/base.py lists every field of a config.") from error
+        raise SystemExit(f"error: --config: {reason}\nconfigs/README.md lists every field of a config.") from error
     return rest
 
 

@@ -24,14 +24,12 @@ UPWARD = {
     "nami_jax.checkpoints.runs imports nami_jax.release.released_parts",
     "nami_jax.checkpoints.runs imports nami_jax.training.step",
     "nami_jax.config.autoencoder_run imports nami_jax.models.autoencoder_kl",
-    "nami_jax.config.autoencoder_run imports nami_jax.models.vgg",
     "nami_jax.models.autoencoder_kl imports nami_jax.weights",
     "nami_jax.models.bert imports nami_jax.weights",
     "nami_jax.models.lora imports nami_jax.weights",
     "nami_jax.models.t5 imports nami_jax.weights",
     "nami_jax.models.vgg imports nami_jax.weights",
     "nami_jax.monitoring.metrics imports nami_jax.training.loss",
-    "nami_jax.parallel.activations imports nami_jax.monitoring.flops",
     "nami_jax.sampling.pipeline imports nami_jax.release.released_parts",
 }
 

@@ -20,7 +20,7 @@ from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_js
 from nami_jax.checkpoints.orbax_managers import open_reader, open_writer
 from nami_jax.checkpoints.quiet_orbax import Reading, brief
 from nami_jax.checkpoints.workdir import FULL, held, move_aside
-from nami_jax.config import Config, Settings, require
+from nami_jax.config import Config, Settings, fixed_fields, require
 from nami_jax.config.autoencoder_run import TASK, AutoencoderRun
 from nami_jax.parallel.agreement import first_error
 from nami_jax.training.step import State
@@ -33,28 +33,7 @@ T = TypeVar("T")
 AnyConfig = TypeVar("AnyConfig", bound=Config | AutoencoderRun)
 Same = Mapping[str, tuple[str, ...]]  # section -> the fields of it that a run cannot change on its way
 
-# Of a flow: the shapes of its state, its flow, and the order of its samples.
-SAME: Same = {
-    "model": (
-        "channels",
-        "patch_size",
-        "num_heads",
-        "rope_axes",
-        "rope_theta",
-        "double_blocks",
-        "stage_single_blocks",
-        "mlp_ratio",
-        "text_dim",
-        "pooled_dim",
-        "lora_rank",
-    ),
-    "flow": ("sigma_ends", "time_mean", "time_std"),
-    "data": ("name", "train_split", "image_key", "caption_key", "caption_templates", "side", "flip", "buckets"),
-    "text": ("encoder", "max_length", "mask_padding", "pooled_length"),
-    "autoencoder": ("downscale",),
-    "bridge": ("kind",),
-    "train": ("seed", "stage_batches", "phase_starts", "init_from"),
-}
+SAME: Same = fixed_fields(Config)
 
 
 class CheckpointError(RuntimeError):

@@ -15,7 +15,16 @@ from nami_jax.config.sections import (
     TextConfig,
     require_side,
 )
-from nami_jax.config.settings import ConfigError, Settings, nearest, parse_steps, require
+from nami_jax.config.settings import (
+    ConfigError,
+    Dtype,
+    Settings,
+    choices,
+    fixed_fields,
+    nearest,
+    parse_steps,
+    require,
+)
 
 __all__ = [
     "SAMPLE_PRESETS",
@@ -24,6 +33,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataConfig",
+    "Dtype",
     "FlowConfig",
     "MeshConfig",
     "ModelConfig",
@@ -32,6 +42,8 @@ __all__ = [
     "Settings",
     "TextConfig",
     "TrainConfig",
+    "choices",
+    "fixed_fields",
     "nearest",
     "parse_steps",
     "require",

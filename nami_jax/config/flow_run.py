@@ -1,7 +1,10 @@
-"""The sections that say how a model is trained and sampled, and the whole of a run."""
+"""The sections that say how a flow is trained and sampled, and the whole of a run."""
 
 import dataclasses
 import itertools
+from typing import Annotated, Literal
+
+import pydantic
 
 from nami_jax.config.sections import (
     AutoencoderConfig,
@@ -13,63 +16,54 @@ from nami_jax.config.sections import (
     TextConfig,
     require_side,
 )
-from nami_jax.config.settings import Settings, require
+from nami_jax.config.settings import Positive, Settings, Share, field, require, settings
+
+Rate = Annotated[float, pydantic.Field(gt=0)]
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """The joint training of all stages (`nami_jax.training.step`)."""
+@settings("train")
+class TrainConfig(Settings):
+    """The joint training of all stages."""
 
-    seed: int
-    steps: int
-    stage_batches: tuple[tuple[int, ...], ...]  # per phase: the images of stage 1..K in one step
-    phase_starts: tuple[float, ...]  # share of the steps at which each phase begins; the first is 0
-    phase_learning_rates: tuple[float, ...]
-    warmup_steps: int
-    decay: str  # "constant" or "cosine": what multiplies the phase's learning rate after warm-up
-    weight_decay: float
-    adam_b1: float
-    adam_b2: float
-    grad_clip: float  # largest global gradient norm
-    ema_decay: float
-    caption_dropout: float  # share of captions replaced by the empty one, for guidance
-    log_every: int
-    eval_every: int
-    eval_batch: int  # images of one validation batch, per stage
-    checkpoint_every: int
-    keep_checkpoints: int
-    sample_every: int
-    sample_images: int  # training captions in a sample grid; held-out ones are a third of that
-    max_skipped_steps: int = 10  # steps without a finite gradient, which change nothing, in a row before the run stops
-    init_from: str | None = None  # folder of converted weights to start from; None: random ones
+    seed: int = field("of parameters, order, noise and times", default=0)
+    steps: Positive = field("of the whole run", default=10_000, may_change=True)
+    stage_batches: tuple[tuple[int, ...], ...] = field(
+        "per phase: the images of stage 1..K in one step; first many coarse ones, then many fine ones",
+        default=((32, 16, 8), (16, 32, 8), (8, 16, 32)),
+    )
+    phase_starts: tuple[float, ...] = field(
+        "share of the steps at which each phase begins; the first is 0", default=(0.0, 1 / 3, 2 / 3)
+    )
+    phase_learning_rates: tuple[Rate, ...] = field("one per phase", default=(1e-4, 1e-4, 5e-5), may_change=True)
+    warmup_steps: int = field("from 0 to the phase's learning rate", default=500, may_change=True, ge=0)
+    decay: Literal["constant", "cosine"] = field(
+        "what multiplies the phase's learning rate after warm-up; cosine falls to 0 at the end",
+        default="constant",
+        may_change=True,
+    )
+    weight_decay: float = field("of kernels only", default=0.01, may_change=True, ge=0)
+    adam_b1: Share = field("decay of Adam's first moment", default=0.9, may_change=True)
+    adam_b2: Share = field("decay of Adam's second moment", default=0.99, may_change=True)
+    grad_clip: float = field("largest global gradient norm", default=1.0, may_change=True, gt=0)
+    ema_decay: Share = field("of the weights that are validated and sampled with", default=0.999, may_change=True)
+    caption_dropout: Share = field(
+        "share of captions replaced by the empty one, for guidance", default=0.1, may_change=True
+    )
+    log_every: Positive = field("steps", default=50, may_change=True)
+    eval_every: Positive = field("steps", default=500, may_change=True)
+    eval_batch: Positive = field("images of one validation batch, per stage", default=16, may_change=True)
+    checkpoint_every: Positive = field("steps", default=500, may_change=True)
+    keep_checkpoints: Positive = field("how many, the newest", default=2, may_change=True)
+    sample_every: Positive = field("steps", default=500, may_change=True)
+    sample_images: Positive = field(
+        "training captions in a sample grid; held-out ones are a third of that", default=24, may_change=True
+    )
+    max_skipped_steps: Positive = field(
+        "steps in a row without a finite gradient, which change nothing, that stop the run", default=10, may_change=True
+    )
+    init_from: str | None = field("folder of converted weights to start from; None: random ones", default=None)
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "log_every",
-            "eval_every",
-            "eval_batch",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "sample_every",
-            "sample_images",
-            "max_skipped_steps",
-        ):
-            value = getattr(self, name)
-            require(
-                value >= 1,
-                field=f"train.{name}",
-                value=value,
-                rule="must be at least 1",
-                remedy="Set a positive integer",
-            )
-        require(
-            0 <= self.warmup_steps,
-            field="train.warmup_steps",
-            value=self.warmup_steps,
-            rule="must not be negative",
-            remedy="Set e.g. 100",
-        )
         phases = len(self.stage_batches)
         require(
             phases >= 1 and phases == len(self.phase_starts) == len(self.phase_learning_rates),
@@ -87,98 +81,33 @@ class TrainConfig:
             rule="must begin with 0.0 and rise below 1.0",
             remedy="Set e.g. (0.0, 0.3, 0.6)",
         )
-        require(
-            all(lr > 0 for lr in self.phase_learning_rates),
-            field="train.phase_learning_rates",
-            value=self.phase_learning_rates,
-            rule="must be positive",
-            remedy="Set e.g. (1e-4, 1e-4, 5e-5)",
-        )
-        require(
-            self.decay in ("constant", "cosine"),
-            field="train.decay",
-            value=self.decay,
-            rule="is not a decay",
-            remedy="Set 'constant' or 'cosine'",
-        )
-        require(
-            self.weight_decay >= 0,
-            field="train.weight_decay",
-            value=self.weight_decay,
-            rule="must not be negative",
-            remedy="Set e.g. 0.01",
-        )
-        require(
-            self.grad_clip > 0,
-            field="train.grad_clip",
-            value=self.grad_clip,
-            rule="must be positive",
-            remedy="Set e.g. 1.0",
-        )
-        for name in ("ema_decay", "caption_dropout", "adam_b1", "adam_b2"):
-            value = getattr(self, name)
-            require(
-                0.0 <= value < 1.0,
-                field=f"train.{name}",
-                value=value,
-                rule="must be in [0, 1)",
-                remedy="Set a share below 1",
-            )
+
+    @property
+    def phase_bounds(self) -> tuple[int, ...]:
+        """The first step of each phase and, last, the number of steps: phase p is bounds[p] to bounds[p + 1]."""
+        return (*(round(start * self.steps) for start in self.phase_starts), self.steps)
 
 
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
-    """Defaults of the sampler (`nami_jax.sampling.sampler`), also used for the grids made during training."""
+@settings("sample")
+class SampleConfig(Settings):
+    """Defaults of the sampler, also used for the grids made during training."""
 
-    steps: tuple[int, ...]  # solver steps per stage
-    guidance_scale: float = 3.0
-    grid: str = "linear"  # "linear" or "released"
-    solver: str = "euler"  # "euler" or "heun"
-    transition: str = "renoise"  # the jump between stages: "renoise" or, for a model that has one, "bridge"
-
-    def __post_init__(self) -> None:
-        require(
-            self.transition in ("renoise", "bridge"),
-            field="sample.transition",
-            value=self.transition,
-            rule="is not a transition",
-            remedy="Set 'renoise' or 'bridge'",
-        )
-        require(
-            all(n >= 1 for n in self.steps),
-            field="sample.steps",
-            value=self.steps,
-            rule="each stage needs a step",
-            remedy="Set e.g. (10, 10, 10)",
-        )
-        require(
-            self.guidance_scale >= 0,
-            field="sample.guidance_scale",
-            value=self.guidance_scale,
-            rule="must not be negative",
-            remedy="Set e.g. 3.0",
-        )
-        require(
-            self.grid in ("linear", "released"),
-            field="sample.grid",
-            value=self.grid,
-            rule="is not a time grid",
-            remedy="Set 'linear' or 'released'",
-        )
-        require(
-            self.solver in ("euler", "heun"),
-            field="sample.solver",
-            value=self.solver,
-            rule="is not a solver",
-            remedy="Set 'euler' or 'heun'",
-        )
+    steps: tuple[Positive, ...] = field("solver steps per stage", default=(10, 10, 10), may_change=True)
+    guidance_scale: float = field("1 is no guidance", default=3.0, may_change=True, ge=0)
+    grid: Literal["linear", "released"] = field(
+        "time grid; released: the released scheduler's, for parity with it", default="linear", may_change=True
+    )
+    solver: Literal["euler", "heun"] = field("of the ODE", default="euler", may_change=True)
+    transition: Literal["renoise", "bridge"] = field(
+        "the jump between stages; bridge: for a model that has one", default="renoise", may_change=True
+    )
 
 
 # Sampler settings by name. "released": what the demo of the released NAMI-2B uses.
 SAMPLE_PRESETS = {"released": SampleConfig((10, 10, 10), 3.0, grid="released", solver="euler", transition="bridge")}
 
 
-@dataclasses.dataclass(frozen=True)
+@settings()
 class PipelineConfig(Settings):
     """What sampling needs to know of a model; kept as `pipeline.json` in a folder of converted weights."""
 
@@ -186,12 +115,12 @@ class PipelineConfig(Settings):
     flow: FlowConfig
     text: TextConfig
     sample: SampleConfig
-    side: int  # height and width of pictures where none are asked for, pixels
+    side: Positive  # height and width of pictures where none are asked for, pixels
     autoencoder: AutoencoderConfig = dataclasses.field(default_factory=AutoencoderConfig)
     bridge: BridgeConfig = dataclasses.field(default_factory=BridgeConfig)
 
 
-@dataclasses.dataclass(frozen=True)
+@settings()
 class Config(Settings):
     """Everything that defines a run. Made by `Config.from_dict`; saved with every checkpoint."""
 
@@ -218,10 +147,10 @@ class Config(Settings):
         per_stage += [("train.stage_batches", b) for b in self.train.stage_batches]
         if self.flow.sigma_ends is not None:
             per_stage.append(("flow.sigma_ends", self.flow.sigma_ends))
-        for field, value in per_stage:
+        for name, value in per_stage:
             require(
                 len(value) == stages,
-                field=field,
+                field=name,
                 value=value,
                 rule=f"the model has {stages} stages",
                 remedy=f"Give {stages} values, one per stage",

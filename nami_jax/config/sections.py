@@ -1,29 +1,48 @@
-"""The sections of a configuration that say what a model is and what data it takes."""
+"""The sections of a configuration that say what a model is, what data it takes and where it runs."""
 
-import dataclasses
 import itertools
+from typing import Annotated, Literal
 
-from nami_jax.config.settings import require
+import pydantic
+
+from nami_jax.config.settings import Dtype, Positive, Settings, Share, field, require, settings
+
+TextLength = Annotated[int, pydantic.Field(ge=3, le=512)]
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of the nested DiT (`nami_jax.models.nami`). NAMI, arXiv 2503.09242, sec. 3.2."""
+@settings("model")
+class ModelConfig(Settings):
+    """Sizes of the nested DiT. NAMI, arXiv 2503.09242, sec. 3.2."""
 
-    channels: int  # C of the latents (or 3 for pixels)
-    patch_size: int  # side of the square patch that makes one token
-    num_heads: int  # N
-    rope_axes: tuple[int, ...]  # head channels rotated by (text position, row, column); their sum is the head size
-    double_blocks: int  # two-stream blocks, run by every stage
-    stage_single_blocks: tuple[int, ...]  # single-stream blocks run by stage 1..K, a prefix of the last stage's
-    mlp_ratio: int
-    text_dim: int  # width of the text encoder's token states
-    pooled_dim: int  # width of the text encoder's pooled vector
-    rope_theta: float = 10000.0
-    dtype: str = "float32"  # compute type; parameters are float32
-    scan_blocks: bool = False  # run each stack of blocks as one lax.scan: compile time stops growing with depth
-    remat: bool = False  # recompute each block in the backward pass instead of keeping its activations
-    lora_rank: int | None = None  # train low-rank pairs of this rank beside the blocks' kernels, and nothing else
+    channels: Positive = field("C of the latents, or 3 for pixels", default=3)
+    patch_size: Positive = field("side of the square of pixels or latents that makes one token", default=4)
+    num_heads: Positive = field("N; the width D is num_heads * sum(rope_axes)", default=4)
+    rope_axes: tuple[int, ...] = field(
+        "head channels rotated by (text position, row, column); their sum is the head size H", default=(8, 12, 12)
+    )
+    double_blocks: int = field("two-stream blocks, run by every stage", default=1, ge=0)
+    stage_single_blocks: tuple[int, ...] = field(
+        "single-stream blocks run by stage 1..K, a prefix of the last stage's; its length is the number of stages",
+        default=(1, 2, 4),
+    )
+    mlp_ratio: Positive = field("width inside the MLPs, in widths", default=4)
+    text_dim: Positive = field("width of the text encoder's token states; 384 is MiniLM-L6's", default=384)
+    pooled_dim: Positive = field("width of the text encoder's pooled vector", default=384)
+    rope_theta: float = field("base of the rotary frequencies", default=10000.0, gt=1)
+    dtype: Dtype = field("type of computation; parameters stay float32", default="float32", may_change=True)
+    scan_blocks: bool = field(
+        "run each stack of blocks as one lax.scan: compile time stops growing with depth; False is faster on CPU",
+        default=False,
+        may_change=True,
+    )
+    remat: bool = field(
+        "recompute each block in the backward pass instead of keeping its activations", default=False, may_change=True
+    )
+    lora_rank: Positive | None = field(
+        "train low-rank pairs of this rank beside the blocks' kernels, and nothing else; None: everything",
+        default=None,
+        example=16,
+    )
 
     @property
     def head_dim(self) -> int:
@@ -40,16 +59,12 @@ class ModelConfig:
         """K."""
         return len(self.stage_single_blocks)
 
+    def image_tokens(self, height: int, width: int) -> tuple[int, ...]:
+        """Returns the number of image tokens of stage 1..K, given the final latents' height and width."""
+        units = [self.patch_size * 2**k for k in range(self.num_stages - 1, -1, -1)]
+        return tuple((height // unit) * (width // unit) for unit in units)
+
     def __post_init__(self) -> None:
-        for name in ("channels", "patch_size", "num_heads", "mlp_ratio", "text_dim", "pooled_dim"):
-            value = getattr(self, name)
-            require(
-                value >= 1,
-                field=f"model.{name}",
-                value=value,
-                rule="must be at least 1",
-                remedy="Set a positive integer",
-            )
         require(
             len(self.rope_axes) == 3 and all(a >= 2 and a % 2 == 0 for a in self.rope_axes),
             field="model.rope_axes",
@@ -59,56 +74,31 @@ class ModelConfig:
         )
         singles = self.stage_single_blocks
         require(
-            len(singles) >= 1,
+            bool(singles) and all(b >= 0 for b in singles) and list(singles) == sorted(singles),
             field="model.stage_single_blocks",
             value=singles,
-            rule="needs one count per stage",
-            remedy="Set e.g. (1, 2, 4)",
+            rule="needs one count per stage, and counts must not fall from stage to stage, since each stage runs a "
+            "prefix of the next one's blocks",
+            remedy=f"Set e.g. {tuple(sorted(map(abs, singles))) or (1, 2, 4)}",
         )
         require(
-            all(b >= 0 for b in singles) and list(singles) == sorted(singles),
-            field="model.stage_single_blocks",
-            value=singles,
-            rule="counts must not fall from stage to stage, since each stage runs a prefix of the next one's blocks",
-            remedy=f"Set e.g. {tuple(sorted(abs(b) for b in singles))}",
-        )
-        require(
-            self.double_blocks >= 0 and self.double_blocks + singles[0] >= 1,
+            self.double_blocks + min(singles) >= 1,
             field="model.double_blocks",
             value=self.double_blocks,
             rule="the first stage needs at least one block",
             remedy="Set it to 1 or more",
         )
-        require(
-            self.lora_rank is None or self.lora_rank >= 1,
-            field="model.lora_rank",
-            value=self.lora_rank,
-            rule="must be at least 1",
-            remedy="Set e.g. 16, or None to train all parameters",
-        )
-        require(
-            self.rope_theta > 1,
-            field="model.rope_theta",
-            value=self.rope_theta,
-            rule="must be above 1",
-            remedy="Set 10000.0",
-        )
-        require(
-            self.dtype in ("float32", "bfloat16"),
-            field="model.dtype",
-            value=self.dtype,
-            rule="is not a compute type",
-            remedy="Set 'float32' or 'bfloat16'",
-        )
 
 
-@dataclasses.dataclass(frozen=True)
-class FlowConfig:
-    """How the rectified flow is cut into stages (`nami_jax.flow`)."""
+@settings("flow")
+class FlowConfig(Settings):
+    """How the rectified flow is cut into stages."""
 
-    sigma_ends: tuple[float, ...] | None = None  # noise level at each stage's end; None: (K-k)/K
-    time_mean: float = 0.0  # training times are sigmoid(time_mean + time_std * normal)
-    time_std: float = 1.0
+    sigma_ends: tuple[float, ...] | None = field(
+        "noise level at each stage's end, falling to 0; None: (K-k)/K", default=None, example=(0.5, 0.25, 0.0)
+    )
+    time_mean: float = field("training times are sigmoid(time_mean + time_std * normal)", default=0.0)
+    time_std: float = field("see time_mean", default=1.0, gt=0)
 
     def __post_init__(self) -> None:
         ends = self.sigma_ends
@@ -121,32 +111,42 @@ class FlowConfig:
                 rule="must fall strictly within [0, 1) and end in 0.0",
                 remedy="Set e.g. (2/3, 1/3, 0.0), or None for the paper's",
             )
-        require(
-            self.time_std > 0,
-            field="flow.time_std",
-            value=self.time_std,
-            rule="must be positive",
-            remedy="Set e.g. 1.0",
-        )
 
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """A tensorflow-datasets data set with images and captions (`nami_jax.data`)."""
+@settings("data")
+class DataConfig(Settings):
+    """Captioned images: a tensorflow-datasets data set, or what `nami_jax.prepare` made of any source."""
 
-    name: str  # "name/config:version" as tfds.data_source takes it
-    train_split: str
-    eval_split: str
-    image_key: str
-    caption_key: str  # a text, a sequence of texts (one is drawn each time), or a class label; "a/b" looks inside
-    side: int  # height and width of the final images, pixels
-    prepared: str | None = None  # folder that `nami_jax.prepare` made, to train on latents; None: `name`'s pixels
-    buckets: tuple[tuple[int, int], ...] | None = None  # (height, width) of prepared images, pixels; None: side x side
-    caption_templates: tuple[str, ...] = ("{}",)  # one is drawn each time; {} is the caption or class name
-    data_dir: str = "data"  # where the prepared data set and the text states lie
-    max_corrupt_share: float = 0.01  # more unreadable images than this share of the data set stop the run
-    cache_images: int = 0  # keep up to this many decoded images in memory
-    flip: bool = False  # mirror half of the images
+    name: str = field('"name/config:version" of a tensorflow-datasets data set', default="")
+    train_split: str = field("in tensorflow-datasets' notation", default="train")
+    eval_split: str = field("held out; in tensorflow-datasets' notation", default="held_out", may_change=True)
+    image_key: str = field('feature with the image; "a/b" looks inside', default="image")
+    caption_key: str = field(
+        'feature with a text, a sequence of texts (one is drawn each time) or a class label; "a/b" looks inside',
+        default="captions",
+    )
+    side: Positive = field("height and width of the last stage's images, pixels", default=32)
+    prepared: str | None = field(
+        "folder that `python -m nami_jax.prepare` made, to train on latents; None: `name`'s pixels",
+        default=None,
+        may_change=True,
+    )
+    buckets: tuple[tuple[int, ...], ...] | None = field(
+        "(height, width) of prepared images, pixels; None: side x side alone",
+        default=None,
+        example=((64, 64), (48, 80)),
+    )
+    caption_templates: tuple[str, ...] = field(
+        "one is drawn each time; {} is the caption or the name of the class", default=("{}",)
+    )
+    data_dir: str = field("where the prepared data set and the text states lie", default="data", may_change=True)
+    max_corrupt_share: Share = field(
+        "unreadable images are skipped; more than this share of the data set stop the run",
+        default=0.01,
+        may_change=True,
+    )
+    cache_images: int = field("decoded images kept in memory", default=4096, may_change=True, ge=0)
+    flip: bool = field("mirror half of the images", default=False)
 
     def __post_init__(self) -> None:
         require(
@@ -156,17 +156,11 @@ class DataConfig:
             rule="each template must hold {} once",
             remedy="Set e.g. ('{}', 'a photo of a {}')",
         )
-        require(
-            self.side >= 1,
-            field="data.side",
-            value=self.side,
-            rule="must be positive",
-            remedy="Set the final images' side in pixels",
-        )
         buckets = self.buckets
         if buckets is not None:
+            pairs = len(buckets) >= 1 and all(len(b) == 2 for b in buckets) and len(set(buckets)) == len(buckets)
             require(
-                len(buckets) >= 1 and all(len(b) == 2 for b in buckets) and len(set(buckets)) == len(buckets),
+                pairs,
                 field="data.buckets",
                 value=buckets,
                 rule="needs distinct pairs of height and width",
@@ -186,43 +180,28 @@ class DataConfig:
             rule="prepared latents cannot be mirrored",
             remedy="Set False",
         )
-        require(
-            0.0 <= self.max_corrupt_share < 1.0,
-            field="data.max_corrupt_share",
-            value=self.max_corrupt_share,
-            rule="must be in [0, 1)",
-            remedy="Set e.g. 0.01",
-        )
 
     @property
     def bucket_sizes(self) -> tuple[tuple[int, int], ...]:
         """The closed list of (height, width) that images of the last stage have, pixels."""
-        return self.buckets or ((self.side, self.side),)
+        return tuple((height, width) for height, width in self.buckets or ((self.side, self.side),))
 
 
-@dataclasses.dataclass(frozen=True)
-class TextConfig:
-    """The frozen text encoder (`nami_jax.text.caption_table`)."""
+@settings("text")
+class TextConfig(Settings):
+    """The frozen text encoder."""
 
-    encoder: str = "minilm"  # or "t5_bert": token states of a T5, pooled vector of a BERT, as the released NAMI
-    max_length: int = 16  # tokens T of a prompt, special ones included; longer prompts are cut
-    mask_padding: bool = True  # hide padding tokens from the encoder and zero their states
-    folder: str | None = None  # of t5_bert's weights and tokenisers: `mt5/` and `mclip/` lie in it
-    pooled_length: int = 77  # tokens that t5_bert's BERT sees of a prompt
+    encoder: Literal["minilm", "t5_bert"] = field(
+        "t5_bert: token states of a T5, pooled vector of a BERT, as the released NAMI", default="minilm"
+    )
+    max_length: TextLength = field("tokens T of a prompt, special ones included; longer prompts are cut", default=16)
+    mask_padding: bool = field("hide padding tokens from the encoder and zero their states", default=True)
+    folder: str | None = field(
+        "of t5_bert's weights and tokenisers: mt5/ and mclip/ lie in it", default=None, may_change=True
+    )
+    pooled_length: TextLength = field("tokens that t5_bert's BERT sees of a prompt", default=77)
 
     def __post_init__(self) -> None:
-        require(
-            self.encoder in ("minilm", "t5_bert"),
-            field="text.encoder",
-            value=self.encoder,
-            rule="is not a text encoder",
-            remedy="Set 'minilm' or 't5_bert'",
-        )
-        for name in ("max_length", "pooled_length"):
-            value = getattr(self, name)
-            require(
-                3 <= value <= 512, field=f"text.{name}", value=value, rule="must be in 3..512", remedy="Set e.g. 16"
-            )
         require(
             self.encoder == "minilm" or self.folder is not None,
             field="text.folder",
@@ -232,16 +211,18 @@ class TextConfig:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class AutoencoderConfig:
-    """The frozen autoencoder between pixels and latents (`nami_jax.autoencoder.codec`)."""
+@settings("autoencoder")
+class AutoencoderConfig(Settings):
+    """The frozen autoencoder between pixels and latents."""
 
-    folder: str | None = None  # its config.json and weights, as diffusers lays out a vae; None: the flow is of pixels
-    downscale: int = 1  # pixels per latent, each way
+    folder: str | None = field(
+        "config.json and weights as in diffusers' vae/; None: the flow is of pixels", default=None, may_change=True
+    )
+    downscale: Positive = field("pixels per latent, each way", default=1)
 
     def __post_init__(self) -> None:
         require(
-            self.downscale >= 1 and (self.folder is not None or self.downscale == 1),
+            self.folder is not None or self.downscale == 1,
             field="autoencoder.downscale",
             value=self.downscale,
             rule="must be 1 without an autoencoder",
@@ -249,52 +230,26 @@ class AutoencoderConfig:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class BridgeConfig:
-    """The learned jump between stages (`nami_jax.models.bridge`), trained on its own before the stages."""
+@settings("bridge")
+class BridgeConfig(Settings):
+    """The learned jump between stages, trained on its own before the stages."""
 
-    kind: str | None = None  # "full": the released form, for one size; "conv": for any size; None: renoising, no bridge
-    steps: int = 10_000
-    learning_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        require(
-            self.kind in (None, "full", "conv"),
-            field="bridge.kind",
-            value=self.kind,
-            rule="is not a bridge",
-            remedy="Set 'full', 'conv' or None",
-        )
-        require(
-            self.steps >= 1, field="bridge.steps", value=self.steps, rule="must be at least 1", remedy="Set e.g. 10000"
-        )
-        require(
-            self.learning_rate > 0,
-            field="bridge.learning_rate",
-            value=self.learning_rate,
-            rule="must be positive",
-            remedy="Set 1e-3",
-        )
+    kind: Literal["full", "conv"] | None = field(
+        "full: the released form, for one image size; conv: for any size; None: no bridge, renoising", default=None
+    )
+    steps: Positive = field("of its own training", default=10_000, may_change=True)
+    learning_rate: float = field("of its own training, falling to 0 as a cosine", default=1e-3, may_change=True, gt=0)
 
 
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
+@settings("mesh")
+class MeshConfig(Settings):
     """How devices are arranged; those that these three leave over are copies, for more images."""
 
-    fsdp: int = 1  # devices that share parameters, moments and EMA, each with images of its own
-    tensor: int = 1  # devices that share each layer: heads and MLP channels
-    sequence: int = 1  # devices that share the tokens of an image
-
-    def __post_init__(self) -> None:
-        for name in ("fsdp", "tensor", "sequence"):
-            value = getattr(self, name)
-            require(
-                value >= 1,
-                field=f"mesh.{name}",
-                value=value,
-                rule="must be at least 1",
-                remedy="Set a positive integer",
-            )
+    fsdp: Positive = field(
+        "devices that share parameters, moments and EMA, each with images of its own", default=1, may_change=True
+    )
+    tensor: Positive = field("devices that share each layer's heads and MLP channels", default=1, may_change=True)
+    sequence: Positive = field("devices that share the tokens of an image", default=1, may_change=True)
 
 
 def require_side(side: int, model: ModelConfig, field: str, downscale: int = 1) -> None:

@@ -1,11 +1,27 @@
-"""How settings are checked: one form of error, and dataclasses made from nested dicts."""
+"""How settings are declared and checked: a field stands once, with its type, default, rule and meaning.
+
+`settings` makes a frozen dataclass of which pydantic checks types, ranges and choices whenever one is made, also by
+`dataclasses.replace`. Every error is a `ConfigError` of one form: field = value: rule. remedy.
+"""
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+import functools
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, dataclass_transform
 
-import dacite
+import pydantic
+
+T = TypeVar("T")
+
+Dtype = Literal["float32", "bfloat16"]  # that a network computes in
+Positive = Annotated[int, pydantic.Field(ge=1)]
+Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
+
+TYPES = {"int_type": "an integer", "float_type": "a number", "finite_number": "a finite number", "bool_type": "a bool",
+         "string_type": "a text", "tuple_type": "a list"}  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -24,51 +40,186 @@ def nearest(name: str, names: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else f" Known: {', '.join(sorted(names))}."
 
 
+def field(about: str, *, default: Any, example: Any = None, may_change: bool = False, **rule: Any) -> Any:
+    """Declares a field of a section.
+
+    Args:
+        about: its meaning, unit and shape, for `configs/README.md`.
+        default: what every config starts from; None: nothing.
+        example: a value for error messages, where the default is none.
+        may_change: whether a run may be continued with another value. One that says nothing may not.
+        **rule: what pydantic checks beside the type: ge, gt, le, lt, min_length, max_length.
+    """
+    examples = [default if example is None else example]
+    return pydantic.Field(
+        default, description=about, examples=examples, json_schema_extra={"may_change": may_change}, **rule
+    )
+
+
 class Settings:
-    """A dataclass of sections that is made from nested dicts and turned back into them."""
+    """Sections or fields that are made from nested dicts and turned back into them."""
+
+    section: typing.ClassVar[str] = ""  # the name under which fields of this class are set, if there is one
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Builds and checks the whole configuration.
+        """Builds and checks settings.
 
         Args:
-            fields: nested mapping with the sections of this class, as `ConfigDict.to_dict()` or JSON gives it (lists
-                count as tuples). Sections that have defaults may be left out.
+            fields: nested mapping, as `ConfigDict.to_dict()` or JSON gives it (lists count as tuples). What is left out
+                keeps its default; a section without a default must be there.
 
         Raises:
             ConfigError: a field is unknown (its nearest names are given), missing, of the wrong type or out of range.
         """
-        sections = {f.name: f.type for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)}  # pyright: ignore[reportArgumentType]
-        for name, section in sections.items():
+        kinds = sections(cls)
+        for name in kinds:
             given = fields.get(name, {})
             require(
                 isinstance(given, Mapping),
                 field=name,
                 value=given,
                 rule="must be a section of fields",
-                remedy="See configs/base.py",
+                remedy="See configs/README.md",
             )
-            known = [f.name for f in dataclasses.fields(section)]  # pyright: ignore[reportArgumentType]
-            for field in given:
-                if field not in known:
-                    raise ConfigError(f"{name}.{field}: no such config field.{nearest(field, known)}")
-        try:
-            return dacite.from_dict(cls, fields, dacite.Config(strict=True, cast=[tuple]))  # pyright: ignore[reportArgumentType]
-        except dacite.UnexpectedDataError as error:
-            unknown = min(map(str, error.keys))
-            raise ConfigError(f"{unknown}: no such config section.{nearest(unknown, list(sections))}") from error
-        except (dacite.WrongTypeError, dacite.MissingValueError) as error:
-            raise ConfigError(f"{error}. Compare with configs/base.py, which lists every field.") from error
+        return cls(**{
+            name: kinds[name].from_dict(value) if name in kinds else _tuples(value) for name, value in fields.items()
+        })  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested plain dicts that `from_dict` takes back and JSON can hold."""
         return dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def settings(section: str = "") -> Callable[[type[T]], type[T]]:
+    """Returns a decorator that makes a class a frozen, checked dataclass whose fields are set as `section.name`."""
+    config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    def make(cls: type[T]) -> type[T]:
+        made: Any = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
+        made.section = section
+        checked = made.__init__
+
+        @functools.wraps(checked)
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            try:
+                checked(self, *args, **kwargs)
+            except pydantic.ValidationError as error:
+                raise ConfigError("\n".join(_explain(made, problem) for problem in error.errors())) from None
+
+        made.__init__ = __init__
+        return made
+
+    return make
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def sections(cls: Any) -> dict[str, Any]:
+    """Returns the fields of a class that are sections, by name, and the classes of these."""
+    return {
+        f.name: f.type for f in dataclasses.fields(cls) if isinstance(f.type, type) and issubclass(f.type, Settings)
+    }
+
+
+def _explain(cls: Any, problem: Any) -> str:
+    """Writes one of pydantic's errors in the form of `ConfigError`."""
+    kind, location, value, context = problem["type"], problem["loc"], problem["input"], problem.get("ctx", {})
+    if kind == "value_error":  # a rule between fields, which says so itself
+        return str(context["error"])
+    prefix = f"{cls.section}." if cls.section else ""
+    name = str(location[0])
+    if kind == "unexpected_keyword_argument":
+        what = "section" if sections(cls) else "field"
+        return f"{prefix}{name}: no such config {what}.{nearest(name, [f.name for f in dataclasses.fields(cls)])}"
+    if kind == "missing":
+        return f"{prefix}{name}: is missing. See configs/README.md, which lists every field."
+    info = cls.__pydantic_fields__[name]
+    place = "".join(f"[{part}]" for part in location[1:])
+    remedy = _choices(info.annotation)
+    remedy = " or ".join(map(repr, remedy)) if remedy else f"e.g. {(info.examples or [info.default])[0]!r}"
+    rule = _rule(kind, context, {} if place else _bounds(info.metadata))
+    return f"{prefix}{name}{place} = {value!r}: {rule}. Set {remedy}."
+
+
+def _bounds(metadata: Sequence[Any]) -> dict[str, Any]:
+    return {name: getattr(part, name) for part in metadata for name in ("ge", "gt", "le", "lt") if hasattr(part, name)}
+
+
+def _rule(kind: str, context: Mapping[str, Any], bounds: Mapping[str, Any]) -> str:
+    bounds = bounds or {name: context[name] for name in ("ge", "gt", "le", "lt") if name in context}
+    if kind in TYPES:
+        return f"must be {TYPES[kind]}"
+    match bounds:
+        case {"ge": low, "lt": high}:
+            return f"must be in [{low}, {high})"
+        case {"ge": low, "le": high}:
+            return f"must be in {low}..{high}"
+        case {"ge": low}:
+            return f"must be at least {low}" if low else "must not be negative"
+        case {"gt": low}:
+            return f"must be above {low}" if low else "must be positive"
+    expected = context.get("expected")
+    if expected:
+        return f"must be {expected}"
+    if kind == "too_short":
+        return f"needs at least {context['min_length']}"
+    return f"needs at most {context['max_length']}" if kind == "too_long" else "has the wrong type"
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """Returns the values that a `Literal`, alone or beside None, allows; () for other types."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        inner = [part for part in typing.get_args(annotation) if part is not types.NoneType]
+        found = _choices(inner[0])
+        return (*found, None) if found else ()
+    return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+
+
+class Declared(NamedTuple):
+    """What is declared of a field."""
+
+    name: str
+    type: Any
+    default: Any
+    about: str
+    may_change: bool
+    choices: tuple[Any, ...]  # () where the type alone says what is allowed
+
+
+def declared(cls: Any) -> Iterator[Declared]:
+    """Yields the fields of a section, in their order."""
+    for name, info in cls.__pydantic_fields__.items():
+        extra = info.json_schema_extra or {}
+        yield Declared(
+            name, info.annotation, info.default, info.description or "", bool(extra.get("may_change")),
+            _choices(info.annotation),
+        )  # fmt: skip
+
+
+def choices(cls: Any, name: str) -> list[str]:
+    """Returns the values that a field allows, for a command's flags."""
+    return [value for found in declared(cls) if found.name == name for value in found.choices if value is not None]
+
+
+def fixed_fields(cls: Any) -> dict[str, tuple[str, ...]]:
+    """Returns section -> the fields that a run cannot change on its way: all but those declared with `may_change`."""
+    return {
+        name: tuple(found.name for found in declared(section) if not found.may_change)
+        for name, section in sections(cls).items()
+    }
+
+
 def parse_steps(steps: Sequence[str]) -> tuple[int, ...]:
     """Reads a flag such as "10,10,10", as absl splits it; raises `ConfigError` unless all are whole numbers."""
-    whole = bool(steps) and all(step.strip().isdecimal() for step in steps)
     require(
-        whole, field="steps", value=",".join(steps), rule="must be whole numbers", remedy="Set e.g. --steps 10,10,10"
+        bool(steps) and all(step.strip().isdecimal() for step in steps),
+        field="steps",
+        value=",".join(steps),
+        rule="must be whole numbers",
+        remedy="Set e.g. --steps 10,10,10",
     )
     return tuple(map(int, steps))

@@ -15,7 +15,6 @@ import numpy as np
 from nami_jax.config import Config
 from nami_jax.data.examples import Example, Source
 from nami_jax.data.images import to_stage
-from nami_jax.data.phases import phase_bounds
 from nami_jax.parallel.host_shard import WHOLE, HostShard
 
 
@@ -83,7 +82,7 @@ class Plan:
 
 def plan_steps(cfg: Config, lengths: Sequence[int]) -> Plan:
     """Draws each step's source, by the seed alone, and lays its samples after those of the source's earlier steps."""
-    bounds = phase_bounds(cfg.train.steps, cfg.train.phase_starts)
+    bounds = cfg.train.phase_bounds
     sizes = np.repeat(np.array(cfg.train.stage_batches), np.diff(bounds), axis=0)
     shares = np.array(lengths) / sum(lengths)
     sources = np.random.default_rng(cfg.train.seed).choice(len(lengths), cfg.train.steps, p=shares)

@@ -7,7 +7,6 @@ import functools
 from collections.abc import Sequence
 
 from nami_jax.config import Config, ModelConfig, SampleConfig
-from nami_jax.flow.stages import make_stages
 from nami_jax.models.layers import TIME_CHANNELS
 
 EVALUATIONS = {"euler": 1, "heun": 2}  # velocities of one solver step
@@ -39,19 +38,13 @@ def attention_flops(model: ModelConfig, stage: int, tokens: int) -> int:
     return (model.double_blocks + model.stage_single_blocks[stage - 1]) * 4 * tokens**2 * model.width
 
 
-def image_tokens(model: ModelConfig, height: int, width: int) -> tuple[int, ...]:
-    """Returns the number of image tokens of each stage, given the final latents' height and width."""
-    units = [model.patch_size * stage.downscale for stage in make_stages(model.num_stages)]
-    return tuple((height // unit) * (width // unit) for unit in units)
-
-
 def sampling_flops(
     model: ModelConfig, sample: SampleConfig, side: int, text_tokens: int, batch: int = 1
 ) -> tuple[int, ...]:
     """Counts what each stage costs when `batch` images of side x side latents are sampled with guidance."""
     return tuple(
         2 * batch * steps * EVALUATIONS[sample.solver] * forward_flops(model, k, tokens, text_tokens)
-        for k, (steps, tokens) in enumerate(zip(sample.steps, image_tokens(model, side, side), strict=True), start=1)
+        for k, (steps, tokens) in enumerate(zip(sample.steps, model.image_tokens(side, side), strict=True), start=1)
     )
 
 
@@ -68,7 +61,7 @@ def training_flops(cfg: Config, stage_batch: Sequence[int], size: tuple[int, int
         size: height and width of the last stage's images, pixels; None: data.side both ways.
     """
     height, width = (side // cfg.autoencoder.downscale for side in size or (cfg.data.side, cfg.data.side))
-    tokens = image_tokens(cfg.model, height, width)
+    tokens = cfg.model.image_tokens(height, width)
     return tuple(
         images * _training_flops(cfg.model, k, length, cfg.text.max_length)
         for k, (images, length) in enumerate(zip(stage_batch, tokens, strict=True), start=1)

@@ -13,7 +13,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import Config, require
 from nami_jax.models.layout import Layout
-from nami_jax.monitoring.flops import image_tokens
 from nami_jax.parallel.flash import flash_attention
 from nami_jax.parallel.sharding import BATCH_AXES, batch_parts
 
@@ -106,4 +105,4 @@ def require_layout(cfg: Config, mesh: Mesh) -> None:
     )
     for height, width in cfg.data.bucket_sizes:
         sides = height // cfg.autoencoder.downscale, width // cfg.autoencoder.downscale
-        MeshLayout(mesh).require_tokens(image_tokens(cfg.model, *sides), cfg.text.max_length)
+        MeshLayout(mesh).require_tokens(cfg.model.image_tokens(*sides), cfg.text.max_length)

@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Iterator
 
 from nami_jax.config import Config
-from nami_jax.data.phases import phase_bounds
 from nami_jax.monitoring.flops import sampling_flops, training_flops
 from nami_jax.planning.hardware import Hardware
 from nami_jax.training.compilation import Shapes, step_shapes
@@ -61,7 +60,7 @@ def picture_flops(cfg: Config, images: int) -> tuple[int, ...]:
 
 def phases(cfg: Config) -> Iterator[Phase]:
     """Yields the phases of a run in their order."""
-    bounds, buckets = phase_bounds(cfg.train.steps, cfg.train.phase_starts), len(cfg.data.bucket_sizes)
+    bounds, buckets = cfg.train.phase_bounds, len(cfg.data.bucket_sizes)
     shapes = iter(step_shapes(cfg))
     for (first, stop), stage_batch in zip(itertools.pairwise(bounds), cfg.train.stage_batches, strict=True):
         if stop > first:  # a phase that rounding leaves no step has no shapes

@@ -8,55 +8,24 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from nami_jax.autoencoder.codec import Autoencoder
-from nami_jax.config import AutoencoderConfig, Config, ModelConfig, TextConfig, require
+from nami_jax.config import AutoencoderConfig, Config, Dtype, ModelConfig, TextConfig
+from nami_jax.config.settings import Positive, Settings, Share, field, settings
 from nami_jax.data.latents import Prepared
 from nami_jax.preparation.pixels import Limits
 from nami_jax.preparation.sources import Plan, Source
 from nami_jax.text.caption_table import TextEncoder, encoder_id, load_text_encoder
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@settings()
+class Options(Settings):
     """What a user can set of a preparation, besides the config."""
 
-    unit_size: int = 256  # records between which a killed run loses nothing
-    eval_share: float = 0.01  # of a folder's or tars' records to hold out
-    max_upscale: float = 2.0
-    max_pixels: int = 89_478_485  # Pillow's own limit: 256 MiB decoded
-    batch_size: int = 16  # images of one shape that the autoencoder is given at once
-    dtype: str = "float32"  # in which autoencoder and text encoder compute
-
-    def __post_init__(self) -> None:
-        for name in ("unit_size", "max_pixels", "batch_size"):
-            value = getattr(self, name)
-            require(
-                value >= 1,
-                field=name,
-                value=value,
-                rule="must be at least 1",
-                remedy=f"Set e.g. {getattr(type(self), name)}",
-            )
-        require(
-            0.0 <= self.eval_share < 1.0,
-            field="eval_share",
-            value=self.eval_share,
-            rule="must be in [0, 1)",
-            remedy="Set e.g. 0.01",
-        )
-        require(
-            self.max_upscale >= 1.0,
-            field="max_upscale",
-            value=self.max_upscale,
-            rule="must be at least 1",
-            remedy="Set e.g. 2",
-        )
-        require(
-            self.dtype in ("float32", "bfloat16"),
-            field="dtype",
-            value=self.dtype,
-            rule="is not a compute type",
-            remedy="Set 'float32' or 'bfloat16'",
-        )
+    unit_size: Positive = field("images of a unit of work, which an interruption may undo", default=256)
+    eval_share: Share = field("share to hold out; tensorflow-datasets has splits instead", default=0.01)
+    max_upscale: float = field("reject images that would be enlarged more than this", default=2.0, ge=1)
+    max_pixels: Positive = field("reject larger images, undecoded", default=89_478_485)  # Pillow's own: 256 MiB decoded
+    batch_size: Positive = field("images that the autoencoder is given at once", default=16)
+    dtype: Dtype = field("compute type of both networks", default="float32")
 
     @property
     def limits(self) -> Limits:

@@ -18,7 +18,6 @@ from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, PipelineCon
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
-from nami_jax.monitoring.flops import image_tokens
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import make_mesh, state_shardings
 from nami_jax.release.released_parts import PIPELINE_FILE, read_pipeline_config
@@ -292,7 +291,7 @@ class NamiPipeline:
         )
         downscale = self.cfg.autoencoder.downscale
         check_request(self.model.cfg, sample, height, width, bridge, downscale)
-        lengths = image_tokens(self.model.cfg, height // downscale, width // downscale)
+        lengths = self.model.cfg.image_tokens(height // downscale, width // downscale)
         self._layout.require_tokens(lengths, self.cfg.text.max_length)
         return bridge
 

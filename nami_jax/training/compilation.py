@@ -16,7 +16,6 @@ from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
 from nami_jax.config import Config
-from nami_jax.data.phases import phase_bounds
 from nami_jax.parallel.processes import is_main
 from nami_jax.parallel.sharding import BATCH
 from nami_jax.training.step import State, make_train_step
@@ -26,7 +25,7 @@ Shapes = tuple[tuple[int, ...], ...]  # of the images of stage 1..K in one step
 
 def step_shapes(cfg: Config, start: int = 0) -> list[Shapes]:
     """Lists the shapes (B_k, H_k, W_k, C) of the steps after `start`: one entry per phase that is left and bucket."""
-    bounds = phase_bounds(cfg.train.steps, cfg.train.phase_starts)
+    bounds = cfg.train.phase_bounds
     factors = [cfg.autoencoder.downscale * 2**k for k in range(cfg.model.num_stages - 1, -1, -1)]
     return [
         tuple((count, height // f, width // f, cfg.model.channels) for count, f in zip(sizes, factors, strict=True))

@@ -25,7 +25,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         flags.FLAGS.config.to_dict()  # a file that could not be loaded is reported at its first use
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         reason = (error.__cause__ or error).args[-1]
-        raise SystemExit(f"error: --config: {reason}\nconfigs/base.py lists every field of a config.") from error
+        raise SystemExit(f"error: --config: {reason}\nconfigs/README.md lists every field of a config.") from error
     if len(arguments) > 1:
         raise app.UsageError(
             f"unknown argument {arguments[1]!r}: fields of the config are set as --config.train.steps=9"

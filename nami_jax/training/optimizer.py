@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import optax
 
 from nami_jax.config import TrainConfig
-from nami_jax.data.phases import phase_bounds
 
 
 def learning_rate(cfg: TrainConfig) -> optax.Schedule:
     """Returns step -> learning rate: the phase's, times a linear warm-up, times the decay over all steps."""
     rates = jnp.asarray(cfg.phase_learning_rates, jnp.float32)
-    firsts = jnp.asarray(phase_bounds(cfg.steps, cfg.phase_starts)[1:-1], jnp.int32)
+    firsts = jnp.asarray(cfg.phase_bounds[1:-1], jnp.int32)
     warmup = optax.linear_schedule(0.0 if cfg.warmup_steps else 1.0, 1.0, max(cfg.warmup_steps, 1))
     decay_steps = max(cfg.steps - cfg.warmup_steps, 1)
     decay = optax.cosine_decay_schedule(1.0, decay_steps) if cfg.decay == "cosine" else optax.constant_schedule(1.0)

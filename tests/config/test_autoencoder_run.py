@@ -11,12 +11,13 @@ from tests.support.autoencoder_runs import make_autoencoder_run
 from tests.support.paths import ROOT
 
 
-def test_config_file_is_valid_and_lists_every_field():
+def test_config_file_is_valid():
     fields = autoencoder_emoji.get_config().to_dict()
     cfg = AutoencoderRun.from_dict(fields)
     assert cfg.network.downscale == 4
-    for section in ("model", "loss", "train"):
-        assert fields[section].keys() == cfg.to_dict()[section].keys()
+    assert {name: content.keys() for name, content in fields.items() if name != "task"} == {
+        name: content.keys() for name, content in cfg.to_dict().items() if name != "task"
+    }
 
 
 def test_dict_round_trip_gives_the_same_config():
@@ -36,8 +37,8 @@ def test_network_has_the_sizes_of_the_config():
         ("model", {"block_out_channels": (4, 6)}, r"model\.block_out_channels = \(4, 6\): each must be a multiple of"),
         ("model", {"latent_channels": 0}, r"model\.latent_channels = 0: must be at least 1"),
         ("loss", {"kl": -1.0}, r"loss\.kl = -1\.0: must not be negative"),
-        ("loss", {"perceptual_blocks": 6}, r"loss\.perceptual_blocks = 6: VGG16 has 5 blocks"),
-        ("loss", {"pixel": 0.0, "perceptual": 0.0}, r"loss\.pixel = 0\.0: nothing would ask for"),
+        ("loss", {"perceptual_blocks": 6}, r"loss\.perceptual_blocks = 6: must be in 1\.\.5"),
+        ("loss", {"pixel": 0.0, "perceptual": 0.0}, r"loss\.pixel = 0\.0: without it and loss"),
         ("train", {"crop": 9}, r"train\.crop = 9: the autoencoder needs a multiple of 2\. Set 10"),
         ("train", {"crop": 18}, r"train\.crop = 18: is larger than the images, data\.side = 16\. Set 16"),
         ("train", {"batch": 0}, r"train\.batch = 0: must be at least 1"),

@@ -1,3 +1,6 @@
+import dataclasses
+import pickle
+
 import pytest
 
 from configs import (
@@ -10,7 +13,8 @@ from configs import (
     flowers,
     nami_2b_finetune,
 )
-from nami_jax.config import Config, ConfigError, PipelineConfig
+from nami_jax.config import Config, ConfigError, PipelineConfig, fixed_fields
+from nami_jax.config.settings import Settings, declared, field, sections, settings
 from tests.support.sizes import CONFIG, make_config
 
 
@@ -101,12 +105,12 @@ def test_unknown_section_names_the_nearest():
         Config.from_dict(CONFIG.to_dict() | {"modle": {}})
 
 
-def test_wrong_type_and_missing_field_name_the_field():
-    with pytest.raises(ConfigError, match=r"train\.steps.*base\.py"):
+def test_wrong_type_and_missing_section_name_what_they_are_of():
+    with pytest.raises(ConfigError, match=r"train\.steps = 'many': must be an integer\. Set e\.g\. 10000"):
         Config.from_dict(changed("train", steps="many"))
     fields = CONFIG.to_dict()
-    del fields["data"]["side"]
-    with pytest.raises(ConfigError, match=r"data\.side"):
+    del fields["data"]
+    with pytest.raises(ConfigError, match=r"^data: is missing"):
         Config.from_dict(fields)
 
 
@@ -135,3 +139,78 @@ def test_wrong_type_and_missing_field_name_the_field():
 def test_bad_values_are_refused_with_field_value_and_remedy(section, fields, message):
     with pytest.raises(ConfigError, match=message):
         make_config(**{section: fields})
+
+
+def test_every_wrong_field_of_a_section_is_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        Config.from_dict(changed("train", steps=0, decay="cosinus", ema_decay=1.0, stage_batches=((8, "8", 8),)))
+    assert str(caught.value).splitlines() == [
+        "train.steps = 0: must be at least 1. Set e.g. 10000.",
+        "train.stage_batches[0][1] = '8': must be an integer. Set e.g. ((32, 16, 8), (16, 32, 8), (8, 16, 32)).",
+        "train.decay = 'cosinus': must be 'constant' or 'cosine'. Set 'constant' or 'cosine'.",
+        "train.ema_decay = 1.0: must be in [0, 1). Set e.g. 0.999.",
+    ]
+
+
+@pytest.mark.parametrize("value", [True, 2.0, None, "2"])
+def test_nothing_but_an_integer_is_taken_for_one(value):
+    with pytest.raises(ConfigError, match=r"model\.patch_size = .*: must be an integer"):
+        make_config(model={"patch_size": value})
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    with pytest.raises(ConfigError, match=r"train\.grad_clip = nan: must be a finite number"):
+        make_config(train={"grad_clip": float("nan")})
+
+
+def test_what_is_left_out_keeps_its_default():
+    fields = CONFIG.to_dict()
+    del fields["train"]["max_skipped_steps"], fields["mesh"]
+    assert Config.from_dict(fields) == CONFIG
+
+
+def test_a_config_can_be_hashed_and_pickled():
+    assert pickle.loads(pickle.dumps(CONFIG)) == CONFIG
+    assert hash(Config.from_dict(CONFIG.to_dict())) == hash(CONFIG)
+
+
+@settings("colour")
+class Colour(Settings):
+    red: int = field("level", default=1)
+    name: str = field("for people", default="x", may_change=True)
+
+
+@settings()
+class Picture(Settings):
+    colour: Colour
+
+
+def test_a_field_that_says_nothing_may_not_change_when_a_run_continues():
+    assert fixed_fields(Picture) == {"colour": ("red",)}
+
+
+def test_fields_that_define_a_run_are_fixed():
+    fixed = fixed_fields(Config)
+    assert set(fixed) == {f.name for f in dataclasses.fields(Config)}
+    assert fixed["train"] == ("seed", "stage_batches", "phase_starts", "init_from")
+    assert set(declared_names("model")) - set(fixed["model"]) == {"dtype", "scan_blocks", "remat"}
+    assert fixed["mesh"] == fixed["sample"] == ()
+
+
+def declared_names(section: str) -> list[str]:
+    return [found.name for found in declared(sections(Config)[section])]
+
+
+def test_phases_begin_at_their_share_of_the_steps():
+    train = dataclasses.replace(
+        CONFIG.train,
+        steps=10,
+        stage_batches=((8, 8, 8),) * 3,
+        phase_starts=(0.0, 0.25, 0.6),
+        phase_learning_rates=(1.0,) * 3,
+    )
+    assert train.phase_bounds == (0, 2, 6, 10)
+
+
+def test_image_tokens_of_each_stage():
+    assert CONFIG.model.image_tokens(16, 32) == (2 * 4, 4 * 8, 8 * 16)

@@ -1,0 +1,54 @@
+"""All declared fields as an ml_collections config, for `configs/*.py`, and as a page, `configs/README.md`."""
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from nami_jax.config.settings import Declared, declared, sections
+
+
+def base_config(kind: Any) -> ConfigDict:
+    """Returns the defaults of a kind of run, as a `ConfigDict` whose fields keep their types.
+
+    Args:
+        kind: `Config`, `AutoencoderRun`, ...
+    """
+    config = ConfigDict()
+    for name, section in sections(kind).items():
+        config[name] = ConfigDict({f.name: _value(f) for f in declared(section)})
+    return config
+
+
+def _value(field: Declared) -> Any:
+    if field.default is not None:
+        return field.default
+    held = next(part for part in typing.get_args(field.type) if part is not types.NoneType)
+    held = typing.get_args(held)[0] if typing.get_origin(held) is typing.Annotated else held
+    held = type(field.choices[0]) if field.choices else held
+    return placeholder(typing.get_origin(held) or held)
+
+
+def page(kinds: dict[str, Any]) -> str:
+    """Returns every field of several kinds of run in Markdown tables.
+
+    Args:
+        kinds: heading -> kind of run.
+    """
+    return "\n".join(line for heading, kind in kinds.items() for line in _kind_lines(heading, kind)) + "\n"
+
+
+def _kind_lines(heading: str, kind: Any) -> Iterator[str]:
+    yield f"## {heading}\n"
+    for name, section in sections(kind).items():
+        yield f"### `{name}`: {section.__doc__.strip().splitlines()[0].rstrip('.')}\n"
+        yield "| field | default | meaning | may change |"
+        yield "|---|---|---|---|"
+        for field in declared(section):
+            choice = f" One of {', '.join(f'`{value!r}`' for value in field.choices)}." if field.choices else ""
+            may = "yes" if field.may_change else ""
+            yield f"| `{field.name}` | `{field.default!r}` | {field.about}.{choice} | {may} |"
+        yield ""
