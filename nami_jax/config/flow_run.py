@@ -18,7 +18,7 @@ from nami_jax.config.sections import (
 )
 from nami_jax.config.settings import Positive, Settings, Share, field, require, settings
 
-Rate = Annotated[float, pydantic.Field(gt=0)]
+LearningRate = Annotated[float, pydantic.Field(gt=0)]
 
 
 @settings("train")
@@ -34,7 +34,7 @@ class TrainConfig(Settings):
     phase_starts: tuple[float, ...] = field(
         "share of the steps at which each phase begins; the first is 0", default=(0.0, 1 / 3, 2 / 3)
     )
-    phase_learning_rates: tuple[Rate, ...] = field("one per phase", default=(1e-4, 1e-4, 5e-5), may_change=True)
+    phase_learning_rates: tuple[LearningRate, ...] = field("one per phase", default=(1e-4, 1e-4, 5e-5), may_change=True)
     warmup_steps: int = field("from 0 to the phase's learning rate", default=500, may_change=True, ge=0)
     decay: Literal["constant", "cosine"] = field(
         "what multiplies the phase's learning rate after warm-up; cosine falls to 0 at the end",

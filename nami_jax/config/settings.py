@@ -20,8 +20,14 @@ Dtype = Literal["float32", "bfloat16"]  # that a network computes in
 Positive = Annotated[int, pydantic.Field(ge=1)]
 Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
-TYPES = {"int_type": "an integer", "float_type": "a number", "finite_number": "a finite number", "bool_type": "a bool",
-         "string_type": "a text", "tuple_type": "a list"}  # fmt: skip
+TYPES = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "a bool",
+    "string_type": "a text",
+    "tuple_type": "a list",
+}
 
 
 class ConfigError(ValueError):
@@ -82,9 +88,12 @@ class Settings:
                 rule="must be a section of fields",
                 remedy="See configs/README.md",
             )
-        return cls(**{
-            name: kinds[name].from_dict(value) if name in kinds else _tuples(value) for name, value in fields.items()
-        })  # fmt: skip
+        return cls(
+            **{
+                name: kinds[name].from_dict(value) if name in kinds else _tuples(value)
+                for name, value in fields.items()
+            }
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested plain dicts that `from_dict` takes back and JSON can hold."""
@@ -195,9 +204,13 @@ def declared(cls: Any) -> Iterator[Declared]:
     for name, info in cls.__pydantic_fields__.items():
         extra = info.json_schema_extra or {}
         yield Declared(
-            name, info.annotation, info.default, info.description or "", bool(extra.get("may_change")),
+            name,
+            info.annotation,
+            info.default,
+            info.description or "",
+            bool(extra.get("may_change")),
             _choices(info.annotation),
-        )  # fmt: skip
+        )
 
 
 def choices(cls: Any, name: str) -> list[str]:
