@@ -91,7 +91,7 @@ def test_field_that_cannot_work_is_named(data_dir, tmp_path):
     fields = card_config(data_dir).to_dict()
     fields["train"]["steps"] = 0
     lines = {line.check: line for line in table(examine(fields, tmp_path))}
-    assert lines["fields"] == Finding("fields", FAILED, "train.steps = 0: must be at least 1. Set a positive integer.")
+    assert lines["fields"] == Finding("fields", FAILED, "train.steps = 0: must be at least 1. Set e.g. 10000.")
     assert "storage" not in lines
 
 

@@ -171,9 +171,8 @@ def _rule(kind: str, context: Mapping[str, Any], bounds: Mapping[str, Any]) -> s
             return f"must be at least {low}" if low else "must not be negative"
         case {"gt": low}:
             return f"must be above {low}" if low else "must be positive"
-    expected = context.get("expected")
-    if expected:
-        return f"must be {expected}"
+    if kind == "literal_error":
+        return "is not one of its choices"
     if kind == "too_short":
         return f"needs at least {context['min_length']}"
     return f"needs at most {context['max_length']}" if kind == "too_long" else "has the wrong type"

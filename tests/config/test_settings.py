@@ -147,7 +147,7 @@ def test_every_wrong_field_of_a_section_is_told_at_once():
     assert str(caught.value).splitlines() == [
         "train.steps = 0: must be at least 1. Set e.g. 10000.",
         "train.stage_batches[0][1] = '8': must be an integer. Set e.g. ((32, 16, 8), (16, 32, 8), (8, 16, 32)).",
-        "train.decay = 'cosinus': must be 'constant' or 'cosine'. Set 'constant' or 'cosine'.",
+        "train.decay = 'cosinus': is not one of its choices. Set 'constant' or 'cosine'.",
         "train.ema_decay = 1.0: must be in [0, 1). Set e.g. 0.999.",
     ]
 

@@ -36,7 +36,7 @@ def test_other_runners_are_given_flags_that_only_they_know():
         ({"max_pixels": 0}, "max_pixels = 0"),
         ({"eval_share": 1.0}, r"eval_share = 1\.0: must be in \[0, 1\)"),
         ({"max_upscale": 0.5}, r"max_upscale = 0\.5: must be at least 1"),
-        ({"dtype": "float16"}, r"dtype = 'float16': is not a compute type"),
+        ({"dtype": "float16"}, r"dtype = 'float16': is not one of its choices"),
     ],
 )
 def test_options_out_of_range_are_refused(fields, message):
