@@ -1,6 +1,5 @@
 """`emoji_captions`: a tensorflow-datasets data set of emoji with captions, made from installed packages.
 
-In order: `captions` (names to English), `catalogue` (what there is), `near_duplicates` (the split), `builder` (the data set).
 Importing this package registers the builder, so that `tfds.builder("emoji_captions")` finds it.
 """
 

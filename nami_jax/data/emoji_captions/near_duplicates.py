@@ -1,4 +1,4 @@
-"""Groups near-duplicates and splits the groups into training and held-out images. After `catalogue`, before `builder`.
+"""Groups near-duplicates and splits the groups into training and held-out images.
 
 A held-out picture tests nothing if its mirror image, its recoloured copy or the same person with other hair was trained
 on. Two emoji are near-duplicates if their names are one concept, or if their pictures are almost the same.
