@@ -27,7 +27,6 @@ UPWARD = {
     "nami_jax.config.autoencoder_run imports nami_jax.models.vgg",
     "nami_jax.models.autoencoder_kl imports nami_jax.weights",
     "nami_jax.models.bert imports nami_jax.weights",
-    "nami_jax.models.lora imports nami_jax.weights",
     "nami_jax.models.t5 imports nami_jax.weights",
     "nami_jax.models.vgg imports nami_jax.weights",
     "nami_jax.monitoring.metrics imports nami_jax.training.loss",

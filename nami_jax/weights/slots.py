@@ -4,13 +4,14 @@ Every network here stores its weights under the key names of its PyTorch release
 (`export_tensors`) both walk the table.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from nami_jax.weights.tensors import Shapes, Tensor, WeightsError, row_pieces
 
@@ -73,12 +74,12 @@ def slots_by_name(abstract: Any, names: Mapping[str, str] | None = None) -> dict
             all released as "weight".
     """
     names = RELEASED_LEAVES | dict(names or {})
-    return {".".join(names.get(str(p), str(p)) for p in path): Slot(path) for path, _ in leaves(abstract)}
+    return {".".join(names.get(str(p), str(p)) for p in path): Slot(path) for path in flatten_dict(abstract)}
 
 
 def expected_shapes(slots: Mapping[str, Slot], abstract: Any) -> dict[str, tuple[int, ...]]:
     """Returns released key -> the shape that the tensor must have for the parameters `abstract` (nested dicts)."""
-    shapes = {path: leaf.shape for path, leaf in leaves(abstract)}
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract).items()}
     return {key: released_shape(slot, shapes[slot.path]) for key, slot in slots.items()}
 
 
@@ -137,12 +138,13 @@ def load_params(
     """
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     require_tensors(expected_shapes(slots, abstract), found, unused)
-    shapes = dict(leaves(abstract))
+    shapes = flatten_dict(abstract)
     members: dict[ParamPath, Members] = {path: [] for path in shapes}
     for key, slot in slots.items():
         members[slot.path].append((slot, tensors[key]))
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return nested({path: _load_array(leaf, leaf.sharding or default, members[path]) for path, leaf in shapes.items()})
+    arrays = {path: _load_array(leaf, leaf.sharding or default, members[path]) for path, leaf in shapes.items()}
+    return unflatten_dict(arrays)
 
 
 def _load_array(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding, members: Members) -> jax.Array:
@@ -225,7 +227,7 @@ def _copy(target: np.ndarray, tensor: Tensor, rows: np.ndarray, columns: tuple[s
 
 def export_tensors(params: Any, slots: Mapping[str, Slot]) -> dict[str, np.ndarray]:
     """Returns our parameters under the released keys, in the released layout; undoes `load_params` bit for bit."""
-    arrays = dict(leaves(params))
+    arrays = flatten_dict(params)
     tensors = {}
     for key, slot in slots.items():
         ours = np.asarray(arrays[slot.path])[slot.index]
@@ -248,23 +250,3 @@ def released_shape(slot: Slot, leaf_shape: tuple[int, ...]) -> tuple[int, ...]:
     if slot.path[-1] == "kernel":
         return (int(np.prod(shape[1:])), shape[0])
     return shape if slot.path[-1] == "embedding" else (int(np.prod(shape)),)
-
-
-def leaves(params: Mapping[Any, Any], path: ParamPath = ()) -> Iterator[tuple[ParamPath, Any]]:
-    """Yields (path, leaf) of nested dicts."""
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, (*path, name))
-        else:
-            yield (*path, name), value
-
-
-def nested(arrays: Mapping[ParamPath, Any]) -> dict[Any, Any]:
-    """Undoes `leaves`."""
-    tree: dict[Any, Any] = {}
-    for path, value in arrays.items():
-        inner = tree
-        for name in path[:-1]:
-            inner = inner.setdefault(name, {})
-        inner[path[-1]] = value
-    return tree
