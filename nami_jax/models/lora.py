@@ -26,8 +26,8 @@ def join(params: Any, others: Any) -> Any:
 def merge(params: Any) -> Any:
     """Returns the parameters of the same network without low-rank pairs: each kernel becomes kernel + a b."""
     low_rank, others = split(params)
-    kernels = flatten_dict(others)
-    pairs = flatten_dict(low_rank)
+    kernels: dict[tuple, Any] = flatten_dict(others)
+    pairs: dict[tuple, Any] = flatten_dict(low_rank)
     for path, a in pairs.items():
         if path[-1] != "lora_a":
             continue

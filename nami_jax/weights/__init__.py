@@ -1,10 +1,10 @@
 """Tensors on disk and parameters on devices: every network's weights are read and written through here.
 
-`files` reads and writes safetensors without ever holding a whole file; `slots` relates released tensors to our
-parameters by one table, which loading and exporting both walk; `sizes` reads a config.json. Knows no network.
+`tensors` reads and writes safetensors without ever holding a whole file; `slots` relates released tensors to our
+parameters by one table, which loading and exporting both walk. Neither knows a network: how each one's release names
+its tensors stands in `nami_keys`, `bert_keys` and so on.
 """
 
-from nami_jax.weights.sizes import read_sizes
 from nami_jax.weights.slots import (
     Slot,
     differences,
@@ -18,9 +18,9 @@ from nami_jax.weights.slots import (
 )
 from nami_jax.weights.tensors import (
     SHARD_BYTES,
-    Shapes,
     StoredTensor,
     Tensor,
+    TensorShapes,
     WeightsError,
     open_tensors,
     save_tensors,
@@ -30,10 +30,10 @@ from nami_jax.weights.tensors import (
 
 __all__ = [
     "SHARD_BYTES",
-    "Shapes",
     "Slot",
     "StoredTensor",
     "Tensor",
+    "TensorShapes",
     "WeightsError",
     "differences",
     "expected_shapes",
@@ -41,7 +41,6 @@ __all__ = [
     "load_module",
     "load_params",
     "open_tensors",
-    "read_sizes",
     "released_shape",
     "require_tensors",
     "save_tensors",

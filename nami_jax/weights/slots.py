@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from nami_jax.weights.tensors import Shapes, Tensor, WeightsError, row_pieces
+from nami_jax.weights.tensors import Tensor, TensorShapes, WeightsError, row_pieces
 
 ParamPath = tuple[Any, ...]
 Members = list[tuple["Slot", Tensor]]  # the tensors that lie in one of our parameters
@@ -33,7 +33,7 @@ class Slot(NamedTuple):
     index: tuple[Any, ...] = ()
 
 
-def differences(expected: Shapes, found: Shapes, unused: Collection[str] = ()) -> list[str]:
+def differences(expected: TensorShapes, found: TensorShapes, unused: Collection[str] = ()) -> list[str]:
     """Compares shapes key by key.
 
     Args:
@@ -54,7 +54,7 @@ def differences(expected: Shapes, found: Shapes, unused: Collection[str] = ()) -
     return sorted(lines)
 
 
-def require_tensors(expected: Shapes, found: Shapes, unused: Collection[str] = ()) -> None:
+def require_tensors(expected: TensorShapes, found: TensorShapes, unused: Collection[str] = ()) -> None:
     """Raises `WeightsError` with every line of `differences`, if there are any."""
     lines = differences(expected, found, unused)
     if lines:
@@ -79,8 +79,8 @@ def slots_by_name(abstract: Any, names: Mapping[str, str] | None = None) -> dict
 
 def expected_shapes(slots: Mapping[str, Slot], abstract: Any) -> dict[str, tuple[int, ...]]:
     """Returns released key -> the shape that the tensor must have for the parameters `abstract` (nested dicts)."""
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract).items()}
-    return {key: released_shape(slot, shapes[slot.path]) for key, slot in slots.items()}
+    parameters: dict[ParamPath, Any] = flatten_dict(abstract)
+    return {key: released_shape(slot, parameters[slot.path].shape) for key, slot in slots.items()}
 
 
 def load_module(
@@ -138,7 +138,7 @@ def load_params(
     """
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     require_tensors(expected_shapes(slots, abstract), found, unused)
-    shapes = flatten_dict(abstract)
+    shapes: dict[ParamPath, Any] = flatten_dict(abstract)
     members: dict[ParamPath, Members] = {path: [] for path in shapes}
     for key, slot in slots.items():
         members[slot.path].append((slot, tensors[key]))
@@ -227,7 +227,7 @@ def _copy(target: np.ndarray, tensor: Tensor, rows: np.ndarray, columns: tuple[s
 
 def export_tensors(params: Any, slots: Mapping[str, Slot]) -> dict[str, np.ndarray]:
     """Returns our parameters under the released keys, in the released layout; undoes `load_params` bit for bit."""
-    arrays = flatten_dict(params)
+    arrays: dict[ParamPath, Any] = flatten_dict(params)
     tensors = {}
     for key, slot in slots.items():
         ours = np.asarray(arrays[slot.path])[slot.index]

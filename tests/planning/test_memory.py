@@ -1,6 +1,7 @@
 """Memory of a run on eight devices of this machine, by hand and by what the compiler says of it."""
 
 import math
+from typing import Any
 
 import pytest
 from flax.traverse_util import flatten_dict
@@ -20,7 +21,8 @@ SHAPES = ((8, 4, 4, 3), (8, 8, 8, 3), (8, 16, 16, 3))
 
 def parameter_bytes(cfg, devices):
     """Kernels are shared by all devices and the rest is on each of them, all in float32."""
-    sizes = {name: math.prod(x.shape) for name, x in flatten_dict(abstract_model(cfg.model)[1]).items()}
+    params: dict[tuple, Any] = flatten_dict(abstract_model(cfg.model)[1])
+    sizes = {name: math.prod(x.shape) for name, x in params.items()}
     kernels = sum(size for name, size in sizes.items() if name[-1] == "kernel")
     return 4 * (kernels // devices + sum(sizes.values()) - kernels)
 
