@@ -19,7 +19,7 @@ from nami_jax.config import SAMPLE_PRESETS, Config, ConfigError, PipelineConfig
 from nami_jax.preparation.job import Options
 from nami_jax.preparation.orchestration import prepare
 from nami_jax.release.conversion import convert_release
-from nami_jax.release.run_export import export_run
+from nami_jax.release.exporting import export_run
 from nami_jax.training.loop import train
 from nami_jax.weights import open_tensors
 from nami_jax.weights.nami_keys import load_nami

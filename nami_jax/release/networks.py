@@ -14,10 +14,11 @@ from nami_jax.config import (
     TextConfig,
 )
 from nami_jax.models.nami import abstract_model
-from nami_jax.release.released_parts import BRIDGE, ReleasedPart
+from nami_jax.release.released_parts import ReleasedPart
 from nami_jax.weights import TensorShapes, WeightsError, differences, expected_shapes
 from nami_jax.weights.autoencoder_keys import AUTOENCODER, read_autoencoder_config
 from nami_jax.weights.bert_keys import BERT, read_bert_config
+from nami_jax.weights.converted import BRIDGE
 from nami_jax.weights.nami_keys import bridge_shapes, model_config, nami_slots
 from nami_jax.weights.t5_keys import T5, read_t5_config
 
