@@ -7,7 +7,6 @@ loaded from a folder laid out as diffusers' `vae/`, and `save_autoencoder` write
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from flax import nnx
 
 from nami_jax.autoencoder.tiling import tiled
 from nami_jax.config import AutoencoderConfig, ConfigError, ModelConfig, require
+from nami_jax.files.disk import written_whole
 from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from nami_jax.weights import open_tensors, save_tensors
 from nami_jax.weights.autoencoder_keys import (
@@ -239,6 +239,5 @@ def save_autoencoder(folder: str | Path, model: AutoencoderKL) -> None:
     # one, nor its weights for those of the scaling that an earlier save left.
     config.unlink(missing_ok=True)
     save_tensors(export_autoencoder(model), config.parent, "diffusion_pytorch_model")
-    unfinished = config.with_name("config.json.tmp")
-    unfinished.write_text(json.dumps(released_autoencoder_config(model.cfg), indent=2) + "\n")
-    os.replace(unfinished, config)
+    with written_whole(config) as unfinished:
+        unfinished.write_text(json.dumps(released_autoencoder_config(model.cfg), indent=2) + "\n")

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def test_an_interrupted_save_leaves_no_weights_with_the_scaling_of_an_earlier_on
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nami_jax.autoencoder.codec.os.replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     rescaled = load_autoencoder(dataclasses.replace(model.cfg, scaling_factor=2.0), export_autoencoder(model))
     with pytest.raises(KeyboardInterrupt):
         save_autoencoder(folder, rescaled)
