@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from nami_jax.checkpoints.checkpoint import CheckpointError
 from nami_jax.config import ConfigError
 from nami_jax.release.conversion import Converted, convert_release
-from nami_jax.release.exporting import export_release
-from nami_jax.release.run_export import export_run
+from nami_jax.release.exporting import export_release, export_run
 from nami_jax.weights import WeightsError
 
 

@@ -16,14 +16,14 @@ from safetensors.numpy import load_file, save_file
 
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.config import AutoencoderConfig, BridgeConfig, ConfigError, PipelineConfig, TextConfig
-from nami_jax.models.bert import BertConfig, load_bert
-from nami_jax.models.t5 import T5Config, load_t5
 from nami_jax.release.conversion import convert_release
 from nami_jax.release.exporting import export_network, export_release
 from nami_jax.release.folders import new_folder
 from nami_jax.release.released_parts import common_prefix
 from nami_jax.weights import WeightsError, open_tensors
+from nami_jax.weights.bert_keys import load_bert, read_bert_config
 from nami_jax.weights.nami_keys import export_bridge, export_nami, load_bridge, load_nami, model_config
+from nami_jax.weights.t5_keys import load_t5, read_t5_config
 from tests.support.paths import ROOT
 from tests.support.releases import CONFIGS, TRANSFORMER, release_tensors, write_release
 
@@ -85,8 +85,8 @@ def test_every_network_loads_from_the_converted_folder(ours, tensors):
     nami = load_nami(model_config(TRANSFORMER), open_tensors(ours / "transformer"))
     assert_same_bits(export_nami(nami), tensors["transformer"])
     assert_same_bits(export_bridge(load_bridge(open_tensors(ours / "bridge_flow"))), tensors["bridge_flow"])
-    load_t5(T5Config.from_hf(CONFIGS["mt5"]), open_tensors(ours / "mt5"))
-    load_bert(BertConfig.from_hf(CONFIGS["mclip"]), open_tensors(ours / "mclip"))
+    load_t5(read_t5_config(CONFIGS["mt5"]), open_tensors(ours / "mt5"))
+    load_bert(read_bert_config(CONFIGS["mclip"]), open_tensors(ours / "mclip"))
     assert Autoencoder.from_folder(ours / "vae").downscale == 8
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -18,9 +19,9 @@ from nami_jax.config import SAMPLE_PRESETS, Config, ConfigError, PipelineConfig
 from nami_jax.preparation.job import Options
 from nami_jax.preparation.orchestration import prepare
 from nami_jax.release.conversion import convert_release
-from nami_jax.release.run_export import export_run
+from nami_jax.release.exporting import export_run
 from nami_jax.training.loop import train
-from nami_jax.weights import leaves, open_tensors
+from nami_jax.weights import open_tensors
 from nami_jax.weights.nami_keys import load_nami
 from tests.support import text_release
 from tests.support.releases import release_tensors, write_release
@@ -95,7 +96,7 @@ def test_low_rank_training_continues_and_starts_from_the_released_weights(conver
     released = open_tensors(converted / "transformer")["x_embedder.weight"][...]
     for state in (first, last):
         np.testing.assert_array_equal(state["frozen"]["image_in"]["kernel"], released.T)
-    moved = dict(leaves(last["params"]))[("single_blocks", "proj", "lora", "lora_b")]
+    moved = last["params"]["single_blocks"]["proj"]["lora"]["lora_b"]
     assert float(np.abs(moved).max()) > 0
 
 
@@ -116,12 +117,12 @@ def test_exported_run_is_a_release_of_the_merged_network(tuned, converted, tmp_p
     convert_release(tmp_path / "exported", tmp_path / "again", allow_missing=True)
     merged = load_run(workdir).model
     again = load_nami(merged.cfg, open_tensors(tmp_path / "again" / "transformer"))
-    found, expected = (dict(leaves(nnx.to_pure_dict(nnx.state(model)))) for model in (again, merged))
+    found, expected = (flatten_dict(nnx.to_pure_dict(nnx.state(model))) for model in (again, merged))
     assert found.keys() == expected.keys()
     for path, leaf in expected.items():
         np.testing.assert_array_equal(found[path], leaf, err_msg=str(path))
-    kernel = ("single_blocks", "proj", "kernel")
-    assert not np.array_equal(found[kernel], dict(leaves(tuned[2]["frozen"]))[kernel])
+    kernel = nnx.to_pure_dict(nnx.state(again))["single_blocks"]["proj"]["kernel"]
+    assert not np.array_equal(kernel, tuned[2]["frozen"]["single_blocks"]["proj"]["kernel"])
     assert (tmp_path / "again" / "bridge_flow").is_dir()
 
 
@@ -141,10 +142,10 @@ def test_a_base_of_another_network_is_refused_though_its_tensors_have_the_same_s
 
 def test_low_rank_updates_are_merged_in_float32_whatever_the_compute_type(tuned):
     merged = load_run(tuned[0], dtype="bfloat16").model
-    kernel, params = ("single_blocks", "proj", "kernel"), dict(leaves(nnx.to_pure_dict(nnx.state(merged))))
-    ema, frozen = (dict(leaves(tuned[2][name])) for name in ("ema", "frozen"))
-    update = ema[(*kernel[:2], "lora", "lora_a")] @ ema[(*kernel[:2], "lora", "lora_b")]
-    np.testing.assert_allclose(params[kernel] - frozen[kernel], update, atol=1e-7)
+    kernel = nnx.to_pure_dict(nnx.state(merged))["single_blocks"]["proj"]["kernel"]
+    ema, frozen = (tuned[2][name]["single_blocks"]["proj"] for name in ("ema", "frozen"))
+    update = ema["lora"]["lora_a"] @ ema["lora"]["lora_b"]
+    np.testing.assert_allclose(kernel - frozen["kernel"], update, atol=1e-7)
 
 
 def test_released_bridge_of_another_size_is_named_before_the_network_is_loaded(config, tmp_path):

@@ -7,7 +7,6 @@ loaded from a folder laid out as diffusers' `vae/`, and `save_autoencoder` write
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,15 @@ from flax import nnx
 
 from nami_jax.autoencoder.tiling import tiled
 from nami_jax.config import AutoencoderConfig, ConfigError, ModelConfig, require
-from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig, export_autoencoder, load_autoencoder
+from nami_jax.files.disk import written_whole
+from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from nami_jax.weights import open_tensors, save_tensors
+from nami_jax.weights.autoencoder_keys import (
+    export_autoencoder,
+    load_autoencoder,
+    read_autoencoder_config,
+    released_autoencoder_config,
+)
 
 TILE = 128  # latents: 1024 pixels with a downscale of 8
 
@@ -170,7 +176,8 @@ class Autoencoder:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A sha256 of weights and factors: the same wherever and in whatever files they lie, for any compute type."""
-        fields = {k: v for k, v in self.model.cfg.to_hf().items() if k != "sample_size"}  # which changes no result
+        fields = released_autoencoder_config(self.model.cfg)
+        del fields["sample_size"]  # which changes no result
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
         for key, tensor in sorted(export_autoencoder(self.model).items()):
             digest.update(f"{key} {tensor.shape} {tensor.dtype}".encode())
@@ -218,7 +225,7 @@ def decode_latents(graphdef: nnx.GraphDef, params: nnx.State, latents: jax.Array
 
 def _read_config(path: Path) -> AutoencoderKLConfig:
     try:
-        return AutoencoderKLConfig.from_hf(json.loads(path.read_text()))
+        return read_autoencoder_config(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is no JSON: {error}. Fetch it again.") from error
     except ConfigError as error:
@@ -232,6 +239,5 @@ def save_autoencoder(folder: str | Path, model: AutoencoderKL) -> None:
     # one, nor its weights for those of the scaling that an earlier save left.
     config.unlink(missing_ok=True)
     save_tensors(export_autoencoder(model), config.parent, "diffusion_pytorch_model")
-    unfinished = config.with_name("config.json.tmp")
-    unfinished.write_text(json.dumps(model.cfg.to_hf(), indent=2) + "\n")
-    os.replace(unfinished, config)
+    with written_whole(config) as unfinished:
+        unfinished.write_text(json.dumps(released_autoencoder_config(model.cfg), indent=2) + "\n")

@@ -7,7 +7,6 @@ asynchronous; a save that was cut short leaves no checkpoint behind.
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -19,9 +18,10 @@ from absl import logging
 from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
 from nami_jax.checkpoints.orbax_managers import open_reader, open_writer
 from nami_jax.checkpoints.quiet_orbax import Reading, brief
-from nami_jax.checkpoints.workdir import FULL, held, move_aside
+from nami_jax.checkpoints.workdir import held, move_aside
 from nami_jax.config import Config, Settings, fixed_fields, require
 from nami_jax.config.autoencoder_run import TASK, AutoencoderRun
+from nami_jax.files.disk import is_full
 from nami_jax.parallel.agreement import first_error
 from nami_jax.training.step import State
 
@@ -94,7 +94,7 @@ class Checkpoints:
         """
         with self._explained():
             self._opened.close()
-        if isinstance(exception, OSError) and exception.errno in FULL:
+        if isinstance(exception, OSError) and is_full(exception):
             raise self._failure(exception) from exception
 
     def prepare(self, state: State) -> None:
@@ -245,7 +245,7 @@ class Checkpoints:
 
     def _failure(self, error: Exception) -> CheckpointError:
         """Returns what to say where writing failed."""
-        full = any(os.strerror(number) in str(error) for number in FULL)
+        full = is_full(error)
         problem, remedy = ("the disk is full", "Free space") if full else (brief(error), "Mend that")
         if full and isinstance(error, OSError) and error.filename:
             problem += f" ({error.filename})"  # which may be another disk, the data's

@@ -17,9 +17,9 @@ from nami_jax.config import Config, ConfigError, ModelConfig, require
 from nami_jax.models import lora
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.nami import Nami, abstract_model
-from nami_jax.release.released_parts import PIPELINE_FILE, read_pipeline_config
 from nami_jax.training.step import bridge_structure, new_bridge
 from nami_jax.weights import open_tensors
+from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, read_pipeline_config
 from nami_jax.weights.nami_keys import load_bridge, load_nami
 
 Shardings = Callable[[Any], Any]  # abstract parameters -> their shardings
@@ -131,7 +131,7 @@ def load_base_bridge(cfg: Config) -> Any | None:
     """
     if cfg.train.init_from is None or cfg.bridge.kind != "full":
         return None
-    folder = base_folder(cfg) / "bridge_flow"
+    folder = base_folder(cfg) / BRIDGE
     if not folder.is_dir():
         return None
     bridge = load_bridge(open_tensors(folder))

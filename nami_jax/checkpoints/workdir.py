@@ -1,25 +1,20 @@
 """A run's folder, checked before anything is compiled and held for one run at a time."""
 
 import contextlib
-import errno
-import fcntl
 import itertools
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 import jax
 from absl import logging
 
 from nami_jax.config import ConfigError
+from nami_jax.files.disk import is_full, lock_if_possible
 from nami_jax.parallel.agreement import first_error
 from nami_jax.parallel.processes import is_main
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
-NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 
 @contextlib.contextmanager
@@ -47,7 +42,7 @@ def _lock(workdir: Path, stack: contextlib.ExitStack) -> str | None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context((workdir / "lock").open("ab", buffering=0))
-        if not _flock(file):
+        if not lock_if_possible(file):
             logging.warning("%s is on a file system without locks: start no second run in it.", workdir)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -55,20 +50,9 @@ def _lock(workdir: Path, stack: contextlib.ExitStack) -> str | None:
         holder = (workdir / "lock").read_text() or "another process"
         return f"{holder} is training in it. Wait for its end, stop it, or set another folder"
     except OSError as error:
-        remedy = "Free space there" if error.errno in FULL else "Set a folder that can be made and written"
+        remedy = "Free space there" if is_full(error) else "Set a folder that can be made and written"
         return f"cannot be written: {error.strerror}. {remedy}"
     return None
-
-
-def _flock(file: IO[bytes]) -> bool:
-    """Locks a file; returns whether its file system can."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            return False
-        raise
-    return True
 
 
 def move_aside(folders: Sequence[Path], target: Path) -> None:

@@ -1,26 +1,22 @@
 """The AutoencoderKL of latent diffusion, as diffusers defines it: images to the moments of latents, latents to images.
 
-Sizes and key names are those of diffusers' `AutoencoderKL`: the released NAMI has the one with 16 channels.
+Sizes and names are those of diffusers' `AutoencoderKL`: the released NAMI has the one with 16 channels.
 Source: Rombach et al., arXiv 2112.10752, sec. 3.1; Esser et al., arXiv 2012.09841, table 7.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
 
-import dacite
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from nami_jax.config import ConfigError, require
+from nami_jax.config import require
 from nami_jax.models.autoencoder_blocks import DownBlock, DType, MidBlock, UpBlock, conv, group_norm
-from nami_jax.weights import Tensor, export_tensors, load_module, slots_by_name
 
 IMAGE_CHANNELS = 3
 LOGVAR_RANGE = (-30.0, 20.0)  # so that exp(logvar) neither overflows nor vanishes
+TAKE_CONFIG = "Take the autoencoder's own config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,60 +70,6 @@ class AutoencoderKLConfig:
     def downscale(self) -> int:
         """Pixels per latent, each way."""
         return 2 ** (len(self.block_out_channels) - 1)
-
-    @classmethod
-    def from_hf(cls, fields: Mapping[str, Any]) -> "AutoencoderKLConfig":
-        """Picks the sizes out of a parsed config.json, whose other entries do not change what is computed.
-
-        Raises:
-            ConfigError: a size is missing or of the wrong type, or the file describes a variant not computed here.
-        """
-        known = {f.name for f in dataclasses.fields(cls)}
-        picked = {name: value for name, value in fields.items() if name in known}
-        channels = picked.get("block_out_channels", ())
-        require(
-            isinstance(channels, (list, tuple)),
-            field="block_out_channels",
-            value=channels,
-            rule="must be a list",
-            remedy=TAKE_CONFIG,
-        )
-        try:
-            cfg = dacite.from_dict(cls, picked, dacite.Config(cast=[tuple]))
-        except (dacite.WrongTypeError, dacite.MissingValueError) as error:
-            raise ConfigError(f"{error}. {TAKE_CONFIG}.") from error
-        for name, value in fixed_fields(len(channels)).items():
-            given = fields.get(name, value)
-            given = tuple(given) if isinstance(given, list) else given
-            require(
-                given == value,
-                field=name,
-                value=given,
-                rule=f"only {value!r} is computed here",
-                remedy="Use another autoencoder",
-            )
-        return cfg
-
-    def to_hf(self) -> dict[str, Any]:
-        """Returns the entries of a config.json that diffusers and `from_hf` read."""
-        fields = fixed_fields(len(self.block_out_channels)) | dataclasses.asdict(self)
-        return {"_class_name": "AutoencoderKL"} | fields
-
-
-TAKE_CONFIG = "Take the autoencoder's own config.json"
-
-
-def fixed_fields(blocks: int) -> dict[str, Any]:
-    """Returns the entries of config.json that have one value here, for a network of that many resolutions."""
-    return {
-        "in_channels": IMAGE_CHANNELS,
-        "out_channels": IMAGE_CHANNELS,
-        "down_block_types": ("DownEncoderBlock2D",) * blocks,
-        "up_block_types": ("UpDecoderBlock2D",) * blocks,
-        "act_fn": "silu",
-        "latents_mean": None,  # scaling by channel, instead of one factor for all
-        "latents_std": None,
-    }
 
 
 class Encoder(nnx.Module):
@@ -209,42 +151,3 @@ class AutoencoderKL(nnx.Module):
     def decode(self, latents: jax.Array) -> jax.Array:
         """Maps latents (B, h, w, C) to images (B, H, W, 3) float32, about in [-1, 1] and not clipped."""
         return self.decoder(latents if self.post_quant_conv is None else self.post_quant_conv(latents))
-
-
-# Names of the attention's parts in checkpoints that early versions of diffusers wrote.
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-def load_autoencoder(
-    cfg: AutoencoderKLConfig,
-    tensors: Mapping[str, Tensor],
-    dtype: DType = jnp.float32,
-    *,
-    param_dtype: DType = jnp.float32,
-    shardings: Callable[[Any], Any] | None = None,
-) -> AutoencoderKL:
-    """Builds an `AutoencoderKL` around released weights, without drawing random ones first.
-
-    Args:
-        cfg: the sizes of the checkpoint.
-        tensors: the weights by their key in diffusers' `AutoencoderKL`, old names of the attention included.
-        dtype: compute type.
-        param_dtype: type of the parameters, whatever type they are stored in.
-        shardings: abstract parameters -> shardings; None puts all on the first device.
-
-    Raises:
-        WeightsError: keys are missing, unexpected or of another shape than `cfg` says; all of them are listed.
-    """
-    return load_module(
-        lambda: AutoencoderKL(cfg, dtype=dtype, rngs=nnx.Rngs(0)),
-        slots_by_name,
-        {".".join(OLD_NAMES.get(part, part) for part in key.split(".")): tensors[key] for key in tensors},
-        param_dtype=param_dtype,
-        shardings=shardings,
-    )
-
-
-def export_autoencoder(model: AutoencoderKL) -> dict[str, np.ndarray]:
-    """Returns the parameters under diffusers' keys and in its layout, bit for bit."""
-    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    return export_tensors(params, slots_by_name(params))

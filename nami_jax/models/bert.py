@@ -6,15 +6,13 @@ tower of HunyuanDiT's bilingual CLIP by its config.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from nami_jax.weights import Tensor, WeightsError, load_module, read_sizes, slots_by_name
+from nami_jax.config import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,26 +29,13 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise WeightsError(
-                f"hidden_size = {self.hidden_size}: must be a multiple of num_attention_heads = "
-                f"{self.num_attention_heads}. Take both from the checkpoint's own config.json."
-            )
-
-    @classmethod
-    def from_hf(cls, fields: Mapping[str, Any]) -> "BertConfig":
-        """Picks the sizes out of a parsed config.json, whose other entries do not change the forward pass.
-
-        Raises:
-            WeightsError: a size is missing or no positive number, or the file describes a variant that `Bert` does not
-                compute.
-        """
-        for name, value in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
-            if fields.get(name, value) != value:
-                raise WeightsError(
-                    f"{name} = {fields[name]!r}: only {value!r} is computed here. Use another checkpoint."
-                )
-        return read_sizes(cls, fields, "BERT")
+        require(
+            self.hidden_size % self.num_attention_heads == 0,
+            field="hidden_size",
+            value=self.hidden_size,
+            rule=f"must be a multiple of num_attention_heads = {self.num_attention_heads}",
+            remedy="Take both from the checkpoint's own config.json",
+        )
 
 
 class BertLayer(nnx.Module):
@@ -128,60 +113,3 @@ class Bert(nnx.Module):
 def layer_norm(cfg: BertConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Makes a float32 LayerNorm; its variance is the two-pass one, since E[x²] - E[x]² loses digits."""
     return nnx.LayerNorm(cfg.hidden_size, epsilon=cfg.layer_norm_eps, use_fast_variance=False, rngs=rngs)
-
-
-RELEASED_NAMES = {
-    "word_embedding": "embeddings.word_embeddings",
-    "position_embedding": "embeddings.position_embeddings",
-    "segment_embedding": "embeddings.token_type_embeddings",
-    "embedding_norm": "embeddings.LayerNorm",
-    "layers": "encoder.layer",
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "attention_out": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "mlp_in": "intermediate.dense",
-    "mlp_out": "output.dense",
-    "mlp_norm": "output.LayerNorm",
-}
-
-# Released beside the encoder and not computed here: the [CLS] head, and a buffer that only counts 0, 1, 2, …
-UNUSED_KEYS = frozenset({"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"})
-UNUSED_PREFIX = "cls."  # the heads of masked-word and next-sentence prediction
-
-
-def is_unused(key: str) -> bool:
-    """Says whether a tensor, by its key without a leading "bert.", may be there and is not computed."""
-    return key in UNUSED_KEYS or key.startswith(UNUSED_PREFIX)
-
-
-def load_bert(
-    cfg: BertConfig,
-    tensors: Mapping[str, Tensor],
-    dtype: jax.typing.DTypeLike = jnp.float32,
-    *,
-    param_dtype: jax.typing.DTypeLike = jnp.float32,
-    shardings: Callable[[Any], Any] | None = None,
-) -> Bert:
-    """Builds a `Bert` around released weights, without drawing random ones first.
-
-    Args:
-        cfg: the sizes of the checkpoint.
-        tensors: the weights by their key in Hugging Face's `BertModel`, with or without a leading "bert.".
-        dtype: compute type.
-        param_dtype: type of the parameters, whatever type they are stored in.
-        shardings: abstract parameters -> shardings; None puts all on the first device.
-
-    Raises:
-        WeightsError: keys are missing, unexpected or of another shape than `cfg` says; all of them are listed.
-    """
-    tensors = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
-    return load_module(
-        lambda: Bert(cfg, dtype=dtype, rngs=nnx.Rngs(0)),
-        lambda abstract: slots_by_name(abstract, RELEASED_NAMES),
-        tensors,
-        param_dtype=param_dtype,
-        shardings=shardings,
-        unused=[key for key in tensors if is_unused(key)],
-    )

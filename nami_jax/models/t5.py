@@ -1,13 +1,11 @@
 """The T5 text encoder: token ids in, one state per token out.
 
-Used by `nami_jax.text.encoders`, which tokenises before it. It runs frozen, so dropout and T5's decoder are left out.
+It runs frozen, so dropout and T5's decoder are left out.
 Sizes and weights are those of any `T5EncoderModel` or `MT5EncoderModel` of version 1.1 in the Hugging Face layout; the
 released NAMI takes its token states from mT5-XXL.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +13,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from nami_jax.weights import Tensor, WeightsError, load_module, read_sizes, slots_by_name
+from nami_jax.config import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,30 +33,11 @@ class T5Config:
     def __post_init__(self) -> None:
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if buckets < 4 or buckets % 2 or distance <= buckets // 4:
-            raise WeightsError(
+            raise ConfigError(
                 f"relative_attention_num_buckets = {buckets}, relative_attention_max_distance = {distance}: need an "
                 "even number of at least 4 buckets, and a distance above a quarter of it. "
                 "Take both from the checkpoint's own config.json."
             )
-
-    @classmethod
-    def from_hf(cls, fields: Mapping[str, Any]) -> "T5Config":
-        """Picks the sizes out of a parsed config.json, whose other entries do not change the forward pass.
-
-        Raises:
-            WeightsError: a size is missing or no positive number, or the file describes a variant that `T5Encoder`
-                does not compute.
-        """
-        model_type, projection = fields.get("model_type", "t5"), fields.get("feed_forward_proj", "relu")
-        if model_type not in ("t5", "mt5"):  # UMT5 has the same sizes, but a position bias in every layer
-            raise WeightsError(
-                f"model_type = {model_type!r}: only 't5' and 'mt5' are computed. Use another checkpoint."
-            )
-        if projection != "gated-gelu":
-            raise WeightsError(
-                f"feed_forward_proj = {projection!r}: only 'gated-gelu' is computed. Use T5 version 1.1 or mT5."
-            )
-        return read_sizes(cls, fields, "T5")
 
 
 class T5Layer(nnx.Module):
@@ -160,54 +139,3 @@ def relative_buckets(cfg: T5Config, length: int) -> np.ndarray:
     bucket = np.where(distance < exact, distance, np.minimum(ranged, side - 1))
     offset = distance[None, :] - distance[:, None]  # (T, T), above 0: the key is after the query
     return (bucket[abs(offset)] + side * (offset > 0)).astype(np.int32)
-
-
-RELEASED_NAMES = {
-    "word_embedding": "shared",
-    # One table, kept in the first layer and used by all.
-    "position_bias": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
-    "layers": "encoder.block",
-    "attention_norm": "layer.0.layer_norm",
-    "query": "layer.0.SelfAttention.q",
-    "key": "layer.0.SelfAttention.k",
-    "value": "layer.0.SelfAttention.v",
-    "attention_out": "layer.0.SelfAttention.o",
-    "mlp_norm": "layer.1.layer_norm",
-    "mlp_gate": "layer.1.DenseReluDense.wi_0",
-    "mlp_in": "layer.1.DenseReluDense.wi_1",
-    "mlp_out": "layer.1.DenseReluDense.wo",
-    "final_norm": "encoder.final_layer_norm",
-}
-
-# Released beside the encoder in a full T5, and not computed here; the embedding's second name is the same tensor again.
-UNUSED_PREFIXES = ("decoder.", "lm_head.", "encoder.embed_tokens.")
-
-
-def load_t5(
-    cfg: T5Config,
-    tensors: Mapping[str, Tensor],
-    dtype: jax.typing.DTypeLike = jnp.float32,
-    *,
-    param_dtype: jax.typing.DTypeLike = jnp.float32,
-    shardings: Callable[[Any], Any] | None = None,
-) -> T5Encoder:
-    """Builds a `T5Encoder` around released weights, without drawing random ones first.
-
-    Args:
-        cfg: the sizes of the checkpoint.
-        tensors: the weights by their key in Hugging Face's `T5EncoderModel`, or those of a whole T5.
-        dtype: compute type of the matrix products.
-        param_dtype: type of the parameters, whatever type they are stored in.
-        shardings: abstract parameters -> shardings; None puts all on the first device.
-
-    Raises:
-        WeightsError: keys are missing, unexpected or of another shape than `cfg` says; all of them are listed.
-    """
-    return load_module(
-        lambda: T5Encoder(cfg, dtype=dtype, rngs=nnx.Rngs(0)),
-        lambda abstract: slots_by_name(abstract, RELEASED_NAMES),
-        tensors,
-        param_dtype=param_dtype,
-        shardings=shardings,
-        unused=[key for key in tensors if key.startswith(UNUSED_PREFIXES)],
-    )

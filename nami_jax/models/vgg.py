@@ -1,17 +1,11 @@
 """The first convolutions of VGG16: images in, what each block sees in them out. Compares images, frozen.
 
-Simonyan and Zisserman, arXiv 1409.1556,
-configuration D.
+Simonyan and Zisserman, arXiv 1409.1556, configuration D.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-
-from nami_jax.weights import Slot, Tensor, load_module
 
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # channels of the convolutions
 MEAN_BGR = (104.00699, 116.66877, 122.67892)  # of ImageNet, levels of 0..255; what the weights were trained with
@@ -46,26 +40,3 @@ class Vgg(nnx.Module):
                 states = jax.nn.relu(conv(states))
             features.append(states)
         return tuple(features)
-
-
-def load_vgg(num_blocks: int, tensors: Mapping[str, Tensor]) -> Vgg:
-    """Builds the first blocks around given weights.
-
-    Args:
-        num_blocks: 1 to 5.
-        tensors: "block1_conv1.weight" (O, I, 3, 3), "block1_conv1.bias" (O,), ... of exactly these blocks.
-
-    Raises:
-        WeightsError: keys are missing, unexpected or misshapen; all are listed.
-    """
-    return load_module(lambda: Vgg(num_blocks, rngs=nnx.Rngs(0)), _slots, tensors)
-
-
-def _slots(abstract: Any) -> dict[str, Slot]:
-    leaves = {"kernel": "weight", "bias": "bias"}
-    return {
-        f"block{i + 1}_conv{j + 1}.{released}": Slot(("blocks", i, j, leaf))
-        for i, block in abstract["blocks"].items()
-        for j in block
-        for leaf, released in leaves.items()
-    }

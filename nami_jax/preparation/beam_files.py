@@ -4,18 +4,16 @@ A file written here appears under its name only once it is whole.
 """
 
 import contextlib
-import errno
-import fcntl
 import glob
 import os
 import posixpath
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nami_jax.files.disk import is_full, lock, move_into_place, written_whole
 from nami_jax.preparation.errors import PreparationError
 
 UNFINISHED = "unfinished"  # folder of local files that are still being written
@@ -93,12 +91,8 @@ def write(path: str, content: bytes) -> None:
                 file.write(content)
             return
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        unfinished = Path(f"{path}.{uuid.uuid4().hex}.tmp")
-        try:
+        with written_whole(Path(path)) as unfinished:
             unfinished.write_bytes(content)
-            _replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
 
 def publish(local: Path, path: str) -> None:
@@ -114,13 +108,7 @@ def publish(local: Path, path: str) -> None:
             local.unlink()
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        _replace(local, path)
-
-
-def _replace(unfinished: Path, path: str) -> None:
-    with open(unfinished, "rb") as file:
-        os.fsync(file.fileno())  # else a power cut could leave the name without its content
-    os.replace(unfinished, path)
+        move_into_place(local, Path(path))
 
 
 @contextlib.contextmanager
@@ -133,8 +121,7 @@ def _explained(path: str) -> Iterator[None]:
 
 def cannot_write(path: str, error: Exception) -> PreparationError:
     """Returns what to tell when a file could not be written."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    remedy = "Free some space" if full else "Mend that"
+    remedy = "Free some space" if is_full(error) else "Mend that"
     return PreparationError(f"{path} cannot be written: {error}. {remedy} and run the same command: it continues.")
 
 
@@ -187,9 +174,9 @@ def only_run(out: str) -> Iterator[None]:
         return
     with _explained(out):
         os.makedirs(out, exist_ok=True)
-    with open(os.path.join(out, ".lock"), "w") as lock:  # the system lets go of it however the process ends
+    with open(os.path.join(out, ".lock"), "w") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError as error:
             raise PreparationError(f"{out}: another preparation is at work there. Wait for it, or stop it.") from error
         shutil.rmtree(os.path.join(out, UNFINISHED), ignore_errors=True)

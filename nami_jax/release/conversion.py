@@ -11,17 +11,9 @@ from tqdm import tqdm
 from nami_jax.config import ConfigError
 from nami_jax.release.folders import new_folder, require_new
 from nami_jax.release.networks import Network, check_parts, pipeline_config
-from nami_jax.release.released_parts import (
-    BRIDGE,
-    PARTS,
-    PIPELINE_FILE,
-    RECORD_FILE,
-    Record,
-    ReleasedPart,
-    copied_files,
-    read_part,
-)
+from nami_jax.release.released_parts import PARTS, RECORD_FILE, Record, ReleasedPart, copied_files, read_part
 from nami_jax.weights import Tensor, save_tensors, tensor_bytes
+from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE
 
 
 class Converted(NamedTuple):

@@ -1,4 +1,4 @@
-"""From our folder, or from a network in memory, to the layout of a release."""
+"""From our folder, from a training run or from a network in memory to the layout of a release."""
 
 import json
 import shutil
@@ -7,12 +7,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nami_jax.config import ConfigError, ModelConfig
+from nami_jax.checkpoints.runs import load_run
+from nami_jax.config import ConfigError, ModelConfig, require
+from nami_jax.models.bridge import Bridge
 from nami_jax.release.folders import new_folder, require_new
 from nami_jax.release.pickles import import_torch, save_pickle
-from nami_jax.release.released_parts import BRIDGE, PARTS, Record, copied_files, read_records
+from nami_jax.release.released_parts import PARTS, Record, copied_files, read_records
 from nami_jax.weights import Tensor, WeightsError, open_tensors, save_tensors, tensor_bytes, write_tensors
-from nami_jax.weights.nami_keys import released_transformer_config
+from nami_jax.weights.converted import BRIDGE
+from nami_jax.weights.nami_keys import export_bridge, export_nami, released_transformer_config
 from nami_jax.weights.tensors import write_index
 
 Progress = Callable[[int], object]
@@ -51,6 +54,33 @@ def export_release(source: Path, target: Path, *, as_safetensors: bool = False) 
                 shutil.copyfile(file, folder / name / file.name)
 
 
+def export_run(workdir: Path, target: Path, *, step: int | None = None, as_safetensors: bool = False) -> None:
+    """Writes the weights of a training run as a release has them: `transformer/` and, if there is one, the bridge.
+
+    Args:
+        workdir: of the run.
+        target: a new folder.
+        step: which checkpoint; None takes the newest.
+        as_safetensors: write safetensors files instead of pickles, which needs no torch.
+
+    Raises:
+        CheckpointError: there is no finished checkpoint, or it cannot be read.
+        ConfigError: `target` exists, or the run's bridge has a form that no release has.
+        WeightsError: the release's layout cannot express this network.
+        ModuleNotFoundError: pickles are to be written, and torch is not installed.
+    """
+    run = load_run(workdir, step)
+    require(
+        run.bridge is None or isinstance(run.bridge, Bridge),
+        field="bridge.kind",
+        value=run.cfg.bridge.kind,
+        rule="a release has bridges of the kind 'full' only",
+        remedy="Export a run with that kind, or with none",
+    )
+    bridge = export_bridge(run.bridge) if isinstance(run.bridge, Bridge) else None
+    export_network(target, run.model.cfg, export_nami(run.model), bridge, as_safetensors=as_safetensors)
+
+
 def export_network(
     target: Path,
     cfg: ModelConfig,
@@ -64,8 +94,8 @@ def export_network(
     Args:
         target: a new folder.
         cfg: the network's sizes.
-        tensors: as `pretrained.export_nami` gives them.
-        bridge: as `pretrained.export_bridge` gives it.
+        tensors: as `export_nami` gives them.
+        bridge: as `export_bridge` gives it.
         as_safetensors: write safetensors files instead of pickles, which needs no torch.
 
     Raises:

@@ -1,13 +1,13 @@
 """Folders that appear whole or not at all."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from nami_jax.config import ConfigError, require
+from nami_jax.files.disk import lock
 from nami_jax.weights import WeightsError
 
 
@@ -56,11 +56,11 @@ def _locked(target: Path) -> Iterator[None]:
         ConfigError: another process holds it.
     """
     path = target.with_name(f".{target.name}.lock")
-    with path.open("w") as lock:
+    with path.open("w") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
             # Whoever held it before has deleted the file: then this lock is on a file that nobody else will find.
-            held = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+            held = os.path.samestat(os.fstat(file.fileno()), path.stat())
         except (BlockingIOError, FileNotFoundError):
             held = False
         if not held:

@@ -1,10 +1,7 @@
 """What the tensors of each part must be, by the networks' own tables; every mismatch of all parts at once."""
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
-
-from flax import nnx
 
 from nami_jax.config import (
     AutoencoderConfig,
@@ -16,19 +13,21 @@ from nami_jax.config import (
     SampleConfig,
     TextConfig,
 )
-from nami_jax.models import autoencoder_kl as autoencoder
-from nami_jax.models import bert, t5
 from nami_jax.models.nami import abstract_model
-from nami_jax.release.released_parts import BRIDGE, ReleasedPart
-from nami_jax.weights import Shapes, WeightsError, differences, expected_shapes, slots_by_name
+from nami_jax.release.released_parts import ReleasedPart
+from nami_jax.weights import TensorShapes, WeightsError, differences, expected_shapes
+from nami_jax.weights.autoencoder_keys import AUTOENCODER, read_autoencoder_config
+from nami_jax.weights.bert_keys import BERT, read_bert_config
+from nami_jax.weights.converted import BRIDGE
 from nami_jax.weights.nami_keys import bridge_shapes, model_config, nami_slots
+from nami_jax.weights.t5_keys import T5, read_t5_config
 
 
 class Network(NamedTuple):
     """What a part's config.json describes."""
 
     sizes: Any  # its configuration
-    shapes: Shapes  # key -> shape of every tensor that it needs
+    shapes: TensorShapes  # key -> shape of every tensor that it needs
     known_as: Callable[[str], str] = str  # a key that a release may use -> the network's own
     is_unused: Callable[[str], bool] = lambda _: False  # keys that may be there and are not computed
     is_left_out: Callable[[str], bool] = lambda _: False  # those among them that are not even taken over
@@ -42,44 +41,25 @@ def describe_transformer(config: Mapping[str, Any]) -> Network:
 
 def describe_vae(config: Mapping[str, Any]) -> Network:
     """Returns what the autoencoder needs; raises `ConfigError` if config.json describes another network."""
-    cfg = autoencoder.AutoencoderKLConfig.from_hf(config)
-
-    def known_as(key: str) -> str:
-        return ".".join(autoencoder.OLD_NAMES.get(part, part) for part in key.split("."))
-
-    return Network(cfg, _shapes(autoencoder.AutoencoderKL, cfg), known_as)
+    cfg = read_autoencoder_config(config)
+    return Network(cfg, AUTOENCODER.shapes(cfg), AUTOENCODER.known_as)
 
 
 def describe_mt5(config: Mapping[str, Any]) -> Network:
     """Returns what the T5 encoder needs; raises `WeightsError` if config.json describes another network."""
-    cfg = t5.T5Config.from_hf(config)
+    cfg = read_t5_config(config)
     return Network(
-        cfg,
-        _shapes(t5.T5Encoder, cfg, tuple(t5.RELEASED_NAMES.items())),
-        is_unused=lambda key: key.startswith(t5.UNUSED_PREFIXES),
-        is_left_out=lambda key: key.startswith(("decoder.", "lm_head.")),
+        cfg, T5.shapes(cfg), T5.known_as, T5.is_unused, is_left_out=lambda key: key.startswith(("decoder.", "lm_head."))
     )
 
 
 def describe_mclip(config: Mapping[str, Any]) -> Network:
     """Returns what the BERT needs; raises `WeightsError` if config.json describes another network."""
-    cfg = bert.BertConfig.from_hf(config)
-    return Network(
-        cfg,
-        _shapes(bert.Bert, cfg, tuple(bert.RELEASED_NAMES.items())),
-        lambda key: key.removeprefix("bert."),
-        bert.is_unused,
-    )
+    cfg = read_bert_config(config)
+    return Network(cfg, BERT.shapes(cfg), BERT.known_as, BERT.is_unused)
 
 
 DESCRIBE = {"transformer": describe_transformer, "vae": describe_vae, "mt5": describe_mt5, "mclip": describe_mclip}
-
-
-@functools.lru_cache(maxsize=8)  # tracing a network of full size takes seconds
-def _shapes(network: Callable[..., Any], cfg: Any, names: tuple[tuple[str, str], ...] = ()) -> Shapes:
-    """Returns the shape of every released tensor of `network(cfg)`, whose modules are released under `names`."""
-    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: network(cfg, rngs=nnx.Rngs(0)))))
-    return expected_shapes(slots_by_name(params, dict(names)), params)
 
 
 def check_parts(parts: Mapping[str, ReleasedPart]) -> dict[str, Network]:

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import dacite
 
-from nami_jax.config import ConfigError, PipelineConfig
 from nami_jax.release.pickles import PickledTensor, open_pickle
 from nami_jax.weights import Tensor, WeightsError, open_tensors
+from nami_jax.weights.converted import BRIDGE
 from nami_jax.weights.tensors import indexed_files
 
-PIPELINE_FILE, RECORD_FILE = "pipeline.json", "release.json"
-BRIDGE = "bridge_flow"
+RECORD_FILE = "release.json"
 COPIED = ("*.json", "*.txt", "*.model")  # config and tokeniser, in any of their forms
 # What training wrappers put before every key.
 PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -68,15 +67,6 @@ class ReleasedPart(NamedTuple):
     config: Mapping[str, Any] | None  # of config.json; None: there is none
     tensors: dict[str, Tensor]  # in the order of the files, without the record's prefix
     record: Record
-
-
-def read_pipeline_config(folder: Path) -> PipelineConfig:
-    """Reads `pipeline.json` of a folder of converted weights; raises `ConfigError` if it is damaged."""
-    path = folder / PIPELINE_FILE
-    try:
-        return PipelineConfig.from_dict(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is damaged: {error}. Convert the release again.") from error
 
 
 def read_part(release: Path, name: str) -> ReleasedPart | None:

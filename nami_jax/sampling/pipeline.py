@@ -20,11 +20,11 @@ from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import make_mesh, state_shardings
-from nami_jax.release.released_parts import PIPELINE_FILE, read_pipeline_config
 from nami_jax.sampling.pictures import to_images
 from nami_jax.sampling.sampler import check_request, sample_latents
 from nami_jax.text.caption_table import TextEncoder, TextStates, load_text_encoder
 from nami_jax.weights import open_tensors
+from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, read_pipeline_config
 from nami_jax.weights.nami_keys import load_bridge, load_nami
 
 
@@ -308,7 +308,7 @@ def _load_converted(
     model = load_nami(
         cfg.model, open_tensors(path / "transformer"), param_dtype=jnp.dtype(cfg.model.dtype), shardings=shardings
     )
-    bridge = None if cfg.bridge.kind is None else load_bridge(open_tensors(path / "bridge_flow"))
+    bridge = None if cfg.bridge.kind is None else load_bridge(open_tensors(path / BRIDGE))
     return model, cfg, bridge, str(path)
 
 

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from absl import logging
 from tqdm import tqdm
 
 from nami_jax.config import ConfigError, TextConfig
+from nami_jax.files.disk import is_full, written_whole
 from nami_jax.text.encoder_files import encoder_id, encoder_widths
 from nami_jax.text.encoders import Shardings, TextEncoder, TextStates, load_text_encoder
 
@@ -115,12 +115,8 @@ def encode_captions(
     except (ValueError, EOFError) as error:
         logging.warning("Encoding the captions again: the text states on disk are damaged (%s).", error)
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with written_whole(path) as unfinished:
         write_states(load_text_encoder(cfg, dtype=dtype, shardings=shardings), captions, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return TextTable(path, captions)
 
 
@@ -147,9 +143,6 @@ def write_states(encoder: TextEncoder, captions: Sequence[str], path: Path) -> N
     rows.flush()
 
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def _new_rows(path: Path, record: np.dtype, count: int) -> np.memmap:
     """Makes a memory-mapped .npy file, whose space on the disk is its own from the start.
 
@@ -161,7 +154,7 @@ def _new_rows(path: Path, record: np.dtype, count: int) -> np.memmap:
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if not (is_full(error) or error.errno == errno.EFBIG):  # the latter: larger than a file may be there
             raise
         size = count * record.itemsize / 1e9
         raise ConfigError(

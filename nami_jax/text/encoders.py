@@ -14,11 +14,13 @@ import numpy as np
 from flax import nnx
 
 from nami_jax.config import TextConfig, require
-from nami_jax.models.bert import Bert, BertConfig, load_bert
-from nami_jax.models.t5 import T5Config, T5Encoder, load_t5
+from nami_jax.models.bert import Bert
+from nami_jax.models.t5 import T5Encoder
 from nami_jax.text.encoder_files import minilm_folder, read_config, released_folders
 from nami_jax.text.tokens import Tokenizer, Tokens, bert_tokenizer, t5_tokenizer
 from nami_jax.weights import open_tensors
+from nami_jax.weights.bert_keys import load_bert, read_bert_config
+from nami_jax.weights.t5_keys import load_t5, read_t5_config
 
 # Windows double from the shortest, so that few shapes compile and short prompts stay cheap.
 MINILM_SHORTEST, T5_SHORTEST = 8, 32
@@ -210,13 +212,13 @@ def load_text_encoder(
 
 def _load_minilm(cfg: TextConfig, kinds: Mapping[str, Any]) -> MiniLmEncoder:
     folder = minilm_folder()
-    bert = load_bert(BertConfig.from_hf(read_config(folder)), open_tensors(folder / "model.safetensors"), **kinds)
+    bert = load_bert(read_bert_config(read_config(folder)), open_tensors(folder / "model.safetensors"), **kinds)
     return MiniLmEncoder(cfg, bert, bert_tokenizer(folder, cfg.max_length, "text.max_length"))
 
 
 def _load_t5_bert(cfg: TextConfig, kinds: Mapping[str, Any]) -> T5BertEncoder:
     mt5, mclip = released_folders(cfg)
-    t5_cfg, bert_cfg = T5Config.from_hf(read_config(mt5)), BertConfig.from_hf(read_config(mclip))
+    t5_cfg, bert_cfg = read_t5_config(read_config(mt5)), read_bert_config(read_config(mclip))
     positions = bert_cfg.max_position_embeddings
     require(
         cfg.pooled_length <= positions,

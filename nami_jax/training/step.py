@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import Config
@@ -23,7 +24,6 @@ from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import BATCH, state_shardings
 from nami_jax.training.loss import BridgeBefore, StageDraws, by_quartile, draw, stage_losses
 from nami_jax.training.optimizer import learning_rate, make_optimizer
-from nami_jax.weights import leaves, nested
 
 State = dict[str, Any]
 
@@ -64,7 +64,7 @@ def _new_state(cfg: Config, base: Any, bridge: Any) -> State:
     # rbg compiles faster than threefry and draws the same numbers on any number of devices.
     key = jax.random.key(cfg.train.seed, impl="rbg")
     fresh = nnx.to_pure_dict(nnx.state(Nami(cfg.model, rngs=nnx.Rngs(key))))
-    params = nested(dict(leaves(fresh)) | dict(leaves(base)))
+    params = unflatten_dict(flatten_dict(fresh) | flatten_dict(base))
     params, frozen = lora.split(params) if cfg.model.lora_rank else (params, {})
     return {
         "params": params,

@@ -1,28 +1,26 @@
 """Tensors on disk and parameters on devices: every network's weights are read and written through here.
 
-`files` reads and writes safetensors without ever holding a whole file; `slots` relates released tensors to our
-parameters by one table, which loading and exporting both walk; `sizes` reads a config.json. Knows no network.
+`tensors` reads and writes safetensors without ever holding a whole file; `slots` relates released tensors to our
+parameters by one table, which loading and exporting both walk. Neither knows a network: how each one's release names
+its tensors stands in `nami_keys`, `bert_keys` and so on.
 """
 
-from nami_jax.weights.sizes import read_sizes
 from nami_jax.weights.slots import (
     Slot,
     differences,
     expected_shapes,
     export_tensors,
-    leaves,
     load_module,
     load_params,
-    nested,
     released_shape,
     require_tensors,
     slots_by_name,
 )
 from nami_jax.weights.tensors import (
     SHARD_BYTES,
-    Shapes,
     StoredTensor,
     Tensor,
+    TensorShapes,
     WeightsError,
     open_tensors,
     save_tensors,
@@ -32,20 +30,17 @@ from nami_jax.weights.tensors import (
 
 __all__ = [
     "SHARD_BYTES",
-    "Shapes",
     "Slot",
     "StoredTensor",
     "Tensor",
+    "TensorShapes",
     "WeightsError",
     "differences",
     "expected_shapes",
     "export_tensors",
-    "leaves",
     "load_module",
     "load_params",
-    "nested",
     "open_tensors",
-    "read_sizes",
     "released_shape",
     "require_tensors",
     "save_tensors",

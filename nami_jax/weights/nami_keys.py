@@ -14,7 +14,7 @@ from flax import nnx
 from nami_jax.config import ModelConfig
 from nami_jax.models.bridge import Bridge
 from nami_jax.models.nami import Nami
-from nami_jax.weights import Shapes, Slot, Tensor, WeightsError, export_tensors, load_module, require_tensors
+from nami_jax.weights import Slot, Tensor, TensorShapes, WeightsError, export_tensors, load_module, require_tensors
 
 # What a released transformer/config.json says of every NAMI. Latents are packed into 2x2 patches outside the network.
 FIXED = {"patch_size": 1, "guidance_embeds": False}
@@ -200,7 +200,7 @@ def export_nami(model: Nami) -> dict[str, np.ndarray]:
     return export_tensors(nnx.to_pure_dict(nnx.state(model)), nami_slots(model.cfg))
 
 
-def bridge_shapes(found: Shapes, cfg: ModelConfig | None = None) -> dict[str, tuple[int, ...]]:
+def bridge_shapes(found: TensorShapes, cfg: ModelConfig | None = None) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a released bridge's tensors: `scale` (K-1,) and `shift.{i}` (1, C, H, W).
 
     Each shift has twice the height and width of the one before it.

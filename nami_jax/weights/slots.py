@@ -4,15 +4,16 @@ Every network here stores its weights under the key names of its PyTorch release
 (`export_tensors`) both walk the table.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from nami_jax.weights.tensors import Shapes, Tensor, WeightsError, row_pieces
+from nami_jax.weights.tensors import Tensor, TensorShapes, WeightsError, row_pieces
 
 ParamPath = tuple[Any, ...]
 Members = list[tuple["Slot", Tensor]]  # the tensors that lie in one of our parameters
@@ -32,7 +33,7 @@ class Slot(NamedTuple):
     index: tuple[Any, ...] = ()
 
 
-def differences(expected: Shapes, found: Shapes, unused: Collection[str] = ()) -> list[str]:
+def differences(expected: TensorShapes, found: TensorShapes, unused: Collection[str] = ()) -> list[str]:
     """Compares shapes key by key.
 
     Args:
@@ -53,7 +54,7 @@ def differences(expected: Shapes, found: Shapes, unused: Collection[str] = ()) -
     return sorted(lines)
 
 
-def require_tensors(expected: Shapes, found: Shapes, unused: Collection[str] = ()) -> None:
+def require_tensors(expected: TensorShapes, found: TensorShapes, unused: Collection[str] = ()) -> None:
     """Raises `WeightsError` with every line of `differences`, if there are any."""
     lines = differences(expected, found, unused)
     if lines:
@@ -73,13 +74,13 @@ def slots_by_name(abstract: Any, names: Mapping[str, str] | None = None) -> dict
             all released as "weight".
     """
     names = RELEASED_LEAVES | dict(names or {})
-    return {".".join(names.get(str(p), str(p)) for p in path): Slot(path) for path, _ in leaves(abstract)}
+    return {".".join(names.get(str(p), str(p)) for p in path): Slot(path) for path in flatten_dict(abstract)}
 
 
 def expected_shapes(slots: Mapping[str, Slot], abstract: Any) -> dict[str, tuple[int, ...]]:
     """Returns released key -> the shape that the tensor must have for the parameters `abstract` (nested dicts)."""
-    shapes = {path: leaf.shape for path, leaf in leaves(abstract)}
-    return {key: released_shape(slot, shapes[slot.path]) for key, slot in slots.items()}
+    parameters: dict[ParamPath, Any] = flatten_dict(abstract)
+    return {key: released_shape(slot, parameters[slot.path].shape) for key, slot in slots.items()}
 
 
 def load_module(
@@ -137,12 +138,13 @@ def load_params(
     """
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     require_tensors(expected_shapes(slots, abstract), found, unused)
-    shapes = dict(leaves(abstract))
+    shapes: dict[ParamPath, Any] = flatten_dict(abstract)
     members: dict[ParamPath, Members] = {path: [] for path in shapes}
     for key, slot in slots.items():
         members[slot.path].append((slot, tensors[key]))
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return nested({path: _load_array(leaf, leaf.sharding or default, members[path]) for path, leaf in shapes.items()})
+    arrays = {path: _load_array(leaf, leaf.sharding or default, members[path]) for path, leaf in shapes.items()}
+    return unflatten_dict(arrays)
 
 
 def _load_array(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding, members: Members) -> jax.Array:
@@ -225,7 +227,7 @@ def _copy(target: np.ndarray, tensor: Tensor, rows: np.ndarray, columns: tuple[s
 
 def export_tensors(params: Any, slots: Mapping[str, Slot]) -> dict[str, np.ndarray]:
     """Returns our parameters under the released keys, in the released layout; undoes `load_params` bit for bit."""
-    arrays = dict(leaves(params))
+    arrays: dict[ParamPath, Any] = flatten_dict(params)
     tensors = {}
     for key, slot in slots.items():
         ours = np.asarray(arrays[slot.path])[slot.index]
@@ -248,23 +250,3 @@ def released_shape(slot: Slot, leaf_shape: tuple[int, ...]) -> tuple[int, ...]:
     if slot.path[-1] == "kernel":
         return (int(np.prod(shape[1:])), shape[0])
     return shape if slot.path[-1] == "embedding" else (int(np.prod(shape)),)
-
-
-def leaves(params: Mapping[Any, Any], path: ParamPath = ()) -> Iterator[tuple[ParamPath, Any]]:
-    """Yields (path, leaf) of nested dicts."""
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, (*path, name))
-        else:
-            yield (*path, name), value
-
-
-def nested(arrays: Mapping[ParamPath, Any]) -> dict[Any, Any]:
-    """Undoes `leaves`."""
-    tree: dict[Any, Any] = {}
-    for path, value in arrays.items():
-        inner = tree
-        for name in path[:-1]:
-            inner = inner.setdefault(name, {})
-        inner[path[-1]] = value
-    return tree

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-Shapes = Mapping[str, tuple[int, ...]]
+TensorShapes = Mapping[str, tuple[int, ...]]
 SHARD_BYTES = 2 * 1024**3
 PIECE_ELEMENTS = 2**24  # read or written at once: 64 MB of float32
 

@@ -1,39 +1,34 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 from flax import nnx
 
 from nami_jax.autoencoder.codec import Autoencoder, decode_latents, encode_images, save_autoencoder
 from nami_jax.autoencoder.tiling import tile_starts
 from nami_jax.config import AutoencoderConfig, ConfigError
-from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig, export_autoencoder, load_autoencoder
+from nami_jax.models.autoencoder_kl import AutoencoderKL
 from nami_jax.weights import WeightsError
-from tests.support.paths import GOLDEN
+from nami_jax.weights.autoencoder_keys import export_autoencoder, load_autoencoder, read_autoencoder_config
+from tests.support.golden_networks import GoldenNetwork, golden_autoencoder
 from tests.support.sizes import MODEL
 
-VECTORS = GOLDEN / "autoencoder.safetensors"
 TILE, SIDE = 64, 104  # latents: two tiles, which share the least that tiles share
 
 
 @pytest.fixture(scope="module")
-def golden() -> dict[str, np.ndarray]:
-    """A model with attention, downscale 2, four channels, a shift and no quant convolutions."""
-    tensors = safetensors.numpy.load_file(VECTORS)
-    return {key.removeprefix("attention."): value for key, value in tensors.items() if key.startswith("attention.")}
+def golden() -> GoldenNetwork:
+    return golden_autoencoder("attention")
 
 
 @pytest.fixture(scope="module")
 def model(golden) -> AutoencoderKL:
-    with safetensors.safe_open(VECTORS, "np") as file:
-        cfg = AutoencoderKLConfig.from_hf(json.loads(file.metadata()["configs"])["attention"])
-    weights = {key.removeprefix("weights."): value for key, value in golden.items() if key.startswith("weights.")}
-    return load_autoencoder(cfg, weights)
+    return load_autoencoder(read_autoencoder_config(golden.config), golden.weights)
 
 
 @pytest.fixture
@@ -49,9 +44,7 @@ def compiled_functions() -> int:
 
 def test_folder_gives_scaled_latents_and_images_as_diffusers_computes_them(folder, golden):
     autoencoder = Autoencoder.from_folder(folder)
-    images, mean, latents, decoded = (
-        golden[key].transpose(0, 2, 3, 1) for key in ("images", "mean", "latents", "decoded")
-    )
+    images, mean, latents, decoded = (golden.vectors[key] for key in ("images", "mean", "latents", "decoded"))
     scaled = autoencoder.encode(images)
     assert scaled.dtype == np.float32
     # 1e-5 of the largest value, as the network itself.
@@ -181,7 +174,7 @@ def test_an_interrupted_save_leaves_no_weights_with_the_scaling_of_an_earlier_on
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nami_jax.autoencoder.codec.os.replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     rescaled = load_autoencoder(dataclasses.replace(model.cfg, scaling_factor=2.0), export_autoencoder(model))
     with pytest.raises(KeyboardInterrupt):
         save_autoencoder(folder, rescaled)

@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from nami_jax.autoencoder.codec import Autoencoder, save_autoencoder
-from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from nami_jax.models.autoencoder_kl import AutoencoderKL
+from nami_jax.weights.autoencoder_keys import read_autoencoder_config
 
 torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
@@ -61,7 +62,7 @@ def test_folder_written_by_diffusers_computes_the_same_here(name, tmp_path):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_folder_written_here_computes_the_same_in_diffusers(name, tmp_path):
-    model = nnx.jit(lambda: AutoencoderKL(AutoencoderKLConfig.from_hf(SIZES[name]), rngs=nnx.Rngs(0)))()
+    model = nnx.jit(lambda: AutoencoderKL(read_autoencoder_config(SIZES[name]), rngs=nnx.Rngs(0)))()
     save_autoencoder(tmp_path, model)
     reference, about = diffusers.AutoencoderKL.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(about.values()), about

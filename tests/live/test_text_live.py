@@ -12,11 +12,12 @@ import sentencepiece
 from flax import nnx
 
 from nami_jax.config import TextConfig
-from nami_jax.models.bert import BertConfig, load_bert
-from nami_jax.models.t5 import T5Config, load_t5, relative_buckets
+from nami_jax.models.t5 import relative_buckets
 from nami_jax.text.encoders import load_text_encoder
 from nami_jax.text.tokens import bert_tokenizer, t5_tokenizer
 from nami_jax.weights import open_tensors
+from nami_jax.weights.bert_keys import load_bert, read_bert_config
+from nami_jax.weights.t5_keys import load_t5, read_t5_config
 
 torch: Any = pytest.importorskip("torch")
 transformers: Any = pytest.importorskip("transformers")
@@ -105,7 +106,7 @@ TOLERANCES = [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)]
 def test_t5_agrees(folder, inputs, dtype, tolerance, masked):
     token_ids, mask = inputs[0], inputs[1] if masked else None
     exact = torch_states(transformers.MT5EncoderModel.from_pretrained(folder / "mt5"), token_ids, mask)
-    t5 = load_t5(T5Config.from_hf(T5), open_tensors(folder / "mt5"), dtype, param_dtype=dtype)
+    t5 = load_t5(read_t5_config(T5), open_tensors(folder / "mt5"), dtype, param_dtype=dtype)
     assert relative_error(run(t5, token_ids, mask), exact) <= tolerance
 
 
@@ -113,7 +114,7 @@ def test_t5_agrees(folder, inputs, dtype, tolerance, masked):
 def test_bert_agrees(folder, inputs, dtype, tolerance):
     token_ids, mask = inputs[0][:, :80] % BERT["vocab_size"], inputs[1][:, :80]
     exact = torch_states(transformers.BertModel.from_pretrained(folder / "mclip"), token_ids, mask)
-    bert = load_bert(BertConfig.from_hf(BERT), open_tensors(folder / "mclip"), dtype, param_dtype=dtype)
+    bert = load_bert(read_bert_config(BERT), open_tensors(folder / "mclip"), dtype, param_dtype=dtype)
     assert relative_error(run(bert, token_ids, mask), exact) <= tolerance
 
 
@@ -125,7 +126,7 @@ def test_buckets_are_the_same(buckets):
         sizes = {"relative_attention_num_buckets": buckets, "relative_attention_max_distance": distance}
         attention = transformers.models.mt5.modeling_mt5.MT5Attention
         exact = attention._relative_position_bucket(offset, True, buckets, distance)
-        np.testing.assert_array_equal(relative_buckets(T5Config.from_hf(T5 | sizes), 300), exact.numpy())
+        np.testing.assert_array_equal(relative_buckets(read_t5_config(T5 | sizes), 300), exact.numpy())
 
 
 def test_t5_tokens_are_the_same(folder, prompts):

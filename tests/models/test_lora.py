@@ -1,16 +1,17 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from nami_jax.models import lora
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.parallel.sharding import make_mesh, shard_batch
 from nami_jax.training.step import init_state, make_train_step, sampling_weights
-from nami_jax.weights import leaves, nested
 from tests.support.sizes import MODEL, make_config
 from tests.training.test_step import NULL, batches
 
@@ -52,8 +53,8 @@ def test_a_new_pair_changes_nothing():
 def test_split_and_join_lose_nothing():
     params = awake(ADAPTED)
     low_rank, others = lora.split(params)
-    assert {path[-1] for path, _ in leaves(low_rank)} == {"lora_a", "lora_b"}
-    assert dict(leaves(lora.join(low_rank, others))).keys() == dict(leaves(params)).keys()
+    assert {path[-1] for path in flatten_dict(low_rank)} == {"lora_a", "lora_b"}
+    assert flatten_dict(lora.join(low_rank, others)).keys() == flatten_dict(params).keys()
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +72,10 @@ def trained():
 
 def test_training_moves_the_pairs_and_leaves_the_rest_alone(trained):
     base, before, state = trained
-    for path, leaf in leaves(state["frozen"]):
-        np.testing.assert_array_equal(leaf, dict(leaves(base))[path], err_msg=str(path))
-    moved = {path for path, leaf in leaves(state["params"]) if not np.array_equal(leaf, dict(leaves(before))[path])}
-    assert {path for path in moved if path[-1] == "lora_b"} == {
-        path for path, _ in leaves(state["params"]) if path[-1] == "lora_b"
-    }
+    for path, leaf in flatten_dict(state["frozen"]).items():
+        np.testing.assert_array_equal(leaf, flatten_dict(base)[path], err_msg=str(path))
+    same: dict[tuple, Any] = flatten_dict(jax.tree.map(np.array_equal, state["params"], before))
+    assert not any(kept for path, kept in same.items() if path[-1] == "lora_b")
 
 
 def test_optimizer_and_ema_hold_the_pairs_alone(trained):
@@ -85,7 +84,7 @@ def test_optimizer_and_ema_hold_the_pairs_alone(trained):
     assert sum(leaf.size for leaf in jax.tree.leaves(state["ema"])) == count
     # Two moments, and the counters of the schedule and of Adam.
     assert 2 * count <= sum(leaf.size for leaf in jax.tree.leaves(state["opt"])) <= 2 * count + 4
-    assert dict(leaves(sampling_weights(state))).keys() == dict(leaves(awake(ADAPTED))).keys()
+    assert flatten_dict(sampling_weights(state)).keys() == flatten_dict(awake(ADAPTED)).keys()
 
 
 def test_kernels_of_both_kinds_of_layer_are_found():
@@ -94,10 +93,10 @@ def test_kernels_of_both_kinds_of_layer_are_found():
         "qkv": {"linear": {"kernel": jnp.zeros((2, 3, 1, 2))}, "lora": pairs},
         "mlp_in": {"kernel": jnp.zeros((2, 6)), "lora": pairs},
     }
-    merged = dict(leaves(lora.merge(params)))
+    merged: dict[tuple, Any] = flatten_dict(lora.merge(params))
     assert {path: leaf.shape for path, leaf in merged.items()} == {
         ("qkv", "linear", "kernel"): (2, 3, 1, 2),
         ("mlp_in", "kernel"): (2, 6),
     }
     assert all(np.array_equal(leaf, np.ones(leaf.shape)) for leaf in merged.values())
-    assert nested(merged).keys() == params.keys()
+    assert unflatten_dict(merged).keys() == params.keys()

@@ -1,8 +1,10 @@
 """Memory of a run on eight devices of this machine, by hand and by what the compiler says of it."""
 
 import math
+from typing import Any
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 from nami_jax.config import MeshConfig
 from nami_jax.models.nami import abstract_model
@@ -11,7 +13,6 @@ from nami_jax.planning.hardware import HOST, find_hardware
 from nami_jax.planning.memory import measure, state_parts
 from nami_jax.planning.planner import measure_step
 from nami_jax.planning.programs import lower_step, run_state
-from nami_jax.weights import leaves
 from tests.support.sizes import make_config
 
 FSDP = make_config(mesh={"fsdp": 8})
@@ -20,7 +21,8 @@ SHAPES = ((8, 4, 4, 3), (8, 8, 8, 3), (8, 16, 16, 3))
 
 def parameter_bytes(cfg, devices):
     """Kernels are shared by all devices and the rest is on each of them, all in float32."""
-    sizes = {name: math.prod(x.shape) for name, x in leaves(abstract_model(cfg.model)[1])}
+    params: dict[tuple, Any] = flatten_dict(abstract_model(cfg.model)[1])
+    sizes = {name: math.prod(x.shape) for name, x in params.items()}
     kernels = sum(size for name, size in sizes.items() if name[-1] == "kernel")
     return 4 * (kernels // devices + sum(sizes.values()) - kernels)
 

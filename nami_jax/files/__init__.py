@@ -1,0 +1,1 @@
+"""Files and file systems: what holds for them whatever is written."""

@@ -1,0 +1,21 @@
+"""Folders of converted weights: `python -m nami_jax.convert` makes them, sampling and fine-tuning read them.
+
+Such a folder has a folder of safetensors for each part, and the settings to sample with in `pipeline.json`.
+"""
+
+import json
+from pathlib import Path
+
+from nami_jax.config import ConfigError, PipelineConfig
+
+PIPELINE_FILE = "pipeline.json"
+BRIDGE = "bridge_flow"
+
+
+def read_pipeline_config(folder: Path) -> PipelineConfig:
+    """Reads `pipeline.json` of a folder of converted weights; raises `ConfigError` if it is damaged."""
+    path = folder / PIPELINE_FILE
+    try:
+        return PipelineConfig.from_dict(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is damaged: {error}. Convert the release again.") from error

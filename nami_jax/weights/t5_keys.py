@@ -1,0 +1,50 @@
+"""Released T5 encoders: sizes from config.json and weights by the key names of Hugging Face's `T5EncoderModel`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nami_jax.models.t5 import T5Config, T5Encoder
+from nami_jax.weights import WeightsError
+from nami_jax.weights.pretrained import Pretrained, read_sizes
+
+# Released beside the encoder in a full T5, and not computed here; the embedding's second name is the same tensor again.
+UNUSED_PREFIXES = ("decoder.", "lm_head.", "encoder.embed_tokens.")
+
+T5 = Pretrained[T5Config, T5Encoder](
+    T5Encoder,
+    names={
+        "word_embedding": "shared",
+        # One table, kept in the first layer and used by all.
+        "position_bias": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+        "layers": "encoder.block",
+        "attention_norm": "layer.0.layer_norm",
+        "query": "layer.0.SelfAttention.q",
+        "key": "layer.0.SelfAttention.k",
+        "value": "layer.0.SelfAttention.v",
+        "attention_out": "layer.0.SelfAttention.o",
+        "mlp_norm": "layer.1.layer_norm",
+        "mlp_gate": "layer.1.DenseReluDense.wi_0",
+        "mlp_in": "layer.1.DenseReluDense.wi_1",
+        "mlp_out": "layer.1.DenseReluDense.wo",
+        "final_norm": "encoder.final_layer_norm",
+    },
+    is_unused=lambda key: key.startswith(UNUSED_PREFIXES),
+)
+load_t5 = T5.load
+
+
+def read_t5_config(fields: Mapping[str, Any]) -> T5Config:
+    """Picks the sizes out of a parsed config.json, whose other entries do not change the forward pass.
+
+    Raises:
+        WeightsError: a size is missing or no positive number, or the file describes a variant that `T5Encoder` does not
+            compute.
+    """
+    model_type, projection = fields.get("model_type", "t5"), fields.get("feed_forward_proj", "relu")
+    if model_type not in ("t5", "mt5"):  # UMT5 has the same sizes, but a position bias in every layer
+        raise WeightsError(f"model_type = {model_type!r}: only 't5' and 'mt5' are computed. Use another checkpoint.")
+    if projection != "gated-gelu":
+        raise WeightsError(
+            f"feed_forward_proj = {projection!r}: only 'gated-gelu' is computed. Use T5 version 1.1 or mT5."
+        )
+    return read_sizes(T5Config, fields, "T5")
