@@ -23,7 +23,7 @@ from nami_jax.config import Config, ConfigError, require
 from nami_jax.flow.stages import make_stages
 from nami_jax.monitoring.flops import training_flops
 from nami_jax.parallel.sharding import make_mesh, require_divisible, shard_batch
-from nami_jax.planning.table import table
+from nami_jax.planning.report import table
 from nami_jax.sampling.sampler import stage_shape
 from nami_jax.training.step import State, init_state, make_train_step
 

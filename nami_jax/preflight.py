@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from nami_jax.config import ConfigError
 from nami_jax.host_checks import environment, storage
 from nami_jax.host_checks import run_checks as run
-from nami_jax.host_checks.findings import FAILED, Finding, Report, gather, table
+from nami_jax.host_checks.findings import FAILED, Finding, Report, gather, summary_lines
 from nami_jax.parallel import processes as distributed
 from nami_jax.training import flags as run_flags
 
@@ -86,7 +86,9 @@ def main(argv: list[str]) -> None:
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from error
     with distributed.deadline(LIMIT, LATE):
-        lines = table(examine(args.config.to_dict(), Path(args.workdir), args.expected_hosts, args.expected_devices))
+        lines = summary_lines(
+            examine(args.config.to_dict(), Path(args.workdir), args.expected_hosts, args.expected_devices)
+        )
     if distributed.is_main():
         for line in lines:
             print(f"{line.status:8} {line.check:9} {line.text}")

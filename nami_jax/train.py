@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from nami_jax.checkpoints.checkpoint import CheckpointError
-from nami_jax.checkpoints.quiet_orbax import mute_orbax
+from nami_jax.checkpoints.orbax import mute_orbax
 from nami_jax.config import Config, ConfigError
 from nami_jax.config.autoencoder_run import TASK, AutoencoderRun
 from nami_jax.data.captioned_images import CorruptDataError

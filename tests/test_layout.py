@@ -30,7 +30,6 @@ UPWARD = {
     "nami_jax.models.lora imports nami_jax.weights",
     "nami_jax.models.t5 imports nami_jax.weights",
     "nami_jax.models.vgg imports nami_jax.weights",
-    "nami_jax.monitoring.metrics imports nami_jax.training.loss",
     "nami_jax.parallel.activations imports nami_jax.monitoring.flops",
     "nami_jax.sampling.pipeline imports nami_jax.release.released_parts",
 }

@@ -17,12 +17,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
-from nami_jax.checkpoints.orbax_managers import open_reader, open_writer
-from nami_jax.checkpoints.quiet_orbax import Reading, brief
+from nami_jax.checkpoints.orbax import Reading, brief, open_reader, open_writer
 from nami_jax.checkpoints.workdir import FULL, held, move_aside
 from nami_jax.config import Config, Settings, require
 from nami_jax.config.autoencoder_run import TASK, AutoencoderRun
-from nami_jax.parallel.agreement import first_error
+from nami_jax.parallel.processes import first_error
 from nami_jax.training.step import State
 
 FINGERPRINTS = "fingerprints"

@@ -15,8 +15,7 @@ import jax
 from absl import logging
 
 from nami_jax.config import ConfigError
-from nami_jax.parallel.agreement import first_error
-from nami_jax.parallel.processes import is_main
+from nami_jax.parallel.processes import first_error, is_main
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)

@@ -13,7 +13,7 @@ from nami_jax.planning.costs import shape_flops
 from nami_jax.planning.hardware import Hardware
 from nami_jax.planning.memory import Measured, measure, shard_bytes, state_parts
 from nami_jax.planning.programs import lower_step, null_states, preview_images, run_state, stage_tracers
-from nami_jax.training.compilation import Shapes, abstract_batch, shapes_text, step_shapes
+from nami_jax.training.compilation import BatchShapes, abstract_batch, shapes_text, step_shapes
 from nami_jax.training.loop import check_run
 
 
@@ -24,14 +24,14 @@ class Plan:
     cfg: Config
     hardware: Hardware
     mesh: Mesh
-    steps: Mapping[Shapes, Measured | None]  # by the images' shapes, costliest first; None: not compiled
+    steps: Mapping[BatchShapes, Measured | None]  # by the images' shapes, costliest first; None: not compiled
     unit: tuple[int, ...]  # smallest batch with the costliest shape's ratios that the devices can share
     largest: LargestBatch | None  # multiple of it that fits; None: memory does not grow with the batch
     preview_images: int  # drawn at once to show progress
     stages: list[Measured]  # of drawing them, while the training state is in memory
 
     @property
-    def costliest(self) -> Shapes:
+    def costliest(self) -> BatchShapes:
         """The shapes of the training step with the most FLOPs."""
         return next(iter(self.steps))
 
@@ -58,7 +58,7 @@ def make_plan(cfg: Config, hardware: Hardware, *, all_shapes: bool = False, veri
     shapes = sorted(dict.fromkeys(step_shapes(cfg)), key=lambda s: -sum(shape_flops(cfg, s)))
 
     @functools.cache
-    def step(images: Shapes) -> Measured:
+    def step(images: BatchShapes) -> Measured:
         return measure_step(cfg, hardware, mesh, images)
 
     def needed(units: int) -> int | None:
@@ -73,7 +73,7 @@ def make_plan(cfg: Config, hardware: Hardware, *, all_shapes: bool = False, veri
     return Plan(cfg, hardware, mesh, steps, unit, largest, images, measure_stages(cfg, hardware, mesh, images))
 
 
-def measure_step(cfg: Config, hardware: Hardware, mesh: Mesh, shapes: Shapes) -> Measured:
+def measure_step(cfg: Config, hardware: Hardware, mesh: Mesh, shapes: BatchShapes) -> Measured:
     """Compiles the training step for images of `shapes`."""
     batch = shard_bytes(abstract_batch(shapes, mesh, null_states(cfg))) + shard_bytes(null_states(cfg))
     known = state_parts(run_state(cfg, mesh)) | {"batch": batch}

@@ -20,7 +20,7 @@ from nami_jax.models.nami import abstract_model
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import BATCH, batch_parts
 from nami_jax.sampling.sampler import run_stage, stage_grids, stage_shape
-from nami_jax.training.compilation import Shapes, abstract_batch
+from nami_jax.training.compilation import BatchShapes, abstract_batch
 from nami_jax.training.step import State, abstract_state, bridge_structure, make_train_step, sampling_weights
 
 
@@ -40,7 +40,7 @@ def null_states(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def lower_step(cfg: Config, mesh: Mesh, shapes: Shapes) -> Lowered:
+def lower_step(cfg: Config, mesh: Mesh, shapes: BatchShapes) -> Lowered:
     """Traces the training step for images of `shapes` and the devices of `mesh`."""
     null, step = null_states(cfg), make_train_step(cfg, mesh)
     return step.lower(run_state(cfg, mesh), abstract_batch(shapes, mesh, null), null)  # pyright: ignore[reportFunctionMemberAccess]

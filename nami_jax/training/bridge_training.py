@@ -16,8 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from nami_jax.config import Config
-from nami_jax.data.examples import Source
-from nami_jax.data.loader import Step, train_loader
+from nami_jax.data.examples import ExampleSource
+from nami_jax.data.loader import Batch, train_loader
 from nami_jax.flow.stages import make_stages
 from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.parallel.processes import is_main
@@ -28,7 +28,7 @@ from nami_jax.training.step import bridge_structure, new_bridge
 RATE = "bridge.learning_rate"
 
 
-def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source]) -> Any:
+def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[ExampleSource]) -> Any:
     """Trains a bridge by Adam for `bridge.steps` steps, on the batches of the run's first phase.
 
     The same run trains the same bridge again, so one that was interrupted simply begins anew.
@@ -53,7 +53,7 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source]) -> Any:
         phase_starts=(0.0,),
         phase_learning_rates=cfg.train.phase_learning_rates[:1],
     )
-    loader: Iterator[Step] = train_loader(sources, dataclasses.replace(cfg, train=alone), host_shard(mesh))
+    loader: Iterator[Batch] = train_loader(sources, dataclasses.replace(cfg, train=alone), host_shard(mesh))
     optimizer, step = _optimizer(cfg), make_bridge_step(cfg, mesh)
     params = new_bridge(cfg)
     first = jax.tree.map(np.asarray, (params, optimizer.init(params)))

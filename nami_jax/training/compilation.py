@@ -21,10 +21,10 @@ from nami_jax.parallel.processes import is_main
 from nami_jax.parallel.sharding import BATCH
 from nami_jax.training.step import State, make_train_step
 
-Shapes = tuple[tuple[int, ...], ...]  # of the images of stage 1..K in one step
+BatchShapes = tuple[tuple[int, ...], ...]  # of the images of stage 1..K in one step
 
 
-def step_shapes(cfg: Config, start: int = 0) -> list[Shapes]:
+def step_shapes(cfg: Config, start: int = 0) -> list[BatchShapes]:
     """Lists the shapes (B_k, H_k, W_k, C) of the steps after `start`: one entry per phase that is left and bucket."""
     bounds = phase_bounds(cfg.train.steps, cfg.train.phase_starts)
     factors = [cfg.autoencoder.downscale * 2**k for k in range(cfg.model.num_stages - 1, -1, -1)]
@@ -36,19 +36,19 @@ def step_shapes(cfg: Config, start: int = 0) -> list[Shapes]:
     ]
 
 
-def shapes_of(batch: Any) -> Shapes:
+def shapes_of(batch: Any) -> BatchShapes:
     """Returns the shapes by which `compile_steps` keeps a batch's program."""
     return tuple(part["images"].shape for part in batch)
 
 
-def shapes_text(shapes: Shapes) -> str:
+def shapes_text(shapes: BatchShapes) -> str:
     """Writes shapes as "64x8x8x3 + 32x16x16x3", stage by stage."""
     return " + ".join("x".join(map(str, stage)) for stage in shapes)
 
 
 def compile_steps(
     cfg: Config, mesh: Mesh, state: State, null: Mapping[Any, np.ndarray], start: int
-) -> dict[Shapes, Callable[[State, Any, Any], tuple[State, dict]]]:
+) -> dict[BatchShapes, Callable[[State, Any, Any], tuple[State, dict]]]:
     """Compiles the training step for every shape that is still to come, several at once, and lists them.
 
     Args:
@@ -75,7 +75,7 @@ def compile_steps(
     return compiled
 
 
-def abstract_batch(stages: Shapes, mesh: Mesh, null: Mapping[Any, Any]) -> tuple[dict, ...]:
+def abstract_batch(stages: BatchShapes, mesh: Mesh, null: Mapping[Any, Any]) -> tuple[dict, ...]:
     """Returns a batch as ShapeDtypeStructs with their shardings: images of `stages` and states as long as `null`'s."""
 
     def abstract(*shape: int) -> jax.ShapeDtypeStruct:

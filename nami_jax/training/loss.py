@@ -12,8 +12,7 @@ from nami_jax.flow.stages import Stage
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
-
-QUARTILES = 4  # the noise range of a stage is logged in this many equal parts
+from nami_jax.monitoring.metrics import QUARTILES
 
 
 class StageDraws(NamedTuple):

@@ -7,7 +7,7 @@ from nami_jax.config import ConfigError
 from nami_jax.data.captioned_images import CaptionedImages, CorruptDataError, all_captions, open_source
 from nami_jax.data.examples import Example, Pixels
 from nami_jax.data.images import to_stage
-from nami_jax.data.loader import eval_batches, plan_steps, train_loader
+from nami_jax.data.loader import eval_batches, order_steps, train_loader
 from nami_jax.parallel.host_shard import WHOLE, HostShard
 
 
@@ -285,6 +285,6 @@ def test_a_run_that_goes_from_machine_to_machine_sees_every_sample_once_an_epoch
 
 def test_a_longer_run_begins_as_the_shorter_one(buckets, run_config, replace):
     phase = {"phase_starts": (0.0,), "stage_batches": ((8, 4, 4),), "phase_learning_rates": (1e-3,)}
-    short, long = (plan_steps(replace(run_config, "train", steps=n, **phase), [60, 20]) for n in (20, 50))
+    short, long = (order_steps(replace(run_config, "train", steps=n, **phase), [60, 20]) for n in (20, 50))
     np.testing.assert_array_equal(short.sources, long.sources[:20])
     np.testing.assert_array_equal(short.starts, long.starts[:20])

@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from nami_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
-from nami_jax.checkpoints.quiet_orbax import mute_orbax
+from nami_jax.checkpoints.orbax import mute_orbax
 from nami_jax.monitoring.events import EventWriter
 from nami_jax.training.loop import train
 from tests.faults.commands import Commands, small_config
