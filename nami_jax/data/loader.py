@@ -7,9 +7,10 @@ processes nor where a run was interrupted changes which samples a step sees, nor
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from nami_jax.config import Config
@@ -17,14 +18,16 @@ from nami_jax.data.examples import Example, ExampleSource
 from nami_jax.data.images import to_stage
 from nami_jax.data.phases import phase_bounds
 from nami_jax.parallel.host_shard import WHOLE, HostShard
+from nami_jax.text.caption_table import TextStates
 
 
-class StageBatch(TypedDict):
-    """The images of one stage in one step, and their texts."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StageBatch:
+    """The images of one stage in one step, and the states of their captions."""
 
-    images: np.ndarray  # (B_k, H_k, W_k, C) float32, pixels in [-1, 1] or latents
-    text_embeds: np.ndarray  # (B_k, T, D) float32
-    pooled: np.ndarray  # (B_k, P) float32
+    images: Any  # (B_k, H_k, W_k, C) float32, pixels in [-1, 1] or latents; an array, or what stands for one
+    text: TextStates  # (B_k, T, D) and (B_k, P)
 
 
 Batch = tuple[StageBatch, ...]  # over stages 1..K
@@ -121,9 +124,8 @@ def _factors(stages: int) -> list[int]:
 
 def _stage_batch(examples: Sequence[Example], factor: int) -> StageBatch:
     return StageBatch(
-        images=to_stage(np.stack([example.image for example in examples]), factor),
-        text_embeds=np.stack([example.embeds for example in examples]),
-        pooled=np.stack([example.pooled for example in examples]),
+        to_stage(np.stack([example.image for example in examples]), factor),
+        TextStates(*(np.stack(states) for states in zip(*((e.embeds, e.pooled) for e in examples), strict=True))),
     )
 
 

@@ -1,6 +1,6 @@
 """From the training step's device metrics to numbers for people: means, rates, times over some steps, the bar's text.
 
-`watch` collects them while `trainer` makes the steps; `events` writes them. docs/watching.md says what each one means.
+docs/watching.md says what each one means.
 """
 
 import contextlib

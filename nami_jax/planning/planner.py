@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from jax.sharding import Mesh
 
 from nami_jax.config import Config
-from nami_jax.parallel.sharding import batch_parts, make_mesh
+from nami_jax.parallel.sharding import batch_parts
 from nami_jax.planning.batches import LargestBatch, batch_unit, largest_batch, with_batch
 from nami_jax.planning.costs import shape_flops
 from nami_jax.planning.hardware import Hardware
 from nami_jax.planning.memory import Measured, measure, shard_bytes, state_parts
 from nami_jax.planning.programs import lower_step, null_states, preview_images, run_state, stage_tracers
 from nami_jax.training.compilation import BatchShapes, abstract_batch, shapes_text, step_shapes
-from nami_jax.training.loop import check_run
+from nami_jax.training.flow_task import FlowTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,9 @@ def make_plan(cfg: Config, hardware: Hardware, *, all_shapes: bool = False, veri
     Raises:
         ConfigError: the devices cannot share the mesh, the network or the batches.
     """
-    mesh = make_mesh(cfg.mesh, hardware.devices)
-    check_run(cfg, mesh, None)
+    task = FlowTask(cfg, hardware.devices)
+    task.check()
+    mesh = task.mesh
     shapes = sorted(dict.fromkeys(step_shapes(cfg)), key=lambda s: -sum(shape_flops(cfg, s)))
 
     @functools.cache
@@ -87,7 +88,7 @@ def measure_stages(cfg: Config, hardware: Hardware, mesh: Mesh, images: int) -> 
     Its arguments are a part of that state, and latents and text, which are small.
     """
     state = run_state(cfg, mesh)
-    arguments = shard_bytes([state["ema"], state["frozen"]])
+    arguments = shard_bytes([state.ema, state.frozen])
     resident = sum(state_parts(state).values()) - arguments
     known = {"network": arguments}
     return [

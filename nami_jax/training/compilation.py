@@ -6,7 +6,7 @@ sample grids compile theirs when they are first due.
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,10 +16,13 @@ from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
 from nami_jax.config import Config
+from nami_jax.data.loader import Batch, StageBatch
 from nami_jax.data.phases import phase_bounds
 from nami_jax.parallel.processes import is_main
 from nami_jax.parallel.sharding import BATCH
-from nami_jax.training.step import State, make_train_step
+from nami_jax.text.caption_table import TextStates
+from nami_jax.training.state import TrainState
+from nami_jax.training.step import make_train_step
 
 BatchShapes = tuple[tuple[int, ...], ...]  # of the images of stage 1..K in one step
 
@@ -36,9 +39,9 @@ def step_shapes(cfg: Config, start: int = 0) -> list[BatchShapes]:
     ]
 
 
-def shapes_of(batch: Any) -> BatchShapes:
+def shapes_of(batch: Batch) -> BatchShapes:
     """Returns the shapes by which `compile_steps` keeps a batch's program."""
-    return tuple(part["images"].shape for part in batch)
+    return tuple(part.images.shape for part in batch)
 
 
 def shapes_text(shapes: BatchShapes) -> str:
@@ -47,15 +50,15 @@ def shapes_text(shapes: BatchShapes) -> str:
 
 
 def compile_steps(
-    cfg: Config, mesh: Mesh, state: State, null: Mapping[Any, np.ndarray], start: int
-) -> dict[BatchShapes, Callable[[State, Any, Any], tuple[State, dict]]]:
+    cfg: Config, mesh: Mesh, state: TrainState, null: TextStates, start: int
+) -> dict[BatchShapes, Callable[[TrainState, Batch, TextStates], tuple[TrainState, dict]]]:
     """Compiles the training step for every shape that is still to come, several at once, and lists them.
 
     Args:
         cfg: the run.
         mesh: as `sharding.make_mesh` arranges it.
         state: the training state, arrays or ShapeDtypeStructs with shardings.
-        null: states of the empty caption, which tell the text's shapes.
+        null: states of the empty caption, B = 1, which tell the text's shapes.
         start: steps that are done.
 
     Returns:
@@ -75,13 +78,13 @@ def compile_steps(
     return compiled
 
 
-def abstract_batch(stages: BatchShapes, mesh: Mesh, null: Mapping[Any, Any]) -> tuple[dict, ...]:
+def abstract_batch(stages: BatchShapes, mesh: Mesh, null: TextStates) -> Batch:
     """Returns a batch as ShapeDtypeStructs with their shardings: images of `stages` and states as long as `null`'s."""
 
-    def abstract(*shape: int) -> jax.ShapeDtypeStruct:
+    def abstract(*shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, BATCH))
 
     return tuple(
-        {"images": abstract(*shape)} | {name: abstract(shape[0], *states.shape[1:]) for name, states in null.items()}
+        StageBatch(abstract(*shape), TextStates(*(abstract(shape[0], *states.shape[1:]) for states in null)))
         for shape in stages
     )
