@@ -25,7 +25,7 @@ from configs import presets
 from nami_jax.config import ConfigError, ModelConfig, SampleConfig, parse_steps
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.monitoring.flops import sampling_flops
-from nami_jax.planning.table import table
+from nami_jax.planning.report import table
 from nami_jax.planning.xla_flops import sampling_xla_flops
 from nami_jax.sampling.sampler import check_request, sample_stages
 

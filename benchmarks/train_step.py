@@ -20,12 +20,15 @@ from tqdm import tqdm
 
 from benchmarks.timing import Timed, clock, interleave, matmul
 from nami_jax.config import Config, ConfigError, require
+from nami_jax.data.loader import Batch, StageBatch
 from nami_jax.flow.stages import make_stages
 from nami_jax.monitoring.flops import training_flops
 from nami_jax.parallel.sharding import make_mesh, require_divisible, shard_batch
-from nami_jax.planning.table import table
+from nami_jax.planning.report import table
 from nami_jax.sampling.sampler import stage_shape
-from nami_jax.training.step import State, init_state, make_train_step
+from nami_jax.text.caption_table import TextStates
+from nami_jax.training.state import TrainState
+from nami_jax.training.step import init_state, make_train_step
 
 
 def variants(cfg: Config, remat: bool) -> dict[str, Config]:
@@ -39,26 +42,21 @@ def variants(cfg: Config, remat: bool) -> dict[str, Config]:
     }
 
 
-def random_batch(
-    cfg: Config, stage_batch: Sequence[int], rng: np.random.Generator
-) -> tuple[dict[str, np.ndarray], ...]:
+def random_batch(cfg: Config, stage_batch: Sequence[int], rng: np.random.Generator) -> Batch:
     """Draws what the loader would give: images (B_k, H_k, W_k, C) and text states, stage by stage."""
     shapes = [
         stage_shape(cfg.model, stage, cfg.data.side, cfg.data.side) for stage in make_stages(cfg.model.num_stages)
     ]
     return tuple(
-        {"images": rng.uniform(-1, 1, (count, *shape)).astype(np.float32)} | random_text(cfg, count, rng)
+        StageBatch(rng.uniform(-1, 1, (count, *shape)).astype(np.float32), random_text(cfg, count, rng))
         for count, shape in zip(stage_batch, shapes, strict=True)
     )
 
 
-def random_text(cfg: Config, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Draws text states of `count` captions: `text_embeds` (count, T, D) and `pooled` (count, P)."""
-    shapes = {
-        "text_embeds": (count, cfg.text.max_length, cfg.model.text_dim),
-        "pooled": (count, cfg.model.pooled_dim),
-    }
-    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+def random_text(cfg: Config, count: int, rng: np.random.Generator) -> TextStates:
+    """Draws text states of `count` captions, (count, T, D) and (count, P)."""
+    shapes = (count, cfg.text.max_length, cfg.model.text_dim), (count, cfg.model.pooled_dim)
+    return TextStates(*(rng.standard_normal(shape, np.float32) for shape in shapes))
 
 
 class Measured(NamedTuple):
@@ -86,7 +84,7 @@ class Trainer:
     def program(self, step: Any, count: int) -> Timed:
         """Returns a program that trains `count` steps and gives the seconds of one."""
 
-        def train(state: State) -> State:
+        def train(state: TrainState) -> TrainState:
             for _ in range(count):
                 state, _ = step(state, self._batch, self._null)
             return state

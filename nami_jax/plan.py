@@ -12,12 +12,12 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nami_jax.config import Config, ConfigError, require
-from nami_jax.config.autoencoder_run import TASK
 from nami_jax.planning.costs import make_rate
 from nami_jax.planning.hardware import EXAMPLES, HOST, find_hardware
 from nami_jax.planning.planner import make_plan
 from nami_jax.planning.report import report
 from nami_jax.training.flags import parse_flags
+from nami_jax.training.tasks import FLOW, task_name
 
 
 def define_flags() -> None:
@@ -42,9 +42,9 @@ def main(argv: list[str]) -> None:
             0 < args.mfu <= 1, field="mfu", value=args.mfu, rule="must be above 0 and at most 1", remedy="Set e.g. 0.4"
         )
         require(
-            fields.get("task") != TASK,
-            field="config",
-            value="an autoencoder's",
+            task_name(fields) == FLOW,
+            field="config.task",
+            value=task_name(fields),
             rule="plans are for flows",
             remedy="Give a flow's config",
         )

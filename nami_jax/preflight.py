@@ -16,9 +16,10 @@ from jax.experimental import multihost_utils
 from nami_jax.config import ConfigError
 from nami_jax.host_checks import environment, storage
 from nami_jax.host_checks import run_checks as run
-from nami_jax.host_checks.findings import FAILED, Finding, Report, gather, table
+from nami_jax.host_checks.findings import FAILED, Finding, Report, gather, summary_lines
 from nami_jax.parallel import processes as distributed
 from nami_jax.training import flags as run_flags
+from nami_jax.training.tasks import read_task
 
 LIMIT = 180  # seconds, for all of it
 LATE = (
@@ -62,17 +63,17 @@ def examine(
 def _examine_run(report: Report, fields: Mapping[str, Any], workdir: Path) -> bool:
     """Adds what has to do with the run to a report; tells whether this host left a trace in the workdir."""
     try:
-        cfg = run.read_config(fields)
+        task = read_task(fields)
     except ConfigError as error:
         report.findings.append(Finding("fields", FAILED, str(error)))
         return False
-    if report.attempt("mesh", lambda: run.check_mesh(cfg)):
-        report.attempt("settings", lambda: run.check_settings(cfg))
-        report.attempt("state", lambda: run.check_state(cfg))
-    if run.needs_weights(cfg, workdir):
-        report.attempt("weights", lambda: run.check_weights(cfg))
-    report.attempt("data", lambda: run.check_data(cfg, report.facts))
-    size, keep = run.checkpoint_bytes(cfg), cfg.train.keep_checkpoints
+    if report.attempt("mesh", lambda: run.check_mesh(task)):
+        report.attempt("settings", task.check)
+        report.attempt("state", lambda: run.check_state(task))
+    if task.needs_weights(workdir):
+        report.attempt("weights", lambda: run.check_weights(task))
+    report.attempt("data", lambda: run.check_data(task, report.facts))
+    size, keep = run.checkpoint_bytes(task), task.cfg.train.keep_checkpoints
     return report.attempt("storage", lambda: storage.check_storage(workdir, size, keep))
 
 
@@ -86,7 +87,8 @@ def main(argv: list[str]) -> None:
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from error
     with distributed.deadline(LIMIT, LATE):
-        lines = table(examine(args.config.to_dict(), Path(args.workdir), args.expected_hosts, args.expected_devices))
+        fields, workdir = args.config.to_dict(), Path(args.workdir)
+        lines = summary_lines(examine(fields, workdir, args.expected_hosts, args.expected_devices))
     if distributed.is_main():
         for line in lines:
             print(f"{line.status:8} {line.check:9} {line.text}")

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from PIL import Image
 
 from nami_jax.checkpoints.checkpoint import CheckpointError
-from nami_jax.checkpoints.quiet_orbax import mute_orbax
+from nami_jax.checkpoints.orbax import mute_orbax
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, parse_steps
 from nami_jax.sampling.pictures import grid, save_png
 from nami_jax.sampling.pipeline import NamiPipeline

@@ -5,26 +5,23 @@ continues an interrupted run. Fields of the config are set as flags: `--config.t
 is "autoencoder" trains one, and leaves it in `vae/`. docs/watching.md says how to follow a run.
 """
 
-import shlex
-import sys
 from pathlib import Path
 
 from absl import app, flags, logging
 
 from nami_jax.checkpoints.checkpoint import CheckpointError
-from nami_jax.checkpoints.quiet_orbax import mute_orbax
-from nami_jax.config import Config, ConfigError
-from nami_jax.config.autoencoder_run import TASK, AutoencoderRun
+from nami_jax.checkpoints.orbax import mute_orbax
+from nami_jax.config import ConfigError
 from nami_jax.data.captioned_images import CorruptDataError
 from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.monitoring.profiling import parse_window
 from nami_jax.monitoring.watch import Extras
 from nami_jax.parallel import processes as distributed
 from nami_jax.parallel.stopping import Stopped, leave_at_once
-from nami_jax.training.autoencoder.autoencoder_task import train_autoencoder
 from nami_jax.training.dry_run import dry_run
 from nami_jax.training.flags import define_flags, parse_flags
-from nami_jax.training.loop import train
+from nami_jax.training.loop import run
+from nami_jax.training.tasks import read_task
 from nami_jax.weights import WeightsError
 
 UNFINISHED = "this dry run ends before it can tell anything"
@@ -40,23 +37,18 @@ def _train() -> None:
     logging.set_verbosity(logging.WARNING)
     mute_orbax()
     fields, workdir, stop_after = flags.FLAGS.config.to_dict(), Path(flags.FLAGS.workdir), flags.FLAGS.stop_after
-    is_autoencoder = fields.get("task") == TASK
     if flags.FLAGS.dry_run:
         leave_at_once(UNFINISHED, 1)
     try:
         distributed.initialize()
-        cfg = AutoencoderRun.from_dict(fields) if is_autoencoder else Config.from_dict(fields)
-        window = None if flags.FLAGS.profile is None else parse_window(flags.FLAGS.profile, cfg.train.steps)
+        task = read_task(fields)
+        window = None if flags.FLAGS.profile is None else parse_window(flags.FLAGS.profile, task.cfg.train.steps)
         if flags.FLAGS.dry_run:
-            told = dry_run(cfg, workdir)
+            told = dry_run(task, workdir)
             if distributed.is_main():
                 print(told)
             return
-        extras = Extras(flags.FLAGS.wandb, window)
-        if isinstance(cfg, AutoencoderRun):
-            train_autoencoder(cfg, workdir, stop_after=stop_after, extras=extras)
-        else:
-            train(cfg, workdir, stop_after=stop_after, extras=extras)
+        run(task, workdir, stop_after=stop_after, extras=Extras(flags.FLAGS.wandb, window))
     except Stopped as stopped:
         if flags.FLAGS.dry_run:
             raise SystemExit(UNFINISHED) from stopped
@@ -64,11 +56,7 @@ def _train() -> None:
         return
     except (CheckpointError, ConfigError, CorruptDataError, ModuleNotFoundError, NonFiniteError, WeightsError) as error:
         raise SystemExit(f"error: {error}") from error
-    if is_autoencoder:
-        print(f"For a flow of its latents set autoencoder.folder = {str(workdir / 'vae')!r}.")
-        return
-    command = [sys.executable, "-m", "nami_jax.sample", "--checkpoint", str(workdir), "--prompt", "red apple"]
-    print(f"Sample from it:\n{shlex.join(command)}")
+    print(task.what_next(workdir))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from nami_jax.preparation.job import Options
 from nami_jax.preparation.orchestration import prepare
 from nami_jax.release.conversion import convert_release
 from nami_jax.release.exporting import export_run
-from nami_jax.training.loop import train
 from nami_jax.weights import open_tensors
 from nami_jax.weights.nami_keys import load_nami
 from tests.support import text_release
 from tests.support.releases import release_tensors, write_release
+from tests.support.runs import train
 
 ONE_DEVICE = jax.devices()[:1]
 
@@ -92,22 +92,22 @@ def tuned(config, tmp_path_factory):
 
 def test_low_rank_training_continues_and_starts_from_the_released_weights(converted, tuned):
     _, first, last = tuned
-    assert (int(first["step"]), int(last["step"])) == (2, 3)
+    assert (int(first.step), int(last.step)) == (2, 3)
     released = open_tensors(converted / "transformer")["x_embedder.weight"][...]
     for state in (first, last):
-        np.testing.assert_array_equal(state["frozen"]["image_in"]["kernel"], released.T)
-    moved = last["params"]["single_blocks"]["proj"]["lora"]["lora_b"]
+        np.testing.assert_array_equal(state.frozen["image_in"]["kernel"], released.T)
+    moved = last.params["single_blocks"]["proj"]["lora"]["lora_b"]
     assert float(np.abs(moved).max()) > 0
 
 
 def test_the_released_bridge_is_taken_over_not_trained(converted, tuned):
     scales = open_tensors(converted / "bridge_flow")["scale"][...]
-    np.testing.assert_array_equal(tuned[2]["bridge"]["scales"], scales)
+    np.testing.assert_array_equal(tuned[2].bridge["scales"], scales)
 
 
 def test_checkpoint_holds_the_pairs_alone(tuned):
     small = sum(f.stat().st_size for f in (tuned[0] / "checkpoints" / "3" / "ema").rglob("*") if f.is_file())
-    frozen = sum(leaf.nbytes for leaf in jax.tree.leaves(tuned[2]["frozen"]))
+    frozen = sum(leaf.nbytes for leaf in jax.tree.leaves(tuned[2].frozen))
     assert small < frozen
 
 
@@ -122,7 +122,7 @@ def test_exported_run_is_a_release_of_the_merged_network(tuned, converted, tmp_p
     for path, leaf in expected.items():
         np.testing.assert_array_equal(found[path], leaf, err_msg=str(path))
     kernel = nnx.to_pure_dict(nnx.state(again))["single_blocks"]["proj"]["kernel"]
-    assert not np.array_equal(kernel, tuned[2]["frozen"]["single_blocks"]["proj"]["kernel"])
+    assert not np.array_equal(kernel, tuned[2].frozen["single_blocks"]["proj"]["kernel"])
     assert (tmp_path / "again" / "bridge_flow").is_dir()
 
 
@@ -131,7 +131,7 @@ def test_full_training_starts_from_the_released_weights_in_float32(config, conve
     rates = dataclasses.replace(config.train, phase_learning_rates=(1e-9,), steps=1)
     state = train(dataclasses.replace(config, model=model, train=rates), tmp_path, ONE_DEVICE)
     released = open_tensors(converted / "transformer")["x_embedder.weight"][...]
-    np.testing.assert_allclose(state["params"]["image_in"]["kernel"], released.T, atol=1e-6)
+    np.testing.assert_allclose(state.params["image_in"]["kernel"], released.T, atol=1e-6)
 
 
 def test_a_base_of_another_network_is_refused_though_its_tensors_have_the_same_shapes(config, tmp_path):
@@ -143,7 +143,7 @@ def test_a_base_of_another_network_is_refused_though_its_tensors_have_the_same_s
 def test_low_rank_updates_are_merged_in_float32_whatever_the_compute_type(tuned):
     merged = load_run(tuned[0], dtype="bfloat16").model
     kernel = nnx.to_pure_dict(nnx.state(merged))["single_blocks"]["proj"]["kernel"]
-    ema, frozen = (tuned[2][name]["single_blocks"]["proj"] for name in ("ema", "frozen"))
+    ema, frozen = (getattr(tuned[2], name)["single_blocks"]["proj"] for name in ("ema", "frozen"))
     update = ema["lora"]["lora_a"] @ ema["lora"]["lora_b"]
     np.testing.assert_allclose(kernel - frozen["kernel"], update, atol=1e-7)
 

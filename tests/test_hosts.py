@@ -1,5 +1,6 @@
 """Two hosts train as one does, and a run goes from hosts to hosts and devices to devices."""
 
+import dataclasses
 import shutil
 import signal
 import time
@@ -9,13 +10,12 @@ import numpy as np
 import pytest
 
 from nami_jax.checkpoints.checkpoint import Checkpoints
+from nami_jax.config import MeshConfig
 from nami_jax.parallel.processes import LAST_WORD
-from nami_jax.parallel.sharding import make_mesh
-from nami_jax.training.loop import train
-from nami_jax.training.step import abstract_state
+from nami_jax.training.flow_task import FlowTask
 from tests.support.event_files import read_values
 from tests.support.hosts import finish, start_hosts, write_config
-from tests.support.runs import card_config, numbers
+from tests.support.runs import card_config, numbers, restored, train
 
 HALF, FSDP = 6, {"fsdp": 4}
 FLAGS = ("--config.mesh.fsdp=4", "--config.train.log_every=1")
@@ -69,13 +69,14 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize("devices", [8, 1])
 def test_two_hosts_match_one_and_their_checkpoint_is_read_by_any_number_of_devices(two_hosts, one_host, cfg, devices):
-    mesh = make_mesh(cfg.mesh if devices == 8 else None, jax.devices()[:devices])
+    mesh = cfg.mesh if devices == 8 else MeshConfig()
+    task = FlowTask(dataclasses.replace(cfg, mesh=mesh), jax.devices()[:devices])
     with Checkpoints(two_hosts[0]) as checkpoints:
-        state, position = checkpoints.restore_latest(abstract_state(cfg, mesh))  # pyright: ignore[reportGeneralTypeIssues]
+        state, position = restored(checkpoints, task)
     assert position["next_index"] == HALF
-    expected = {name: value for name, value in one_host[1].items() if not name.startswith("['frozen']")}
+    expected = {name: value for name, value in one_host[1].items() if not name.startswith(".frozen")}
     assert_close(numbers(state), expected)
-    kernel = state["opt"][1].mu["single_blocks"]["proj"]["kernel"]
+    kernel = state.opt[1].mu["single_blocks"]["proj"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // (4 if devices == 8 else 1)
 
 

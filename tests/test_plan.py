@@ -48,7 +48,10 @@ def test_a_plan_for_tpus_that_are_not_here():
     [
         (["--topology=v5e:4x4x4"], "error: topology = 'v5e:4x4x4': v5e has 2 sides. Give host, or"),
         (["--topology=host", "--mfu=40"], "error: mfu = 40.0: must be above 0 and at most 1. Set e.g. 0.4."),
-        (["--topology=host", "--config=configs/autoencoder_emoji.py"], "error: config = "),
+        (
+            ["--topology=host", "--config=configs/autoencoder_emoji.py"],
+            "error: config.task = 'autoencoder': plans are for flows.",
+        ),
     ],
 )
 def test_errors_end_the_command_without_a_traceback(flags, message):

@@ -9,7 +9,7 @@ import pytest
 
 from nami_jax.config import ConfigError
 from nami_jax.data.captioned_images import open_source
-from nami_jax.host_checks.findings import FAILED, OK, WARNING, Finding, Report, table
+from nami_jax.host_checks.findings import FAILED, OK, WARNING, Finding, Report, summary_lines
 from nami_jax.host_checks.storage import check_storage, clean
 from nami_jax.preflight import examine
 from tests.support.autoencoder_runs import make_autoencoder_run
@@ -40,7 +40,7 @@ def config_file(data_dir, tmp_path_factory):
 
 def look(cfg, workdir, **expected):
     """Returns the one line of each check on this host."""
-    lines = {line.check: line for line in table(examine(cfg.to_dict(), workdir, **expected))}
+    lines = {line.check: line for line in summary_lines(examine(cfg.to_dict(), workdir, **expected))}
     return lines, {line.check for line in lines.values() if line.status == FAILED}
 
 
@@ -90,7 +90,7 @@ def test_state_that_the_mesh_cannot_split_is_named(data_dir, tmp_path):
 def test_field_that_cannot_work_is_named(data_dir, tmp_path):
     fields = card_config(data_dir).to_dict()
     fields["train"]["steps"] = 0
-    lines = {line.check: line for line in table(examine(fields, tmp_path))}
+    lines = {line.check: line for line in summary_lines(examine(fields, tmp_path))}
     assert lines["fields"] == Finding("fields", FAILED, "train.steps = 0: must be at least 1. Set e.g. 10000.")
     assert "storage" not in lines
 
@@ -146,7 +146,7 @@ def test_table_shows_the_costliest_of_the_well_and_names_the_hosts_of_the_worst(
         fast = Finding("storage", OK, f"{storage} s", cost=storage)
         return Report(host, [fast, Finding("data", status, "lost")], {"versions": {"jax": version}})
 
-    lines = table([report("a", 1), report("b", 3, FAILED), report("c", 2, FAILED, version="2")])
+    lines = summary_lines([report("a", 1), report("b", 3, FAILED), report("c", 2, FAILED, version="2")])
     assert [(line.check, line.status, line.text) for line in lines] == [
         ("versions", FAILED, "jax = 2 on c, 1 on a. Give every host the same code, packages, config and flags."),
         ("storage", OK, "3 s"),

@@ -10,10 +10,8 @@ from nami_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
 from nami_jax.checkpoints.runs import load_run
 from nami_jax.config import Config, ConfigError
 from nami_jax.monitoring.metrics import NonFiniteError
-from nami_jax.parallel.sharding import make_mesh
-from nami_jax.training.loop import train
-from nami_jax.training.step import abstract_state
-from tests.support.runs import card_config, numbers
+from nami_jax.training.flow_task import FlowTask
+from tests.support.runs import card_config, numbers, restored, train
 
 ONE_DEVICE = jax.devices()[:1]
 
@@ -31,16 +29,14 @@ def whole_run(data_dir, tmp_path_factory):
 
 def newest(cfg, workdir):
     """Returns the state and the loader's position in the newest checkpoint."""
-    with Checkpoints(workdir, cfg) as checkpoints:
-        restored = checkpoints.restore_latest(abstract_state(cfg, make_mesh(devices=ONE_DEVICE)))
-    assert restored is not None
-    return restored
+    with Checkpoints(workdir, cfg, FlowTask.fixed_fields) as checkpoints:
+        return restored(checkpoints, FlowTask(cfg, ONE_DEVICE))
 
 
 def test_interrupted_run_ends_bit_equal_to_an_uninterrupted_one(whole_run, data_dir, tmp_path):
     cfg = card_config(data_dir)
     stopped = train(cfg, tmp_path, ONE_DEVICE, stop_after=7)
-    assert int(stopped["step"]) == 7
+    assert int(stopped.step) == 7
     found, expected = numbers(train(cfg, tmp_path, ONE_DEVICE)), numbers(whole_run[1])
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -82,12 +78,12 @@ def test_steps_without_a_finite_loss_are_skipped_until_there_are_too_many(data_d
     warned = [line for line in capsys.readouterr().out.splitlines() if "Skipped; in a row" in line]
     assert [line[:7] for line in warned] == ["step 2:", "step 3:"]
     last, position = newest(cfg, tmp_path)
-    assert position["next_index"] == int(last["step"]) >= 4
-    for step in range(2, int(last["step"]) + 1):
+    assert position["next_index"] == int(last.step) >= 4
+    for step in range(2, int(last.step) + 1):
         shutil.rmtree(tmp_path / "checkpoints" / str(step))
     found, good = numbers(last), numbers(newest(cfg, tmp_path)[0])
-    assert good["['step']"] == 1
-    for name in found.keys() - {"['step']"}:
+    assert good[".step"] == 1
+    for name in found.keys() - {".step"}:
         assert np.isfinite(found[name]).all(), name
         np.testing.assert_array_equal(found[name], good[name], err_msg=name)
 
@@ -113,7 +109,7 @@ def test_run_on_eight_devices_continues_on_one(whole_run, data_dir, tmp_path):
 
 def test_how_a_run_is_computed_may_change_on_its_way(whole_run, data_dir):
     cfg = card_config(data_dir, model={"remat": True}, data={"cache_images": 3}, train={"keep_checkpoints": 1})
-    assert int(train(cfg, whole_run[0], ONE_DEVICE)["step"]) == 12
+    assert int(train(cfg, whole_run[0], ONE_DEVICE).step) == 12
 
 
 def test_missing_checkpoint_says_what_to_give(tmp_path):
@@ -171,9 +167,9 @@ def test_run_with_a_bridge_trains_it_once_and_continues_bit_equal(data_dir, tmp_
     found, expected = numbers(train(cfg, tmp_path / "parts", ONE_DEVICE)), numbers(whole)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    assert not np.array_equal(expected["['bridge']['scales']"], np.ones(2))
+    assert not np.array_equal(expected[".bridge['scales']"], np.ones(2))
     run = load_run(tmp_path / "whole")
-    np.testing.assert_array_equal(run.bridge.scales[...], expected["['bridge']['scales']"])  # pyright: ignore[reportOptionalMemberAccess]
+    np.testing.assert_array_equal(run.bridge.scales[...], expected[".bridge['scales']"])  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_a_bridge_that_did_not_train_is_not_kept(data_dir, tmp_path):
@@ -188,7 +184,7 @@ def test_another_number_of_samples_is_another_run(whole_run, data_dir, tmp_path)
     cfg, workdir = card_config(data_dir), shutil.copytree(whole_run[0], tmp_path / "run")
     state, position = newest(cfg, workdir)
     assert position["samples"] == [16]
-    with Checkpoints(workdir, cfg) as checkpoints:
-        checkpoints.save(13, state, position | {"samples": [15]})
+    with Checkpoints(workdir, cfg, FlowTask.fixed_fields) as checkpoints:
+        checkpoints.save(13, state.items(), position | {"samples": [15]})
     with pytest.raises(ConfigError, match=r"data\.name = 'plain_cards': the run was begun on \[15\] samples"):
         train(cfg, workdir, ONE_DEVICE)

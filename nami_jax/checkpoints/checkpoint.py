@@ -1,14 +1,15 @@
 """Checkpoints of a run through Orbax: everything that resuming needs, and what sampling needs as an item of its own.
 
-A checkpoint holds `ema` (the weights to sample with), `train` (parameters, optimizer, step, random key), `bridge` (if
-the run has one), `data` (the loader's position), `config`, and the `fingerprints` of all these, with which they are
-compared when they are read. What LoRA leaves frozen is not in it: that lies where `train.init_from` says. Saving is
-asynchronous; a save that was cut short leaves no checkpoint behind.
+A checkpoint holds items of arrays, `ema` (the weights to sample with), `train` (what else resuming needs) and `bridge`
+(if the run has one), and beside them `data` (the loader's position), `config`, and the `fingerprints` of all these,
+with which they are compared when they are read. Saving is asynchronous; a save that was cut short leaves no checkpoint
+behind.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import jax
@@ -16,24 +17,21 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
-from nami_jax.checkpoints.orbax_managers import open_reader, open_writer
-from nami_jax.checkpoints.quiet_orbax import Reading, brief
+from nami_jax.checkpoints.orbax import Reading, brief, open_reader, open_writer
 from nami_jax.checkpoints.workdir import held, move_aside
-from nami_jax.config import Config, Settings, fixed_fields, require
-from nami_jax.config.autoencoder_run import TASK, AutoencoderRun
+from nami_jax.config import Config, Settings, require
 from nami_jax.files.disk import is_full
-from nami_jax.parallel.agreement import first_error
-from nami_jax.training.step import State
+from nami_jax.parallel.processes import first_error
 
 FINGERPRINTS = "fingerprints"
 JSON_ITEMS = ("data", "config")
-ITEMS = ("ema", "train", "bridge", *JSON_ITEMS, FINGERPRINTS)
-TRAIN = ("params", "opt", "step", "key")
+ARRAY_ITEMS = ("ema", "train", "bridge")
+ITEMS = (*ARRAY_ITEMS, *JSON_ITEMS, FINGERPRINTS)
+FLOW = "flow"  # the task of a run whose config names none
 T = TypeVar("T")
-AnyConfig = TypeVar("AnyConfig", bound=Config | AutoencoderRun)
+AnyConfig = TypeVar("AnyConfig", bound=Settings)
+Items = Mapping[str, Any]  # what is saved, pytrees of arrays by name
 Same = Mapping[str, tuple[str, ...]]  # section -> the fields of it that a run cannot change on its way
-
-SAME: Same = fixed_fields(Config)
 
 
 class CheckpointError(RuntimeError):
@@ -47,7 +45,7 @@ class DamagedCheckpointError(CheckpointError):
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`. Use as a context manager: leaving it waits for the save in flight."""
 
-    def __init__(self, workdir: Path, cfg: Config | AutoencoderRun | None = None, same: Same = SAME):
+    def __init__(self, workdir: Path, cfg: Settings | None = None, same: Same = MappingProxyType({})):
         """Opens the folder: to read, or, if `cfg` is given, for a run, which then holds it until it is left.
 
         Reading writes nothing. A run makes the folder, and removes what unfinished saves left.
@@ -55,7 +53,7 @@ class Checkpoints:
         Args:
             workdir: of the run.
             cfg: saved with every checkpoint.
-            same: the fields in which `cfg` must agree with the newest checkpoint.
+            same: the fields in which `cfg` must agree with the newest checkpoint; given with it.
 
         Raises:
             ConfigError: the workdir cannot be written or another run holds it, or it is of another run than `cfg`.
@@ -66,15 +64,17 @@ class Checkpoints:
         self._damaged: dict[int, str] = {}  # step -> what is wrong with it
         with contextlib.ExitStack() as stack:
             if cfg is not None:
+                assert same, "name what may not change"
+                keep = cfg.to_dict()["train"]["keep_checkpoints"]
                 stack.enter_context(held(self.folder.parent))
-                self._writer = stack.enter_context(open_writer(self.folder, ITEMS, cfg.train.keep_checkpoints))
+                self._writer = stack.enter_context(open_writer(self.folder, ITEMS, keep))
             elif not self.folder.is_dir():
                 raise CheckpointError(
                     f"{workdir} holds no checkpoints. Give the workdir of a training run, e.g. runs/emoji_tiny."
                 )
             self._reader = stack.enter_context(open_reader(self.folder, ITEMS))
             if cfg is not None and self._steps():
-                saved = self.latest_valid(lambda step: self._config(step, type(cfg)))
+                saved = self.latest_valid(lambda step: self.config(step, type(cfg)))
                 require_same_run(saved, cfg, self.folder, same)
             if cfg is None and not self._steps():
                 unfinished = sorted(p.name for p in self.folder.iterdir())
@@ -97,13 +97,18 @@ class Checkpoints:
         if isinstance(exception, OSError) and is_full(exception):
             raise self._failure(exception) from exception
 
-    def prepare(self, state: State) -> None:
+    def prepare(self, items: Items) -> None:
         """Compiles what a save needs, so that one in a hurry, after a signal, takes no longer than any other."""
-        for arrays in _arrays(state).values():
+        for arrays in items.values():
             fingerprint_arrays(arrays)
 
-    def save(self, step: int, state: State, data_state: dict) -> None:
-        """Starts saving `state` and the loader's position after `step` steps; the state may be donated at once.
+    def save(self, step: int, items: Items, data_state: dict) -> None:
+        """Starts saving what a run has come to after `step` steps.
+
+        Args:
+            step: which.
+            items: pytrees of arrays by name, of `ARRAY_ITEMS`; they may be donated at once.
+            data_state: the loader's position.
 
         Raises:
             CheckpointError: this save could not begin, or the one before it failed.
@@ -111,14 +116,14 @@ class Checkpoints:
         assert self._cfg is not None
         if step in self._writer.all_steps():
             return
-        arrays, values = _arrays(state), {"data": data_state, "config": self._cfg.to_dict()}
-        fingerprints = {name: fingerprint_arrays(tree) for name, tree in arrays.items()}
+        values = {"data": data_state, "config": self._cfg.to_dict()}
+        fingerprints = {name: fingerprint_arrays(tree) for name, tree in items.items()}
         fingerprints |= {name: fingerprint_json(value) for name, value in values.items()}
-        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
-        items |= {name: ocp.args.JsonSave(value) for name, value in values.items()}
-        items[FINGERPRINTS] = ocp.args.JsonSave(fingerprints)
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        args |= {name: ocp.args.JsonSave(value) for name, value in values.items()}
+        args[FINGERPRINTS] = ocp.args.JsonSave(fingerprints)
         with self._explained():
-            self._writer.save(step, args=ocp.args.Composite(**items))
+            self._writer.save(step, args=ocp.args.Composite(**args))
 
     def require_saved(self) -> None:
         """Notices that the last save failed, without waiting for it if it is under way.
@@ -138,27 +143,26 @@ class Checkpoints:
         with self._explained():
             self._writer.wait_until_finished()
 
-    def restore_latest(self, state: State) -> tuple[State, dict] | None:
+    def restore_latest(self, items: Items) -> tuple[dict[str, Any], dict] | None:
         """Restores the newest checkpoint that is whole, if there is any; a run moves damaged ones to `workdir/damaged`.
 
         Args:
-            state: ShapeDtypeStructs (or arrays) whose shardings say where the arrays go; they need not be those that it
-                was saved with.
+            items: ShapeDtypeStructs (or arrays) whose shardings say where the arrays go; they need not be those that
+                they were saved with.
 
         Returns:
-            The state, without `frozen`, and the loader's position, or None where no checkpoint exists.
+            The items and the loader's position, or None where no checkpoint exists.
 
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
         """
         if not self._reader.all_steps():
             return None
-        abstract = _arrays(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state))
-        items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
-        restored = self.latest_valid(lambda step: self._restore(step, data=ocp.args.JsonRestore(), **items))
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(items))
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+        restored = self.latest_valid(lambda step: self._restore(step, data=ocp.args.JsonRestore(), **args))
         self._move_damaged()
-        state = {**restored["train"], "ema": restored["ema"], "bridge": restored.get("bridge", {})}
-        return state, restored["data"]
+        return {name: restored[name] for name in items}, restored["data"]
 
     def latest_valid(self, load: Callable[[int], T]) -> T:
         """Returns what `load` makes of the newest step that it does not find damaged, with a warning of those it does.
@@ -185,13 +189,14 @@ class Checkpoints:
         """Returns the step of the newest finished checkpoint that was not found damaged."""
         return self._steps()[-1]
 
-    def config(self, step: int) -> Config:
-        """Returns the configuration saved with a checkpoint of a flow."""
-        return self._config(step, Config)
+    def config(self, step: int, kind: type[AnyConfig] = Config) -> AnyConfig:
+        """Returns the configuration saved with a checkpoint, which is to be of a `kind`.
 
-    def _config(self, step: int, kind: type[AnyConfig]) -> AnyConfig:
+        Raises:
+            CheckpointError: it is of another one.
+        """
         fields = self._restore(step, config=ocp.args.JsonRestore())["config"]
-        wanted, task = (TASK if kind is AutoencoderRun else "flow"), fields.get("task", "flow")
+        wanted, task = getattr(kind, "task", FLOW), fields.get("task", FLOW)
         if task != wanted:
             raise CheckpointError(
                 f"{self.folder} is of a run whose task is {task!r}, not {wanted!r}. Give another workdir."
@@ -254,12 +259,6 @@ class Checkpoints:
             f"{self.folder}: saving failed, {problem}. Checkpoints that were finished before are whole: "
             f"{sorted(self._reader.all_steps())}. {remedy}, and the same command continues from the newest."
         )
-
-
-def _arrays(state: State) -> dict[str, Any]:
-    """Returns what of a state is saved, by item."""
-    items = {"ema": state["ema"], "train": {name: state[name] for name in TRAIN}}
-    return items | ({"bridge": state["bridge"]} if state.get("bridge") else {})
 
 
 def _differing(restored: Mapping[str, Any], fingerprints: Any) -> list[str]:

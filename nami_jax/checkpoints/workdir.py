@@ -13,8 +13,7 @@ from absl import logging
 
 from nami_jax.config import ConfigError
 from nami_jax.files.disk import is_full, lock_if_possible
-from nami_jax.parallel.agreement import first_error
-from nami_jax.parallel.processes import is_main
+from nami_jax.parallel.processes import first_error, is_main
 
 
 @contextlib.contextmanager

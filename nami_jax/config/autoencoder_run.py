@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from nami_jax.config.sections import DataConfig
-from nami_jax.config.settings import Positive, Settings, Share, field, fixed_fields, require, settings
-from nami_jax.models.autoencoder_kl import AutoencoderKLConfig
+from nami_jax.config.settings import Positive, Settings, Share, field, require, settings
 
 TASK = "autoencoder"
 Weight = Annotated[float, pydantic.Field(ge=0)]
@@ -129,23 +128,3 @@ class AutoencoderRun(Settings):
             rule=f"is larger than the images, data.side = {side}",
             remedy=f"Set {side}",
         )
-
-    @property
-    def network(self) -> AutoencoderKLConfig:
-        """The network's sizes under the names of diffusers, still without factors of the latents."""
-        sizes = self.model
-        return AutoencoderKLConfig(
-            sizes.block_out_channels,
-            sizes.latent_channels,
-            sizes.layers_per_block,
-            sizes.norm_num_groups,
-            scaling_factor=1.0,
-            shift_factor=0.0,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            mid_block_add_attention=sizes.mid_attention,
-            sample_size=self.data.side,
-        )
-
-
-SAME = fixed_fields(AutoencoderRun)

@@ -1,7 +1,6 @@
 """Random squares of a data set's images, batched: one element of the loader is one training step of an autoencoder.
 
-`source` comes before, `autoencoder_trainer` after. As in `loader`, the order is a function of the seed and the step
-alone.
+The order is a function of the seed and the step alone.
 """
 
 import functools

@@ -25,7 +25,7 @@ class Example(NamedTuple):
     pooled: np.ndarray  # (P,)
 
 
-class Source(Protocol):
+class ExampleSource(Protocol):
     """Random access to samples of one size, and how an example shows one of them."""
 
     def __len__(self) -> int: ...
@@ -96,8 +96,8 @@ class Latents:
 class Data(NamedTuple):
     """What a run trains on."""
 
-    train: Sequence[Source]  # one source for each bucket
-    held_out: Sequence[Source]
+    train: Sequence[ExampleSource]  # one source for each bucket
+    held_out: Sequence[ExampleSource]
     empty: TextStates  # of the empty caption, B = 1
 
 

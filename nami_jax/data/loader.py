@@ -7,29 +7,34 @@ processes nor where a run was interrupted changes which samples a step sees, nor
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from nami_jax.config import Config
-from nami_jax.data.examples import Example, Source
+from nami_jax.data.examples import Example, ExampleSource
 from nami_jax.data.images import to_stage
 from nami_jax.parallel.host_shard import WHOLE, HostShard
+from nami_jax.text.caption_table import TextStates
 
 
-class StageBatch(TypedDict):
-    """The images of one stage in one step, and their texts."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StageBatch:
+    """The images of one stage in one step, and the states of their captions."""
 
-    images: np.ndarray  # (B_k, H_k, W_k, C) float32, pixels in [-1, 1] or latents
-    text_embeds: np.ndarray  # (B_k, T, D) float32
-    pooled: np.ndarray  # (B_k, P) float32
-
-
-Step = tuple[StageBatch, ...]  # over stages 1..K
+    images: Any  # (B_k, H_k, W_k, C) float32, pixels in [-1, 1] or latents; an array, or what stands for one
+    text: TextStates  # (B_k, T, D) and (B_k, P)
 
 
-def train_loader(sources: Sequence[Source], cfg: Config, shard: HostShard = WHOLE) -> grain.DatasetIterator[Step]:
+Batch = tuple[StageBatch, ...]  # over stages 1..K
+
+
+def train_loader(
+    sources: Sequence[ExampleSource], cfg: Config, shard: HostShard = WHOLE
+) -> grain.DatasetIterator[Batch]:
     """Returns an iterator over the steps of a run, at step 0.
 
     Each step takes all of its samples from one source, drawn in proportion to the sources' sizes. A source is shuffled
@@ -43,19 +48,19 @@ def train_loader(sources: Sequence[Source], cfg: Config, shard: HostShard = WHOL
         shard: which rows of every stage's batch to give; all if not given.
 
     Returns:
-        Elements as `Step`, with B_k the share of `train.stage_batches` and sides those of the last stage / 2^(K-k).
+        Elements as `Batch`, with B_k the share of `train.stage_batches` and sides those of the last stage / 2^(K-k).
 
     Raises:
         ConfigError: a stage's batch cannot be shared evenly, or is nobody's.
     """
     for sizes in cfg.train.stage_batches:
         shard.require_even("train.stage_batches", sizes)
-    plan = plan_steps(cfg, [len(source) for source in sources])
+    order = order_steps(cfg, [len(source) for source in sources])
     examples = [
         grain.MapDataset.source(source).seed(cfg.train.seed).shuffle().repeat().random_map(source.example)
         for source in sources
     ]
-    deal = _Dealer(plan, examples, shard)
+    deal = _Dealer(order, examples, shard)
     return grain.MapDataset.range(cfg.train.steps).map(deal).to_iter_dataset(_read_options()).__iter__()
 
 
@@ -66,7 +71,7 @@ def _read_options() -> grain.ReadOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class StepOrder:
     """Where each step finds its samples.
 
     Attributes:
@@ -80,7 +85,7 @@ class Plan:
     sizes: np.ndarray
 
 
-def plan_steps(cfg: Config, lengths: Sequence[int]) -> Plan:
+def order_steps(cfg: Config, lengths: Sequence[int]) -> StepOrder:
     """Draws each step's source, by the seed alone, and lays its samples after those of the source's earlier steps."""
     bounds = cfg.train.phase_bounds
     sizes = np.repeat(np.array(cfg.train.stage_batches), np.diff(bounds), axis=0)
@@ -90,20 +95,20 @@ def plan_steps(cfg: Config, lengths: Sequence[int]) -> Plan:
     for source in range(len(lengths)):
         (mine,) = np.nonzero(sources == source)
         starts[mine] = np.cumsum(counts[mine]) - counts[mine]
-    return Plan(sources, starts, sizes)
+    return StepOrder(sources, starts, sizes)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Dealer:
     """Collects a step's examples and deals them out to the stages: the first `sizes[0]` go to stage 1, and so on."""
 
-    plan: Plan
+    order: StepOrder
     examples: Sequence[Any]  # grain.MapDataset of Example, one for each source
     shard: HostShard
 
-    def __call__(self, step: int) -> Step:
-        examples, sizes = self.examples[self.plan.sources[step]], self.plan.sizes[step]
-        firsts = int(self.plan.starts[step]) + np.cumsum(sizes) - sizes
+    def __call__(self, step: int) -> Batch:
+        examples, sizes = self.examples[self.order.sources[step]], self.order.sizes[step]
+        firsts = int(self.order.starts[step]) + np.cumsum(sizes) - sizes
         # The share is cut after everything random: before it, the draws would depend on the number of processes.
         parts = [
             [examples[int(first + row)] for row in self.shard.rows(int(size))]
@@ -118,13 +123,12 @@ def _factors(stages: int) -> list[int]:
 
 def _stage_batch(examples: Sequence[Example], factor: int) -> StageBatch:
     return StageBatch(
-        images=to_stage(np.stack([example.image for example in examples]), factor),
-        text_embeds=np.stack([example.embeds for example in examples]),
-        pooled=np.stack([example.pooled for example in examples]),
+        to_stage(np.stack([example.image for example in examples]), factor),
+        TextStates(*(np.stack(states) for states in zip(*((e.embeds, e.pooled) for e in examples), strict=True))),
     )
 
 
-def eval_batches(sources: Sequence[Source], cfg: Config, shard: HostShard = WHOLE) -> Iterator[Step]:
+def eval_batches(sources: Sequence[ExampleSource], cfg: Config, shard: HostShard = WHOLE) -> Iterator[Batch]:
     """Yields the held-out split once, in order, each image at every stage's size and with its first caption.
 
     All batches are full: the last of a source is filled from the source's start, whose images then count a little more.

@@ -110,7 +110,7 @@ def _short(value: str | None) -> str:
     return "none" if value is None else value if len(value) <= 80 else f"{value[:77]}..."
 
 
-def table(reports: Sequence[Report]) -> list[Finding]:
+def summary_lines(reports: Sequence[Report]) -> list[Finding]:
     """Returns the lines to show: one a check where all is well, else one for each text of those that are worst off."""
     lines = compare(reports)
     for check in dict.fromkeys(finding.check for report in reports for finding in report.findings):

@@ -1,6 +1,6 @@
 """From the training step's device metrics to numbers for people: means, rates, times over some steps, the bar's text.
 
-`watch` collects them while `trainer` makes the steps; `events` writes them. docs/watching.md says what each one means.
+docs/watching.md says what each one means.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from nami_jax.monitoring.chips import find_chip
-from nami_jax.training.loss import QUARTILES
 
+QUARTILES = 4  # the noise range of a stage is logged in this many equal parts
 PERCENTILES = (50, 90, 99)
 NOT_AVERAGED = ("skipped", "learning_rate")  # of the metrics of shape ()
 

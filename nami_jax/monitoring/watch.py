@@ -18,7 +18,7 @@ from nami_jax.monitoring.metrics import Interval
 from nami_jax.monitoring.profiling import Trace, Window
 from nami_jax.parallel.processes import is_main
 
-Batch = TypeVar("Batch")
+T = TypeVar("T")
 
 
 class Cadence(Protocol):
@@ -55,29 +55,28 @@ class Extras:
 NO_EXTRAS = Extras()
 
 
+class Outlets(NamedTuple):
+    """Where a run is shown."""
+
+    events: EventWriter
+    trace: Trace
+    bar: tqdm
+    on_scalars: Callable[[int, Mapping[str, float]], None] | None = None
+
+
 class Watch:
     """Shows a run step by step."""
 
-    def __init__(
-        self,
-        cadence: Cadence,
-        views: Views,
-        interval: Interval,
-        events: EventWriter,
-        trace: Trace,
-        bar: tqdm,
-        last_step: int,
-        on_scalars: Callable[[int, Mapping[str, float]], None] | None = None,
-    ):
+    def __init__(self, cadence: Cadence, views: Views, interval: Interval, outlets: Outlets, last_step: int):
         """Collects the parts; whatever is done every so many steps is also done after `last_step`."""
         self._cadence, self._views, self._interval, self._last = cadence, views, interval, last_step
-        self._events, self._trace, self._bar, self._on_scalars = events, trace, bar, on_scalars
+        self._events, self._trace, self._bar, self._on_scalars = outlets
 
     def due(self, step: int, every: int) -> bool:
         """Tells whether something that is done `every` so many steps, and at the last, is due after `step`."""
         return step % every == 0 or step == self._last
 
-    def next_batch(self, step: int, loader: Iterator[Batch]) -> Batch:
+    def next_batch(self, step: int, loader: Iterator[T]) -> T:
         """Takes the batch of a step from the loader.
 
         Raises:
@@ -160,19 +159,18 @@ def watching(
     views: Views,
     interval: Interval,
     workdir: Path,
-    start: int,
-    last_step: int,
+    steps: range,
     extras: Extras,
     tracker: Any = None,
 ) -> Iterator[Watch]:
-    """Opens the bar, the events and the trace of a run for the steps from `start` to `last_step`.
+    """Opens the bar, the events and the trace of a run for its steps `steps`.
 
     `tracker` is a run of Weights & Biases that gets the events too.
     """
-    silent = not is_main()
+    silent, start = not is_main(), steps.start - 1
     with (
         EventWriter(workdir, start, tracker) as events,
         Trace(extras.profile, workdir / "profile") as trace,
         tqdm(total=cadence.steps, initial=start, desc="training", unit="step", smoothing=0.05, disable=silent) as bar,
     ):
-        yield Watch(cadence, views, interval, events, trace, bar, last_step, extras.on_scalars)
+        yield Watch(cadence, views, interval, Outlets(events, trace, bar, extras.on_scalars), steps.stop - 1)

@@ -1,4 +1,4 @@
-"""Joins the processes of a run on several hosts: their flags, `jax.distributed`, and which of them speaks for all.
+"""Joins the processes of a run on several hosts: their flags, `jax.distributed`, what they decide alike, who speaks.
 
 An entry point calls `define_flags`, and `initialize` before anything asks jax for a device.
 """
@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import flags
+from jax.experimental import multihost_utils
 
 from nami_jax.config import ConfigError, require
-from nami_jax.parallel.agreement import first_error
 
 PATIENCE = 24 * 3600  # seconds to wait for process 0's work; if it dies, its heartbeat tells much sooner
+MESSAGE_BYTES = 2048  # of an error that all processes are told; longer ones are cut
 GRACE = 20  # seconds in which the other processes may fail too before one that fails ends alone
 HEARTBEAT = 30  # seconds of silence, after which the other processes take one for dead and stop
 LAST_WORD = (
@@ -86,6 +88,24 @@ def initialize() -> None:
 def is_main() -> bool:
     """Tells whether this is process 0, which alone writes what the run needs once and shows it to people."""
     return jax.process_index() == 0
+
+
+def first_error(error: str | None) -> str | None:
+    """Returns the message of the first process that has one, the same on every process; waits until all have called.
+
+    One that failed alone would leave the others waiting for it.
+
+    Args:
+        error: what went wrong on this process, None if nothing did.
+    """
+    if jax.process_count() == 1:
+        return error
+    own = np.zeros(MESSAGE_BYTES, np.uint8)
+    text = np.frombuffer((error or "").encode()[:MESSAGE_BYTES], np.uint8)
+    own[: len(text)] = text
+    rows = np.asarray(multihost_utils.process_allgather(own))  # (processes, MESSAGE_BYTES)
+    texts = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
+    return next((text for text in texts if text), None)
 
 
 @contextlib.contextmanager

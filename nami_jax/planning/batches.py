@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from nami_jax.training.compilation import Shapes
+from nami_jax.training.compilation import BatchShapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ def batch_unit(stage_batch: Sequence[int], parts: int) -> tuple[int, ...]:
     return tuple(factor * ratio for ratio in ratios)
 
 
-def with_batch(shapes: Shapes, stage_batch: Sequence[int]) -> Shapes:
+def with_batch(shapes: BatchShapes, stage_batch: Sequence[int]) -> BatchShapes:
     """Returns the shapes of the same images in other numbers."""
     return tuple((count, *shape[1:]) for count, shape in zip(stage_batch, shapes, strict=True))
 

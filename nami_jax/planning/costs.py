@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nami_jax.config import Config
 from nami_jax.monitoring.flops import sampling_flops, training_flops
 from nami_jax.planning.hardware import Hardware
-from nami_jax.training.compilation import Shapes, step_shapes
+from nami_jax.training.compilation import BatchShapes, step_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def make_rate(hardware: Hardware, mfu: float, price_per_chip_hour: float | None)
     return Rate(count * chip.peak_flops * mfu, count * price)
 
 
-def shape_flops(cfg: Config, shapes: Shapes) -> tuple[int, ...]:
+def shape_flops(cfg: Config, shapes: BatchShapes) -> tuple[int, ...]:
     """Counts each stage of a training step on images of `shapes`."""
     downscale, (_, height, width, _) = cfg.autoencoder.downscale, shapes[-1]
     return training_flops(cfg, [shape[0] for shape in shapes], (height * downscale, width * downscale))

@@ -13,7 +13,7 @@ from jax.stages import Compiled, Lowered
 
 from nami_jax.planning.hardware import find_overflow
 from nami_jax.planning.hlo import Collectives, collectives
-from nami_jax.training.step import State
+from nami_jax.training.state import TrainState
 
 GIB = 2**30
 
@@ -44,11 +44,11 @@ def shard_bytes(tree: Any) -> int:
     )
 
 
-def state_parts(state: State) -> dict[str, int]:
+def state_parts(state: TrainState) -> dict[str, int]:
     """Returns the bytes on each device of an abstract training state, by kind, those alone that it has."""
     parts = dict.fromkeys([*STATE_PARTS.values(), "other state"], 0)
-    for name, tree in state.items():
-        parts[STATE_PARTS.get(name, "other state")] += shard_bytes(tree)
+    for field in dataclasses.fields(state):
+        parts[STATE_PARTS.get(field.name, "other state")] += shard_bytes(getattr(state, field.name))
     return {kind: size for kind, size in parts.items() if size}
 
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from jax.sharding import Mesh
 
 from nami_jax.config import Config
-from nami_jax.parallel.sharding import batch_parts, make_mesh
+from nami_jax.parallel.sharding import batch_parts
 from nami_jax.planning.batches import LargestBatch, batch_unit, largest_batch, with_batch
 from nami_jax.planning.costs import shape_flops
 from nami_jax.planning.hardware import Hardware
 from nami_jax.planning.memory import Measured, measure, shard_bytes, state_parts
 from nami_jax.planning.programs import lower_step, null_states, preview_images, run_state, stage_tracers
-from nami_jax.training.compilation import Shapes, abstract_batch, shapes_text, step_shapes
-from nami_jax.training.loop import check_run
+from nami_jax.training.compilation import BatchShapes, abstract_batch, shapes_text, step_shapes
+from nami_jax.training.flow_task import FlowTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Plan:
     cfg: Config
     hardware: Hardware
     mesh: Mesh
-    steps: Mapping[Shapes, Measured | None]  # by the images' shapes, costliest first; None: not compiled
+    steps: Mapping[BatchShapes, Measured | None]  # by the images' shapes, costliest first; None: not compiled
     unit: tuple[int, ...]  # smallest batch with the costliest shape's ratios that the devices can share
     largest: LargestBatch | None  # multiple of it that fits; None: memory does not grow with the batch
     preview_images: int  # drawn at once to show progress
     stages: list[Measured]  # of drawing them, while the training state is in memory
 
     @property
-    def costliest(self) -> Shapes:
+    def costliest(self) -> BatchShapes:
         """The shapes of the training step with the most FLOPs."""
         return next(iter(self.steps))
 
@@ -53,12 +53,13 @@ def make_plan(cfg: Config, hardware: Hardware, *, all_shapes: bool = False, veri
     Raises:
         ConfigError: the devices cannot share the mesh, the network or the batches.
     """
-    mesh = make_mesh(cfg.mesh, hardware.devices)
-    check_run(cfg, mesh, None)
+    task = FlowTask(cfg, hardware.devices)
+    task.check()
+    mesh = task.mesh
     shapes = sorted(dict.fromkeys(step_shapes(cfg)), key=lambda s: -sum(shape_flops(cfg, s)))
 
     @functools.cache
-    def step(images: Shapes) -> Measured:
+    def step(images: BatchShapes) -> Measured:
         return measure_step(cfg, hardware, mesh, images)
 
     def needed(units: int) -> int | None:
@@ -73,7 +74,7 @@ def make_plan(cfg: Config, hardware: Hardware, *, all_shapes: bool = False, veri
     return Plan(cfg, hardware, mesh, steps, unit, largest, images, measure_stages(cfg, hardware, mesh, images))
 
 
-def measure_step(cfg: Config, hardware: Hardware, mesh: Mesh, shapes: Shapes) -> Measured:
+def measure_step(cfg: Config, hardware: Hardware, mesh: Mesh, shapes: BatchShapes) -> Measured:
     """Compiles the training step for images of `shapes`."""
     batch = shard_bytes(abstract_batch(shapes, mesh, null_states(cfg))) + shard_bytes(null_states(cfg))
     known = state_parts(run_state(cfg, mesh)) | {"batch": batch}
@@ -87,7 +88,7 @@ def measure_stages(cfg: Config, hardware: Hardware, mesh: Mesh, images: int) -> 
     Its arguments are a part of that state, and latents and text, which are small.
     """
     state = run_state(cfg, mesh)
-    arguments = shard_bytes([state["ema"], state["frozen"]])
+    arguments = shard_bytes([state.ema, state.frozen])
     resident = sum(state_parts(state).values()) - arguments
     known = {"network": arguments}
     return [

@@ -3,6 +3,7 @@
 After it: `memory` compiles them. Nothing here needs data, weights or the devices themselves.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -20,27 +21,28 @@ from nami_jax.models.nami import abstract_model
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import BATCH, batch_parts
 from nami_jax.sampling.sampler import run_stage, stage_grids, stage_shape
-from nami_jax.training.compilation import Shapes, abstract_batch
-from nami_jax.training.step import State, abstract_state, bridge_structure, make_train_step, sampling_weights
+from nami_jax.text.caption_table import TextStates
+from nami_jax.training.compilation import BatchShapes, abstract_batch
+from nami_jax.training.state import TrainState
+from nami_jax.training.step import abstract_state, bridge_structure, make_train_step, sampling_weights
 
 
-def run_state(cfg: Config, mesh: Mesh) -> State:
+def run_state(cfg: Config, mesh: Mesh) -> TrainState:
     """Returns the training state of a run as ShapeDtypeStructs with their shardings."""
     state = abstract_state(cfg, mesh)
     dtype = jnp.dtype(cfg.model.dtype)  # what is not trained need not be finer
-    frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), state["frozen"])
-    return state | {"frozen": frozen}
+    frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), state.frozen)
+    return dataclasses.replace(state, frozen=frozen)
 
 
-def null_states(cfg: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of the empty caption's states: `text_embeds` (1, T, D) and `pooled` (1, P)."""
-    return {
-        "text_embeds": jax.ShapeDtypeStruct((1, cfg.text.max_length, cfg.model.text_dim), jnp.float32),
-        "pooled": jax.ShapeDtypeStruct((1, cfg.model.pooled_dim), jnp.float32),
-    }
+def null_states(cfg: Config) -> TextStates:
+    """Returns the shapes of the empty caption's states, (1, T, D) and (1, P)."""
+    shapes = (1, cfg.text.max_length, cfg.model.text_dim), (1, cfg.model.pooled_dim)
+    states: Any = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return TextStates(*states)
 
 
-def lower_step(cfg: Config, mesh: Mesh, shapes: Shapes) -> Lowered:
+def lower_step(cfg: Config, mesh: Mesh, shapes: BatchShapes) -> Lowered:
     """Traces the training step for images of `shapes` and the devices of `mesh`."""
     null, step = null_states(cfg), make_train_step(cfg, mesh)
     return step.lower(run_state(cfg, mesh), abstract_batch(shapes, mesh, null), null)  # pyright: ignore[reportFunctionMemberAccess]
@@ -65,14 +67,14 @@ def _lower_stage(cfg: Config, mesh: Mesh, images: int, before: Stage | None, sta
     state = run_state(cfg, mesh)
     model = nnx.merge(abstract_model(cfg.model)[0], sampling_weights(state))
     structure = bridge_structure(cfg) if cfg.sample.transition == "bridge" else None
-    bridge = None if structure is None else nnx.merge(structure, state["bridge"])
+    bridge = None if structure is None else nnx.merge(structure, state.bridge)
     side = cfg.data.side // cfg.autoencoder.downscale
 
     def latents(stage: Stage) -> jax.ShapeDtypeStruct:
         shape = images, *stage_shape(cfg.model, stage, side, side)
         return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, BATCH))
 
-    text = tuple(jax.ShapeDtypeStruct((2 * images, *x.shape[1:]), x.dtype) for x in null_states(cfg).values())
+    text = tuple(jax.ShapeDtypeStruct((2 * images, *x.shape[1:]), x.dtype) for x in null_states(cfg))
     noise = None if before is None or structure is not None else latents(stage)
     grid: Any = stage_grids(make_stages(cfg.model.num_stages, cfg.flow.sigma_ends), cfg.sample)[stage.number - 1]
     return run_stage.lower(

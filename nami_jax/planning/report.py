@@ -1,6 +1,6 @@
 """A plan as text: tables of memory, FLOPs, collectives, time and money, and what to change if it does not fit."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from nami_jax.flow.stages import make_stages
 from nami_jax.parallel.sharding import batch_parts
@@ -10,7 +10,6 @@ from nami_jax.planning.hlo import Collectives
 from nami_jax.planning.memory import Measured
 from nami_jax.planning.planner import Plan
 from nami_jax.planning.remedies import remedies
-from nami_jax.planning.table import table
 from nami_jax.planning.xla_flops import sampling_xla_flops, training_xla_flops
 from nami_jax.sampling.sampler import stage_shape
 from nami_jax.training.compilation import shapes_text
@@ -211,6 +210,18 @@ def _over(measured: Measured) -> str:
     """Returns "at least 17.1 GiB of each device's 15.8, 1.3 too many"."""
     over = f"{_total(measured)} GiB of each device's {_gib(measured.limit)}"
     return f"{over}, {_gib(measured.total - measured.limit)} too many"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns the rows under their header, the first column aligned left and the others right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (header, *rows)
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def _gib(size: int) -> str:

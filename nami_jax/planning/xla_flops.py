@@ -18,7 +18,7 @@ from nami_jax.monitoring.flops import EVALUATIONS
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.programs import lower_step
 from nami_jax.sampling.sampler import guided_velocity, stage_shape
-from nami_jax.training.compilation import Shapes
+from nami_jax.training.compilation import BatchShapes
 
 
 def xla_flops(function: Callable[..., Any], *args: Any) -> float:
@@ -33,7 +33,7 @@ def xla_flops(function: Callable[..., Any], *args: Any) -> float:
     return cost["flops"]
 
 
-def training_xla_flops(cfg: Config, shapes: Shapes) -> float:
+def training_xla_flops(cfg: Config, shapes: BatchShapes) -> float:
     """Counts a training step on images of `shapes`, with what rematerialisation computes again, if it is on."""
     cfg = dataclasses.replace(cfg, mesh=MeshConfig(), model=dataclasses.replace(cfg.model, scan_blocks=False))
     cost = lower_step(cfg, make_mesh(devices=jax.local_devices(backend="cpu")[:1]), shapes).cost_analysis()

@@ -9,7 +9,7 @@ from nami_jax.config import ConfigError, DataConfig, require
 from nami_jax.data.tfds_builder import prepared_builder
 from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.folder_source import METADATA, FolderSource
-from nami_jax.preparation.sources import Source
+from nami_jax.preparation.sources import RecordSource
 from nami_jax.preparation.tar_source import TarSource
 from nami_jax.preparation.tfds_source import TfdsSource
 
@@ -20,7 +20,7 @@ KINDS = (
 )
 
 
-def find_source(source: str, data: DataConfig, eval_share: float) -> Source:
+def find_source(source: str, data: DataConfig, eval_share: float) -> RecordSource:
     """Returns the source that a text names.
 
     Args:
@@ -49,7 +49,7 @@ def find_source(source: str, data: DataConfig, eval_share: float) -> Source:
     return TfdsSource(data)
 
 
-def _in_folder(folder: str, eval_share: float) -> Source:
+def _in_folder(folder: str, eval_share: float) -> RecordSource:
     names = files.listing(folder)
     lines, tars = METADATA in names, [files.join(folder, name) for name in names if name.endswith(".tar")]
     require(
@@ -63,7 +63,7 @@ def _in_folder(folder: str, eval_share: float) -> Source:
     return FolderSource(folder, eval_share) if lines else _tars(folder, tars, eval_share)
 
 
-def _tars(source: str, found: Iterable[str], eval_share: float) -> Source:
+def _tars(source: str, found: Iterable[str], eval_share: float) -> RecordSource:
     paths = sorted(path for path in found if path.endswith(".tar"))
     require(bool(paths), field="source", value=source, rule="matches no file that ends in .tar", remedy=KINDS)
     prefix = os.path.commonprefix(paths)  # noqa: RUF071  (cut at a slash below; commonpath would break "gs://")

@@ -16,8 +16,8 @@ from nami_jax.preparation.errors import Reject, RejectedError
 from nami_jax.preparation.sources import (
     MAX_FILE_BYTES,
     Item,
-    Plan,
     Unit,
+    UnitList,
     clean_captions,
     parse_json,
     printable,
@@ -42,7 +42,7 @@ class FolderSource:
     folder: str
     eval_share: float
 
-    def plan(self, unit_size: int) -> Plan:
+    def plan(self, unit_size: int) -> UnitList:
         """Reads through the lines once. Blank ones are no records."""
         digest, seen, position = hashlib.sha256(), set[str](), 0
         units: list[Unit] = []
@@ -58,7 +58,7 @@ class FolderSource:
                         seen.add(name)
                     units[-1] = units[-1].grown(position + len(line), repeated)
                 position += len(line)
-        return Plan(units, digest.hexdigest())
+        return UnitList(units, digest.hexdigest())
 
     def read(self, unit: Unit) -> Iterator[Item | Reject]:
         """Yields the records of a unit; their images are opened only when they are loaded."""

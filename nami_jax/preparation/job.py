@@ -12,7 +12,7 @@ from nami_jax.config import AutoencoderConfig, Config, Dtype, ModelConfig, TextC
 from nami_jax.config.settings import Positive, Settings, Share, field, settings
 from nami_jax.data.latents import Prepared
 from nami_jax.preparation.pixels import Limits
-from nami_jax.preparation.sources import Plan, Source
+from nami_jax.preparation.sources import RecordSource, UnitList
 from nami_jax.text.caption_table import TextEncoder, encoder_id, load_text_encoder
 
 
@@ -38,7 +38,7 @@ class Job:
     """A preparation, as it is sent to workers."""
 
     cfg: Config
-    source: Source
+    source: RecordSource
     out: str
     options: Options
 
@@ -52,7 +52,7 @@ class Job:
             model = dataclasses.replace(self.cfg.model, dtype=self.options.dtype)
             return _load(self.cfg.autoencoder, model, self.cfg.text)
 
-    def settings(self, plan: Plan) -> Prepared:
+    def settings(self, plan: UnitList) -> Prepared:
         """Returns everything that the prepared data depend on."""
         networks = self.networks()
         return Prepared(

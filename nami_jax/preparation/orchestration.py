@@ -21,7 +21,7 @@ from nami_jax.preparation.beam_pipeline import (
 from nami_jax.preparation.contact_sheet import write_contact_sheet
 from nami_jax.preparation.finding import find_source
 from nami_jax.preparation.job import Job, Options, release_networks
-from nami_jax.preparation.sources import Plan
+from nami_jax.preparation.sources import UnitList
 from nami_jax.preparation.summary import as_text, read_manifests, summarise, write_summary
 
 
@@ -79,7 +79,7 @@ def prepare(
     return as_text(out, summary)
 
 
-def begin(job: Job, plan: Plan) -> None:
+def begin(job: Job, plan: UnitList) -> None:
     """Writes what the data depend on and the states of the empty caption, or checks that nothing has changed.
 
     Raises:

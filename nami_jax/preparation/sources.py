@@ -32,7 +32,7 @@ class Unit(NamedTuple):
         return self._replace(stop=stop, count=self.count + 1, duplicates=self.duplicates + repeated)
 
 
-class Plan(NamedTuple):
+class UnitList(NamedTuple):
     """All units of work of a source."""
 
     units: list[Unit]
@@ -48,7 +48,7 @@ class Item(NamedTuple):
     held: int = 0  # bytes of the image that are in memory before it is loaded
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     """Where records come from."""
 
     kind: ClassVar[str]
@@ -58,7 +58,7 @@ class Source(Protocol):
         """The share of records to hold out; None if the source itself says which."""
         ...
 
-    def plan(self, unit_size: int) -> Plan:
+    def plan(self, unit_size: int) -> UnitList:
         """Cuts the source into units of at most `unit_size` records, always in the same way."""
         ...
 

@@ -14,8 +14,8 @@ from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
 from nami_jax.preparation.sources import (
     MAX_FILE_BYTES,
     Item,
-    Plan,
     Unit,
+    UnitList,
     clean_captions,
     parse_json,
     printable,
@@ -46,13 +46,13 @@ class TarSource:
     names: tuple[str, ...]  # sorted
     eval_share: float
 
-    def plan(self, unit_size: int) -> Plan:
+    def plan(self, unit_size: int) -> UnitList:
         """Reads the headers of all tars."""
         digest = hashlib.sha256()
         units: list[Unit] = []
         for name in self.names:
             units += self._plan_tar(name, unit_size, len(units), digest)
-        return Plan(units, digest.hexdigest())
+        return UnitList(units, digest.hexdigest())
 
     def _plan_tar(self, name: str, unit_size: int, index: int, digest: Any) -> list[Unit]:
         units, seen, start, number, damage = [], set[str](), 0, -1, ""

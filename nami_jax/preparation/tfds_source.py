@@ -11,7 +11,7 @@ from nami_jax.data.captioned_images import CaptionedImages
 from nami_jax.data.latents import SPLITS
 from nami_jax.data.tfds_builder import feature_value, open_records, prepared_builder
 from nami_jax.preparation.errors import Reject
-from nami_jax.preparation.sources import Item, Plan, Unit
+from nami_jax.preparation.sources import Item, Unit, UnitList
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TfdsSource:
     data: DataConfig
     eval_share: None = None
 
-    def plan(self, unit_size: int) -> Plan:
+    def plan(self, unit_size: int) -> UnitList:
         """Cuts both splits into runs of records; the data set is prepared first if it is absent."""
         units: list[Unit] = []
         facts: list[Any] = [self.data.image_key, self.data.caption_key]
@@ -36,7 +36,7 @@ class TfdsSource:
             for start in range(0, total, unit_size):
                 stop = min(start + unit_size, total)
                 units.append(Unit(len(units), part, start, stop, start, stop - start))
-        return Plan(units, hashlib.sha256(repr(facts).encode()).hexdigest())
+        return UnitList(units, hashlib.sha256(repr(facts).encode()).hexdigest())
 
     def read(self, unit: Unit) -> Iterator[Item | Reject]:
         """Yields the records of a unit."""

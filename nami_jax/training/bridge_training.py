@@ -1,7 +1,4 @@
-"""Trains the bridge on its own, before the stages: the jump from the end of one stage to the start of the next.
-
-`trainer` calls it once at the beginning of a run; the stages then train from where the bridge leads.
-"""
+"""Trains the bridge on its own, before the stages, which then train from where the bridge leads."""
 
 import dataclasses
 import functools
@@ -16,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from nami_jax.config import Config
-from nami_jax.data.examples import Source
-from nami_jax.data.loader import Step, train_loader
+from nami_jax.data.examples import ExampleSource
+from nami_jax.data.loader import Batch, train_loader
 from nami_jax.flow.stages import make_stages
 from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.parallel.processes import is_main
@@ -28,7 +25,7 @@ from nami_jax.training.step import bridge_structure, new_bridge
 RATE = "bridge.learning_rate"
 
 
-def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source]) -> Any:
+def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[ExampleSource]) -> Any:
     """Trains a bridge by Adam for `bridge.steps` steps, on the batches of the run's first phase.
 
     The same run trains the same bridge again, so one that was interrupted simply begins anew.
@@ -53,14 +50,14 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[Source]) -> Any:
         phase_starts=(0.0,),
         phase_learning_rates=cfg.train.phase_learning_rates[:1],
     )
-    loader: Iterator[Step] = train_loader(sources, dataclasses.replace(cfg, train=alone), host_shard(mesh))
+    loader: Iterator[Batch] = train_loader(sources, dataclasses.replace(cfg, train=alone), host_shard(mesh))
     optimizer, step = _optimizer(cfg), make_bridge_step(cfg, mesh)
     params = new_bridge(cfg)
     first = jax.tree.map(np.asarray, (params, optimizer.init(params)))
     state = jax.device_put(first, NamedSharding(mesh, PartitionSpec()))
     with tqdm(range(cfg.bridge.steps), "training the bridge", unit="step", disable=not is_main()) as bar:
         for i in bar:
-            images = tuple({"images": part["images"]} for part in next(loader))
+            images = tuple(part.images for part in next(loader))
             state, loss = step(state, shard_batch(images, mesh), np.uint32(i))
             if (i + 1) % cfg.train.log_every == 0 or i + 1 == cfg.bridge.steps:
                 if not np.isfinite(loss):
@@ -76,9 +73,10 @@ def _optimizer(cfg: Config) -> optax.GradientTransformation:
 
 @functools.cache
 def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, np.uint32], tuple[Any, jax.Array]]:
-    """Returns the jitted ((params, moments), batch, number) -> ((params, moments), loss); the first is donated.
+    """Returns the jitted ((params, moments), images, number) -> ((params, moments), loss); the first is donated.
 
-    The noise is a function of `train.seed` and the step's number () uint32 alone.
+    Images are one array (B_k, H_k, W_k, C) per stage. The noise is a function of `train.seed` and the step's number
+    () uint32 alone.
     """
     stages, graphdef, optimizer = (
         make_stages(cfg.model.num_stages, cfg.flow.sigma_ends),
@@ -87,18 +85,18 @@ def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, np.uint32],
     )
     assert graphdef is not None
 
-    def loss_fn(params, batch, key):
+    def loss_fn(params, images, key):
         bridge = nnx.merge(graphdef, params)
         losses = []
-        for before, stage, part in zip(stages[:-1], stages[1:], batch[1:], strict=True):
-            noise = jax.random.normal(jax.random.fold_in(key, stage.number), part["images"].shape)
-            losses.append(bridge_loss(BridgeBefore(bridge, before), stage, part["images"], noise))
+        for before, stage, latents in zip(stages[:-1], stages[1:], images[1:], strict=True):
+            noise = jax.random.normal(jax.random.fold_in(key, stage.number), latents.shape)
+            losses.append(bridge_loss(BridgeBefore(bridge, before), stage, latents, noise))
         return sum(losses)
 
-    def step(state, batch, number):
+    def step(state, images, number):
         params, moments = state
         key = jax.random.fold_in(jax.random.key(cfg.train.seed), number)
-        loss, grads = jax.value_and_grad(loss_fn)(params, batch, key)
+        loss, grads = jax.value_and_grad(loss_fn)(params, images, key)
         updates, moments = optimizer.update(grads, moments, params)
         return (optax.apply_updates(params, updates), moments), loss
 

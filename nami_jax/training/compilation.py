@@ -6,7 +6,7 @@ sample grids compile theirs when they are first due.
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,14 +16,17 @@ from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
 from nami_jax.config import Config
+from nami_jax.data.loader import Batch, StageBatch
 from nami_jax.parallel.processes import is_main
 from nami_jax.parallel.sharding import BATCH
-from nami_jax.training.step import State, make_train_step
+from nami_jax.text.caption_table import TextStates
+from nami_jax.training.state import TrainState
+from nami_jax.training.step import make_train_step
 
-Shapes = tuple[tuple[int, ...], ...]  # of the images of stage 1..K in one step
+BatchShapes = tuple[tuple[int, ...], ...]  # of the images of stage 1..K in one step
 
 
-def step_shapes(cfg: Config, start: int = 0) -> list[Shapes]:
+def step_shapes(cfg: Config, start: int = 0) -> list[BatchShapes]:
     """Lists the shapes (B_k, H_k, W_k, C) of the steps after `start`: one entry per phase that is left and bucket."""
     bounds = cfg.train.phase_bounds
     factors = [cfg.autoencoder.downscale * 2**k for k in range(cfg.model.num_stages - 1, -1, -1)]
@@ -35,26 +38,26 @@ def step_shapes(cfg: Config, start: int = 0) -> list[Shapes]:
     ]
 
 
-def shapes_of(batch: Any) -> Shapes:
+def shapes_of(batch: Batch) -> BatchShapes:
     """Returns the shapes by which `compile_steps` keeps a batch's program."""
-    return tuple(part["images"].shape for part in batch)
+    return tuple(part.images.shape for part in batch)
 
 
-def shapes_text(shapes: Shapes) -> str:
+def shapes_text(shapes: BatchShapes) -> str:
     """Writes shapes as "64x8x8x3 + 32x16x16x3", stage by stage."""
     return " + ".join("x".join(map(str, stage)) for stage in shapes)
 
 
 def compile_steps(
-    cfg: Config, mesh: Mesh, state: State, null: Mapping[Any, np.ndarray], start: int
-) -> dict[Shapes, Callable[[State, Any, Any], tuple[State, dict]]]:
+    cfg: Config, mesh: Mesh, state: TrainState, null: TextStates, start: int
+) -> dict[BatchShapes, Callable[[TrainState, Batch, TextStates], tuple[TrainState, dict]]]:
     """Compiles the training step for every shape that is still to come, several at once, and lists them.
 
     Args:
         cfg: the run.
         mesh: as `sharding.make_mesh` arranges it.
         state: the training state, arrays or ShapeDtypeStructs with shardings.
-        null: states of the empty caption, which tell the text's shapes.
+        null: states of the empty caption, B = 1, which tell the text's shapes.
         start: steps that are done.
 
     Returns:
@@ -74,13 +77,13 @@ def compile_steps(
     return compiled
 
 
-def abstract_batch(stages: Shapes, mesh: Mesh, null: Mapping[Any, Any]) -> tuple[dict, ...]:
+def abstract_batch(stages: BatchShapes, mesh: Mesh, null: TextStates) -> Batch:
     """Returns a batch as ShapeDtypeStructs with their shardings: images of `stages` and states as long as `null`'s."""
 
-    def abstract(*shape: int) -> jax.ShapeDtypeStruct:
+    def abstract(*shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, BATCH))
 
     return tuple(
-        {"images": abstract(*shape)} | {name: abstract(shape[0], *states.shape[1:]) for name, states in null.items()}
+        StageBatch(abstract(*shape), TextStates(*(abstract(shape[0], *states.shape[1:]) for states in null)))
         for shape in stages
     )

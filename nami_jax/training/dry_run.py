@@ -1,10 +1,6 @@
-"""A run's first two steps in a folder that is removed again: what compiles, fits and reads there will in the run.
-
-`train --dry_run` is the command around this.
-"""
+"""A run's first two steps in a folder that is removed again: what compiles, fits and reads there will in the run."""
 
 import contextlib
-import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,25 +9,22 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from nami_jax.config import Config
-from nami_jax.config.autoencoder_run import AutoencoderRun
 from nami_jax.monitoring.watch import Extras
-from nami_jax.training.autoencoder.autoencoder_task import train_autoencoder
-from nami_jax.training.loop import train
+from nami_jax.training.loop import run
+from nami_jax.training.task import Task
 
 STEPS = 2
 COMPILED = "/jax/core/compile/backend_compile_duration"  # jax's event for each program that XLA has compiled
 
 
-def dry_run(cfg: Config | AutoencoderRun, workdir: Path, devices: Sequence[Any] | None = None) -> str:
+def dry_run(task: Task, workdir: Path) -> str:
     """Makes the first two steps of a run, with all that the run compiles, validates, draws and saves.
 
     A bridge is trained for two steps as well. What is in `workdir` is neither read nor changed.
 
     Args:
-        cfg: the run.
+        task: the run.
         workdir: where it would be kept; the temporary folder lies beside it, so that saving is tried where it will be.
-        devices: to train on; all if not given.
 
     Returns:
         What it took, for people.
@@ -42,15 +35,10 @@ def dry_run(cfg: Config | AutoencoderRun, workdir: Path, devices: Sequence[Any] 
     figures: dict[str, float] = {}
     extras = Extras(on_scalars=lambda step, scalars: figures.update(scalars))
     with _compilations() as seconds, _folder_beside(workdir) as folder:
-        if isinstance(cfg, AutoencoderRun):
-            state = train_autoencoder(_shortened(cfg), folder, devices, STEPS, extras)
-        else:
-            bridge = dataclasses.replace(cfg.bridge, steps=min(STEPS, cfg.bridge.steps))
-            state = train(_shortened(dataclasses.replace(cfg, bridge=bridge)), folder, devices, STEPS, extras)
-    saved = sum(leaf.nbytes for name, part in state.items() if name != "frozen" for leaf in jax.tree.leaves(part))
-    return report(
-        figures, seconds, saved, cfg.train.keep_checkpoints, (devices or jax.local_devices())[0].memory_stats()
-    )
+        state = run(task.shortened(STEPS), folder, stop_after=STEPS, extras=extras)
+    saved = sum(leaf.nbytes for leaf in jax.tree.leaves(state.items()))
+    memory = task.mesh.local_devices[0].memory_stats()
+    return report(figures, seconds, saved, task.cfg.train.keep_checkpoints, memory)
 
 
 def report(
@@ -81,11 +69,6 @@ def report(
         limit = f" of {memory['bytes_limit'] / 2**30:.2f} GiB" if "bytes_limit" in memory else ""
         lines.append(f"memory: at most {memory['peak_bytes_in_use'] / 2**30:.2f} GiB{limit} on the first device")
     return "\n".join(lines)
-
-
-def _shortened(cfg: Any) -> Any:
-    """Logs each step, so that the last one's time is that of no other: the first step fills caches."""
-    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, log_every=1))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The flow-matching loss of one stage. Before it: a batch from the loader; after it: gradients in `train_step`."""
+"""The flow-matching loss of one stage, and what is random in it."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from nami_jax.config import FlowConfig
+from nami_jax.data.loader import StageBatch
 from nami_jax.flow.interpolant import end_before, interpolate, logit_normal, stage_ends
 from nami_jax.flow.resize import upsample
 from nami_jax.flow.stages import Stage
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
-
-QUARTILES = 4  # the noise range of a stage is logged in this many equal parts
+from nami_jax.monitoring.metrics import QUARTILES
+from nami_jax.text.caption_table import TextStates
 
 
 class StageDraws(NamedTuple):
@@ -56,8 +57,8 @@ def bridge_loss(jump: BridgeBefore, stage: Stage, latents: jax.Array, noise: jax
 def stage_losses(
     model: Nami,
     stage: Stage,
-    batch: dict,
-    null: dict,
+    batch: StageBatch,
+    null: TextStates,
     draws: StageDraws,
     jump: BridgeBefore | None = None,
     layout: Layout = ONE_DEVICE,
@@ -67,9 +68,8 @@ def stage_losses(
     Args:
         model: the network.
         stage: the stage k.
-        batch: `images` (B, H, W, C), pixels in [-1, 1] or latents, at the stage's size; `text_embeds` (B, T, D) and
-            `pooled` (B, P) of their captions.
-        null: `text_embeds` (1, T, D) and `pooled` (1, P) of the empty caption.
+        batch: images (B, H, W, C), pixels in [-1, 1] or latents, at the stage's size, and the states of their captions.
+        null: the states of the empty caption, B = 1.
         draws: noise, times and dropped captions.
         jump: the trained bridge into this stage, whose path then starts where the bridge leads; None: at x_start.
         layout: how the network is spread over devices.
@@ -79,12 +79,12 @@ def stage_losses(
 
     Source: NAMI, arXiv 2503.09242, sec. 3.1.
     """
-    x_start, x_end = stage_ends(batch["images"], draws.noise, stage)
+    x_start, x_end = stage_ends(batch.images, draws.noise, stage)
     if jump is not None:
-        x_start = bridged_start(jump, batch["images"], draws.noise)
+        x_start = bridged_start(jump, batch.images, draws.noise)
     x_t, velocity = interpolate(x_start, x_end, draws.tau)
-    text_embeds = jnp.where(draws.drop[:, None, None], null["text_embeds"], batch["text_embeds"])
-    pooled = jnp.where(draws.drop[:, None], null["pooled"], batch["pooled"])
+    text_embeds = jnp.where(draws.drop[:, None, None], null.embeds, batch.text.embeds)
+    pooled = jnp.where(draws.drop[:, None], null.pooled, batch.text.pooled)
     predicted = model(x_t, stage.global_time(draws.tau), text_embeds, pooled, stage=stage.number, layout=layout)
     return jnp.mean(jnp.square(predicted - velocity), axis=(1, 2, 3))
 

@@ -9,7 +9,7 @@ from flax import nnx
 from PIL import Image
 
 from nami_jax.config import Config
-from nami_jax.data.examples import Data, Example, Source
+from nami_jax.data.examples import Data, Example, ExampleSource
 from nami_jax.data.images import to_stage
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.layout import Layout
@@ -76,7 +76,7 @@ def make_preview(
     return preview
 
 
-def _same_size(data: Data) -> tuple[Source, Source | None]:
+def _same_size(data: Data) -> tuple[ExampleSource, ExampleSource | None]:
     """Returns the first training and held-out sources whose images are of one size."""
     sizes = {source.example(source[0], None).image.shape: source for source in reversed(data.held_out)}
     for source in data.train:
@@ -86,7 +86,7 @@ def _same_size(data: Data) -> tuple[Source, Source | None]:
     return data.train[0], None
 
 
-def _panel(title: str, source: Source, count: int) -> Panel:
+def _panel(title: str, source: ExampleSource, count: int) -> Panel:
     indices = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
     return Panel(title, [source.example(source[int(i)], None) for i in indices])
 

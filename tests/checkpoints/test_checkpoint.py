@@ -12,32 +12,39 @@ from jax.sharding import NamedSharding, PartitionSpec
 from nami_jax.checkpoints.checkpoint import FINGERPRINTS, CheckpointError, Checkpoints, DamagedCheckpointError
 from nami_jax.config import ConfigError, MeshConfig
 from nami_jax.parallel.sharding import make_mesh
+from nami_jax.training.state import TrainState
 from tests.support.runs import numbers
 from tests.support.sizes import CONFIG, make_config
+
+SAME = {"train": ("seed",)}
 
 
 def make_state(step):
     """A state with the items of a run's, small enough to be read hundreds of times; large enough for files of data."""
     key = jax.random.key(step, impl="rbg")
     params = {"kernel": jax.random.normal(key, (64, 32)), "norm": {"scale": jnp.full((8,), float(step))}}
-    return {
-        "params": params, "ema": {name: params[name] for name in ("kernel",)}, "opt": (jnp.int32(step), params["norm"]),
-        "step": jnp.int32(step), "key": key, "bridge": {"scales": jnp.full((2,), 0.5 * step)}, "frozen": {},
-    }  # fmt: skip
+    return TrainState(
+        params=params,
+        ema={"kernel": params["kernel"]},
+        opt=(jnp.int32(step), params["norm"]),
+        step=jnp.int32(step),
+        key=key,
+        bridge={"scales": jnp.full((2,), 0.5 * step)},
+    )
 
 
 def save(workdir, *steps):
-    with Checkpoints(workdir, CONFIG) as checkpoints:
+    with Checkpoints(workdir, CONFIG, SAME) as checkpoints:
         for step in steps:
-            checkpoints.save(step, make_state(step), {"next_index": step})
+            checkpoints.save(step, make_state(step).items(), {"next_index": step})
 
 
 def restore(workdir, state=None):
     """Continues as a run does; returns the loader's position, having compared all else with what was saved there."""
-    with Checkpoints(workdir, CONFIG) as checkpoints:
-        restored = checkpoints.restore_latest(make_state(0) if state is None else state)
+    with Checkpoints(workdir, CONFIG, SAME) as checkpoints:
+        restored = checkpoints.restore_latest((state or make_state(0)).items())
     assert restored is not None
-    state, position = restored
+    state, position = TrainState.from_items(restored[0]), restored[1]
     found, expected = numbers(state), numbers(make_state(position["next_index"]))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -102,11 +109,11 @@ def test_whatever_file_is_damaged_a_run_continues_from_exactly_what_was_saved(sa
 @pytest.mark.parametrize("item", ["ema", "train", "bridge", "data", "config", FINGERPRINTS])
 def test_every_item_is_watched_and_a_damaged_step_can_be_saved_again(copy, caplog, item):
     damage(copy / "checkpoints" / "7", item)
-    with Checkpoints(copy, CONFIG) as checkpoints:
-        restored = checkpoints.restore_latest(make_state(0))
+    with Checkpoints(copy, CONFIG, SAME) as checkpoints:
+        restored = checkpoints.restore_latest(make_state(0).items())
         assert restored is not None
         assert restored[1] == {"next_index": 5}
-        checkpoints.save(7, make_state(7), {"next_index": 7})
+        checkpoints.save(7, make_state(7).items(), {"next_index": 7})
     (warning,) = warnings_in(caplog)
     assert f"{copy}/checkpoints/7 " in warning
     assert "step 5" in warning
@@ -147,14 +154,14 @@ def test_reading_writes_nothing_even_beside_damage(copy):
     (copy / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir()
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     with Checkpoints(copy) as checkpoints:
-        ema = checkpoints.latest_valid(lambda step: checkpoints.item(step, "ema", make_state(0)["ema"]))
-        np.testing.assert_array_equal(ema["kernel"], make_state(5)["ema"]["kernel"])
+        ema = checkpoints.latest_valid(lambda step: checkpoints.item(step, "ema", make_state(0).ema))
+        np.testing.assert_array_equal(ema["kernel"], make_state(5).ema["kernel"])
         assert checkpoints.latest_step() == 5
-        restored = checkpoints.restore_latest(make_state(0))
+        restored = checkpoints.restore_latest(make_state(0).items())
         assert restored is not None
         assert restored[1] == {"next_index": 5}
         with pytest.raises(DamagedCheckpointError, match=r"checkpoints/7 cannot be read"):
-            checkpoints.item(7, "ema", make_state(0)["ema"])
+            checkpoints.item(7, "ema", make_state(0).ema)
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
@@ -174,25 +181,25 @@ def test_a_state_saved_on_eight_devices_is_whole_on_one(tmp_path):
     mesh = make_mesh(MeshConfig(fsdp=8))
     specs = jax.tree.map(lambda x: PartitionSpec("fsdp") if x.shape == (64, 32) else PartitionSpec(), make_state(3))
     spread = jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), make_state(3), specs)
-    with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save(3, spread, {"next_index": 3})
+    with Checkpoints(tmp_path, CONFIG, SAME) as checkpoints:
+        checkpoints.save(3, spread.items(), {"next_index": 3})
     assert restore(tmp_path) == 3
     assert restore(tmp_path, spread) == 3
 
 
 def test_a_second_run_is_refused_while_the_first_is_at_work(copy):
-    with Checkpoints(copy, CONFIG) as first:
+    with Checkpoints(copy, CONFIG, SAME) as first:
         with pytest.raises(ConfigError, match=rf"process {os.getpid()} on {socket.gethostname()} is training in it"):
-            Checkpoints(copy, CONFIG)
+            Checkpoints(copy, CONFIG, SAME)
         with Checkpoints(copy) as reader:
             assert reader.latest_step() == 7
-        first.save(8, make_state(8), {"next_index": 8})
+        first.save(8, make_state(8).items(), {"next_index": 8})
     assert restore(copy) == 8
 
 
 def test_a_refused_run_does_not_hold_its_workdir(copy):
     with pytest.raises(ConfigError, match=r"train\.seed = 1"):
-        Checkpoints(copy, make_config(train={"seed": 1}))
+        Checkpoints(copy, make_config(train={"seed": 1}), SAME)
     assert restore(copy) == 7
 
 

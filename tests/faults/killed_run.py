@@ -16,9 +16,8 @@ import traceback
 
 import numpy as np
 
-from nami_jax.training.loop import train
 from tests.faults.commands import small_config
-from tests.support.runs import numbers
+from tests.support.runs import numbers, train
 
 STEPS = 60
 

@@ -49,7 +49,7 @@ def test_a_run_refuses_a_second_one_and_stopped_by_each_signal_continues_bit_equ
     commands.run(workdir, last)
     commands.run(folder / "whole", last)
     found, expected = commands.newest(workdir), commands.newest(folder / "whole")
-    assert found["['step']"] == steps[1] + 2
+    assert found[".step"] == steps[1] + 2
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 

@@ -65,25 +65,25 @@ def trained():
     mesh, base = make_mesh(devices=jax.devices()[:1]), awake(MODEL)
     kept = jax.tree.map(np.asarray, base)
     state = init_state(cfg, mesh, base)
-    before = jax.tree.map(np.asarray, state["params"])
+    before = jax.tree.map(np.asarray, state.params)
     state, _ = make_train_step(cfg, mesh)(state, shard_batch(batches(0, (8, 8, 8)), mesh), NULL)
     return kept, before, state
 
 
 def test_training_moves_the_pairs_and_leaves_the_rest_alone(trained):
     base, before, state = trained
-    for path, leaf in flatten_dict(state["frozen"]).items():
+    for path, leaf in flatten_dict(state.frozen).items():
         np.testing.assert_array_equal(leaf, flatten_dict(base)[path], err_msg=str(path))
-    same: dict[tuple, Any] = flatten_dict(jax.tree.map(np.array_equal, state["params"], before))
+    same: dict[tuple, Any] = flatten_dict(jax.tree.map(np.array_equal, state.params, before))
     assert not any(kept for path, kept in same.items() if path[-1] == "lora_b")
 
 
 def test_optimizer_and_ema_hold_the_pairs_alone(trained):
     _, _, state = trained
-    count = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
-    assert sum(leaf.size for leaf in jax.tree.leaves(state["ema"])) == count
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.ema)) == count
     # Two moments, and the counters of the schedule and of Adam.
-    assert 2 * count <= sum(leaf.size for leaf in jax.tree.leaves(state["opt"])) <= 2 * count + 4
+    assert 2 * count <= sum(leaf.size for leaf in jax.tree.leaves(state.opt)) <= 2 * count + 4
     assert flatten_dict(sampling_weights(state)).keys() == flatten_dict(awake(ADAPTED)).keys()
 
 

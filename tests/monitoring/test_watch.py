@@ -14,13 +14,12 @@ from nami_jax.monitoring.events import EventWriter
 from nami_jax.monitoring.flops import step_flops, training_flops
 from nami_jax.monitoring.metrics import Interval, NonFiniteError
 from nami_jax.monitoring.profiling import Trace, Window
-from nami_jax.monitoring.watch import Extras, Views, Watch
-from nami_jax.training.loop import train
+from nami_jax.monitoring.watch import Extras, Outlets, Views, Watch
 from tests.monitoring.test_metrics import Clock, metrics, skipped
 from tests.support.event_files import read_values
 from tests.support.offline_runs import read_offline_runs
 from tests.support.paths import ROOT
-from tests.support.runs import card_config
+from tests.support.runs import card_config, train
 from tests.support.sizes import TRAIN
 
 ONE_DEVICE = jax.devices()[:1]
@@ -114,7 +113,7 @@ class Parts:
         self.bar = Bar()
         self.events, self.trace = EventWriter(workdir, 0), Trace(None, workdir)
         views = Views(lambda summary: {"corrupt_images": 3}, lambda scalars: "text", self.validate, self.preview)
-        self.watch = Watch(TRAIN, views, self.interval, self.events, self.trace, self.bar, 12)
+        self.watch = Watch(TRAIN, views, self.interval, Outlets(self.events, self.trace, self.bar), 12)
 
     def validate(self, state):
         self.clock.now += 100.0
@@ -207,7 +206,7 @@ views = Views(lambda summary: {}, lambda scalars: "text", lambda state: {"valida
 extras = Extras("cards", Window(1, 2))
 with (
     tracked(extras.wandb, folder, {}) as tracker,
-    watching(TRAIN, views, Interval(max_skipped=3), folder, 0, 6, extras, tracker) as watch,
+    watching(TRAIN, views, Interval(max_skipped=3), folder, range(1, 7), extras, tracker) as watch,
 ):
     for step in range(1, 7):
         watch.next_batch(step, iter([None]))

@@ -40,10 +40,10 @@ def run(sizes: MeshConfig, devices=None, **model):
     mesh = make_mesh(sizes, devices)
     state, step = init_state(cfg, mesh), make_train_step(cfg, mesh)
     awakened = nnx.to_pure_dict(nnx.state(awake(cfg.model)))
-    state["params"] = jax.device_put(awakened, train_shardings(cfg, mesh)["params"])
+    state = dataclasses.replace(state, params=jax.device_put(awakened, train_shardings(cfg, mesh).params))
     state, metrics = step(state, shard_batch(batches(0, model=cfg.model), mesh), null_states(cfg.model))
     jax.clear_caches()  # as after each file (conftest.py): these programs are the suite's largest
-    return float(metrics["loss"]), jax.device_get(state["opt"][1].mu), state
+    return float(metrics["loss"]), jax.device_get(state.opt[1].mu), state
 
 
 @pytest.fixture(scope="module")

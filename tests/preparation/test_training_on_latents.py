@@ -16,8 +16,8 @@ from nami_jax.host_checks.run_checks import check_data
 from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from nami_jax.preparation.job import Options
 from nami_jax.preparation.orchestration import prepare
-from nami_jax.training.loop import train
 from tests.preparation.conftest import png, write_lines
+from tests.support.runs import train
 
 ONE_DEVICE = jax.devices()[:1]
 
@@ -46,7 +46,7 @@ def run(prepared, tmp_path_factory):
 def test_a_run_on_two_buckets_continues_bit_equal(prepared, run, tmp_path):
     train(prepared, tmp_path, ONE_DEVICE, stop_after=3)
     again = train(prepared, tmp_path, ONE_DEVICE)
-    for found, expected in zip(jax.tree.leaves(again["params"]), jax.tree.leaves(run[1]["params"]), strict=True):
+    for found, expected in zip(jax.tree.leaves(again.params), jax.tree.leaves(run[1].params), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 

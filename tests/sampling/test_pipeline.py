@@ -14,9 +14,8 @@ from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps
 from nami_jax.flow.stages import make_stages
 from nami_jax.sample import file_name
 from nami_jax.sampling.sampler import image_noise
-from nami_jax.training.loop import train
 from tests.support.paths import ROOT
-from tests.support.runs import card_config
+from tests.support.runs import card_config, train
 
 
 @pytest.fixture(scope="module")

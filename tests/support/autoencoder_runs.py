@@ -1,11 +1,15 @@
 """A small training of an autoencoder, of which each test names only what it cares about."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nami_jax.config import DataConfig
 from nami_jax.config.autoencoder_run import AutoencoderRun, AutoencoderTrainConfig, LossConfig, SizesConfig
+from nami_jax.training.autoencoder.autoencoder_task import AutoencoderTask
+from nami_jax.training.loop import run
+from nami_jax.training.state import TrainState
 
 RUN = AutoencoderRun(
     model=SizesConfig((4, 8), latent_channels=2, layers_per_block=1, norm_num_groups=4, mid_attention=False),
@@ -26,3 +30,10 @@ def make_autoencoder_run(data_dir: Path | str = "", **sections: dict[str, Any]) 
     sections["data"] = {"data_dir": str(data_dir)} | sections.get("data", {})
     replaced = {name: dataclasses.replace(getattr(RUN, name), **fields) for name, fields in sections.items()}
     return dataclasses.replace(RUN, **replaced)
+
+
+def train_autoencoder(
+    cfg: AutoencoderRun, workdir: Path, devices: Sequence[Any] | None = None, stop_after: int | None = None
+) -> TrainState:
+    """Runs or continues the training of an autoencoder."""
+    return run(AutoencoderTask(cfg, devices), workdir, stop_after=stop_after)

@@ -1,7 +1,8 @@
 """A data set of twenty plain cards, as tensorflow-datasets makes it, and the configuration of a run on it."""
 
+import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from nami_jax.checkpoints.checkpoint import Checkpoints
 from nami_jax.config import Config
+from nami_jax.training.flow_task import FlowTask
+from nami_jax.training.loop import run
+from nami_jax.training.state import TrainState
+from nami_jax.training.task import Task
 from tests.support.sizes import make_config
 
 COLOURS = ("red", "green", "blue", "black", "gold", "grey", "pink", "navy", "cyan", "lime")
@@ -52,7 +58,21 @@ def card_config(data_dir: Path, **sections: dict[str, Any]) -> Config:
     )
 
 
-def numbers(state: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns all of a training state as NumPy arrays, random keys as the words they hold."""
-    state = state | {"key": jax.random.key_data(state["key"])}
+def train(
+    cfg: Config, workdir: Path, devices: Sequence[Any] | None = None, stop_after: int | None = None, **extras: Any
+) -> TrainState:
+    """Runs or continues the training of a flow."""
+    return run(FlowTask(cfg, devices), workdir, stop_after=stop_after, **extras)
+
+
+def restored(checkpoints: Checkpoints, task: Task) -> tuple[TrainState, dict]:
+    """Returns the state in the newest checkpoint of a run, and the loader's position."""
+    found = checkpoints.restore_latest(task.abstract_state().items())
+    assert found is not None
+    return TrainState.from_items(found[0]), found[1]
+
+
+def numbers(state: TrainState) -> dict[str, np.ndarray]:
+    """Returns all of a training state as NumPy arrays by path, random keys as the words they hold."""
+    state = dataclasses.replace(state, key=jax.random.key_data(state.key))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}

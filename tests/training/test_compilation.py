@@ -40,5 +40,5 @@ def test_a_listed_shape_is_compiled_to_the_training_step():
     batch = batches(0)
     assert set(programs) == {shapes_of(batch)}
     state, metrics = programs[shapes_of(batch)](state, shard_batch(batch, mesh), NULL)
-    assert int(state["step"]) == 1
+    assert int(state.step) == 1
     assert np.isfinite(metrics["loss"])

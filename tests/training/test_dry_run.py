@@ -7,8 +7,10 @@ import pytest
 
 from nami_jax.config import ConfigError
 from nami_jax.parallel.sharding import make_mesh
+from nami_jax.training.autoencoder.autoencoder_task import AutoencoderTask
 from nami_jax.training.autoencoder.reconstruction import init_state
 from nami_jax.training.dry_run import dry_run, report
+from nami_jax.training.flow_task import FlowTask
 from tests.support.autoencoder_runs import make_autoencoder_run
 from tests.support.paths import ROOT
 from tests.support.runs import card_config
@@ -63,7 +65,7 @@ def test_dry_run_beside_a_run_leaves_it_as_it_is(data_dir, tmp_path):
     (workdir / "checkpoints" / "5").mkdir(parents=True)
     (workdir / "config.json").write_text("{}")
     before = contents(tmp_path)
-    text = dry_run(make_autoencoder_run(data_dir), workdir, ONE_DEVICE)
+    text = dry_run(AutoencoderTask(make_autoencoder_run(data_dir), ONE_DEVICE), workdir)
     state = init_state(make_autoencoder_run(data_dir), make_mesh(devices=ONE_DEVICE))
     assert f"checkpoints: 2 of up to {sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e9:.3f} GB" in text
     assert contents(tmp_path) == before
@@ -74,7 +76,7 @@ def test_what_a_killed_dry_run_left_is_removed_and_errors_leave_nothing(data_dir
     left = tmp_path / ".dry_run-red" / "checkpoints"
     left.mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"model\.text_dim = 24"):
-        dry_run(card_config(data_dir, model={"text_dim": 24}), tmp_path / "red", ONE_DEVICE)
+        dry_run(FlowTask(card_config(data_dir, model={"text_dim": 24}), ONE_DEVICE), tmp_path / "red")
     assert not list(tmp_path.iterdir())
 
 

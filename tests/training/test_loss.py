@@ -5,9 +5,11 @@ import pytest
 from flax import nnx
 
 from nami_jax.config import FlowConfig
+from nami_jax.data.loader import StageBatch
 from nami_jax.flow.stages import make_stages
 from nami_jax.models.bridge import Bridge
 from nami_jax.models.nami import Nami
+from nami_jax.text.caption_table import TextStates
 from nami_jax.training.loss import (
     BridgeBefore,
     StageDraws,
@@ -33,14 +35,10 @@ class Recorder:
 
 def batch_of(images):
     count = images.shape[0]
-    return {
-        "images": images,
-        "text_embeds": jnp.ones((count, 5, MODEL.text_dim)),
-        "pooled": jnp.ones((count, MODEL.pooled_dim)),
-    }
+    return StageBatch(images, TextStates(np.ones((count, 5, MODEL.text_dim)), np.ones((count, MODEL.pooled_dim))))
 
 
-NULL = {"text_embeds": jnp.zeros((1, 5, MODEL.text_dim)), "pooled": jnp.zeros((1, MODEL.pooled_dim))}
+NULL = TextStates(np.zeros((1, 5, MODEL.text_dim)), np.zeros((1, MODEL.pooled_dim)))
 
 
 def test_a_new_network_has_the_loss_of_predicting_zero():

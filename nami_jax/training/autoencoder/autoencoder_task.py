@@ -1,146 +1,153 @@
-"""The training of an autoencoder, from its data to a `vae` folder that a flow of latents can be trained with.
+"""The task that trains an autoencoder, and leaves a `vae` folder that a flow of latents can be trained with."""
 
-`data.crops` gives the batches, `autoencoder_step` makes the steps, `autoencoder_review` judges them; `train` is the
-command around this. `trainer` is the same for a flow.
-"""
-
+import dataclasses
 import functools
-import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import grain
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.autoencoder.codec import save_autoencoder
-from nami_jax.checkpoints.checkpoint import Checkpoints
-from nami_jax.config import require
-from nami_jax.config.autoencoder_run import SAME, AutoencoderRun
+from nami_jax.checkpoints.checkpoint import Same
+from nami_jax.config import fixed_fields
+from nami_jax.config.autoencoder_run import AutoencoderRun
 from nami_jax.data.captioned_images import CaptionedImages, open_source
 from nami_jax.data.crops import crop_loader
 from nami_jax.models.vgg import Vgg
-from nami_jax.monitoring.events import tracked
-from nami_jax.monitoring.metrics import Interval
-from nami_jax.monitoring.watch import NO_EXTRAS, Extras, Views, Watch, watching
+from nami_jax.monitoring.watch import Views
 from nami_jax.parallel import processes as distributed
-from nami_jax.parallel.sharding import host_shard, make_mesh, require_divisible, shard_batch
-from nami_jax.parallel.stopping import Stopping
+from nami_jax.parallel.sharding import host_shard, make_mesh, require_divisible
+from nami_jax.training.autoencoder import reconstruction
 from nami_jax.training.autoencoder.perceptual import load_perceptual
-from nami_jax.training.autoencoder.reconstruction import abstract_state, init_state, make_train_step
 from nami_jax.training.autoencoder.review import make_preview, make_validation, with_unit_latents
-from nami_jax.training.step import State
+from nami_jax.training.state import TrainState
+from nami_jax.training.task import Step, ready_splits
 
 
-def train_autoencoder(
-    cfg: AutoencoderRun,
-    workdir: Path,
-    devices: Sequence[Any] | None = None,
-    stop_after: int | None = None,
-    extras: Extras = NO_EXTRAS,
-) -> State:
-    """Runs or continues the training of an autoencoder and writes `workdir/vae`.
+class Splits(NamedTuple):
+    """The images of a run."""
 
-    Args:
-        cfg: the run.
-        workdir: where it is kept.
-        devices: to train on; all if not given. Each has all parameters and its share of the batch.
-        stop_after: stop once this many steps are done in all, saving; the next call continues. None: at `train.steps`.
-        extras: what else to show of it.
-
-    Returns:
-        The training state at the end.
-
-    Raises:
-        ConfigError: settings that cannot work, found before any compilation.
-        CheckpointError: all checkpoints are damaged, or a save failed.
-        ModuleNotFoundError: the package with the perceptual network is missing, or one that `extras` ask for.
-        NonFiniteError: the loss or the gradient became NaN or infinite.
-        Stopped: SIGTERM or SIGINT came, and the state is saved.
-    """
-    require(
-        stop_after is None or stop_after >= 1,
-        field="stop_after",
-        value=stop_after,
-        rule="must be at least 1",
-        remedy="Leave it out",
-    )
-    mesh = make_mesh(devices=devices)
-    require_divisible("train.batch", ((cfg.train.batch,),), mesh)
-    vgg = load_perceptual(cfg.loss.perceptual_blocks) if cfg.loss.perceptual else None
-    vgg = jax.device_put(vgg, NamedSharding(mesh, PartitionSpec()))  # whole on every device
-    stop = cfg.train.steps if stop_after is None else min(stop_after, cfg.train.steps)
-    with (
-        Stopping() as stopping,
-        Checkpoints(workdir, cfg, SAME) as checkpoints,
-        tracked(extras.wandb, workdir, cfg.to_dict()) as tracker,
-    ):
-        with distributed.main_first("data"):  # what is prepared there must be prepared once
-            train, held_out = (open_source(cfg.data, split) for split in (cfg.data.train_split, cfg.data.eval_split))
-        watch = functools.partial(watching, workdir=workdir, last_step=stop, extras=extras, tracker=tracker)
-        state = _run(cfg, workdir, mesh, checkpoints, stopping, stop, vgg, train, held_out, watch)
-        if stopping.after is None:
-            with distributed.main_first("vae"):
-                if distributed.is_main():
-                    save_autoencoder(workdir / "vae", with_unit_latents(cfg, state["ema"], train))
-    stopping.require_going(cfg.train.steps)
-    return state
+    train: CaptionedImages
+    held_out: CaptionedImages
 
 
-def _run(
-    cfg: AutoencoderRun,
-    workdir: Path,
-    mesh: Mesh,
-    checkpoints: Checkpoints,
-    stopping: Stopping,
-    stop: int,
-    vgg: Vgg | None,
-    train: CaptionedImages,
-    held_out: CaptionedImages,
-    watching: Callable[..., AbstractContextManager[Watch]],
-) -> State:
-    """Takes the steps that are left up to `stop` and returns the state after them."""
-    loader = crop_loader(
-        train,
-        seed=cfg.train.seed,
-        batch=cfg.train.batch,
-        crop=cfg.train.crop,
-        flip=cfg.data.flip,
-        shard=host_shard(mesh),
-    )
-    restored = checkpoints.restore_latest(abstract_state(cfg, mesh))
-    state, position = restored or (init_state(cfg, mesh), {"next_index": 0})
-    checkpoints.prepare(state)
-    loader.set_state(position)
-    start, train_step = int(state["step"]), make_train_step(cfg, mesh)
-    if distributed.is_main():
-        (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
+class AutoencoderTask:
+    """See `Task`. Each device has all parameters and its share of the batch."""
 
-    def scalars(summary: Mapping[str, float]) -> dict[str, float]:
-        images_per_second = cfg.train.batch * summary["steps_per_second"]
-        return {"images_per_second": images_per_second, "corrupt_images": train.num_corrupt}
+    fixed_fields: Same = fixed_fields(AutoencoderRun)
+    rate_field = "train.learning_rate"
+    max_skipped = 10
 
-    views = Views(
-        scalars, _bar_text, make_validation(cfg, vgg, held_out), make_preview(cfg, held_out, workdir / "samples")
-    )
-    with watching(cfg.train, views, Interval("train.learning_rate"), start=start) as watch:
+    def __init__(self, cfg: AutoencoderRun, devices: Sequence[Any] | None = None):
+        """Takes the run and the devices to train on; all if not given."""
+        self.cfg, self._devices = cfg, devices
+        self._mesh: Mesh | None = None
 
-        def save(step: int) -> None:
-            watch.settle()
-            checkpoints.save(step, state, loader.get_state())
+    @property
+    def mesh(self) -> Mesh:  # noqa: D102
+        self._mesh = self._mesh or make_mesh(devices=self._devices)
+        return self._mesh
 
-        for step in stopping.steps(start + 1, stop + 1):
-            state, metrics = train_step(state, vgg, shard_batch(watch.next_batch(step, loader), mesh))
-            watch.after_step(step, metrics)
-            if watch.due(step, cfg.train.checkpoint_every):
-                save(step)
-            checkpoints.require_saved()
-            stopping.interruptible(watch.show, step, state)
-        if stopping.after is not None:
-            save(stopping.after)
-    return state
+    @functools.cached_property
+    def vgg(self) -> Vgg | None:
+        """The frozen network of the perceptual part of the loss, whole on every device; None for a loss without it."""
+        loss = self.cfg.loss
+        vgg = load_perceptual(loss.perceptual_blocks) if loss.perceptual else None
+        return jax.device_put(vgg, NamedSharding(self.mesh, PartitionSpec()))
+
+    @functools.cached_property
+    def data(self) -> Splits:
+        """What the run trains on, built at the first use where it is absent."""
+        data = self.cfg.data
+        return Splits(open_source(data, data.train_split), open_source(data, data.eval_split))
+
+    def check(self) -> str:  # noqa: D102
+        require_divisible("train.batch", ((self.cfg.train.batch,),), self.mesh)
+        return f"{self.cfg.train.batch} images a step"
+
+    def state_shapes(self) -> TrainState:  # noqa: D102
+        return reconstruction.state_shapes(self.cfg)
+
+    def abstract_state(self) -> TrainState:  # noqa: D102
+        return reconstruction.abstract_state(self.cfg, self.mesh)
+
+    def needs_weights(self, workdir: Path) -> bool:
+        """See `Task`: it starts from random ones."""
+        del workdir
+        return False
+
+    def open_weights(self) -> Mapping[str, Any]:  # noqa: D102
+        return {}
+
+    def ready_sources(self) -> Mapping[str, Sequence[Any]] | None:  # noqa: D102
+        return ready_splits(self.cfg.data)
+
+    def load_networks(self) -> None:  # noqa: D102
+        _ = self.vgg
+
+    def open_data(self) -> list[int]:  # noqa: D102
+        return [len(self.data.train)]
+
+    def loader(self) -> grain.DatasetIterator[Any]:  # noqa: D102
+        train = self.cfg.train
+        return crop_loader(
+            self.data.train,
+            seed=train.seed,
+            batch=train.batch,
+            crop=train.crop,
+            flip=self.cfg.data.flip,
+            shard=host_shard(self.mesh),
+        )
+
+    def first_state(self) -> TrainState:  # noqa: D102
+        return reconstruction.init_state(self.cfg, self.mesh)
+
+    def continued_state(self, items: Mapping[str, Any]) -> TrainState:  # noqa: D102
+        return TrainState.from_items(items)
+
+    def compile(self, state: TrainState, steps: range) -> Step:
+        """See `Task`: there is one shape, compiled at the first step."""
+        del state, steps
+        step, vgg = reconstruction.make_train_step(self.cfg, self.mesh), self.vgg
+        return lambda state, batch: step(state, vgg, batch)
+
+    def flops(self, batch: jax.Array) -> float:  # noqa: D102
+        del batch
+        return 0.0
+
+    def views(self, folder: Path) -> Views:
+        """See `Task`: rates, the quality of held-out reconstructions and grids of them."""
+        train, held_out = self.data
+
+        def scalars(summary: Mapping[str, float]) -> dict[str, float]:
+            images_per_second = self.cfg.train.batch * summary["steps_per_second"]
+            return {"images_per_second": images_per_second, "corrupt_images": train.num_corrupt}
+
+        validate = make_validation(self.cfg, self.vgg, held_out)
+        return Views(scalars, _bar_text, validate, make_preview(self.cfg, held_out, folder))
+
+    def finish(self, state: TrainState, workdir: Path) -> None:
+        """See `Task`: writes `workdir/vae` with the EMA weights, scaled for latents of mean 0 and deviation 1.
+
+        Raises:
+            ConfigError: all latents are the same.
+        """
+        with distributed.main_first("vae"):
+            if distributed.is_main():
+                save_autoencoder(workdir / "vae", with_unit_latents(self.cfg, state.ema, self.data.train))
+
+    def what_next(self, workdir: Path) -> str:  # noqa: D102
+        return f"For a flow of its latents set autoencoder.folder = {str(workdir / 'vae')!r}."
+
+    def shortened(self, steps: int) -> "AutoencoderTask":  # noqa: D102
+        del steps
+        train = dataclasses.replace(self.cfg.train, log_every=1)
+        return AutoencoderTask(dataclasses.replace(self.cfg, train=train), self._devices)
 
 
 def _bar_text(scalars: Mapping[str, float]) -> str:
-    return f"images/s {scalars['images_per_second']:.0f}, loss {scalars['loss']:.4f}"
+    loss = f"{scalars['loss']:.4f}" if "loss" in scalars else "none: all steps were skipped"
+    return f"images/s {scalars['images_per_second']:.0f}, loss {loss}"

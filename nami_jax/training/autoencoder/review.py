@@ -1,7 +1,4 @@
-"""How good an autoencoder in training is: figures and pictures of held-out images, and what its latents look like.
-
-`autoencoder_trainer` calls this every so many steps, and at the end takes the latents' scale from it.
-"""
+"""How good an autoencoder in training is: figures and pictures of held-out images, and what its latents look like."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -23,8 +20,9 @@ from nami_jax.models.vgg import Vgg
 from nami_jax.parallel.processes import is_main
 from nami_jax.sampling.pictures import grid, save_png, to_images
 from nami_jax.training.autoencoder.perceptual import perceptual_distance
-from nami_jax.training.autoencoder.reconstruction import autoencoder_structure
+from nami_jax.training.autoencoder.reconstruction import autoencoder_structure, network_config
 from nami_jax.training.autoencoder.reconstruction_loss import psnr
+from nami_jax.training.state import TrainState
 
 AT_ONCE = 64  # images read, encoded and decoded together
 
@@ -95,13 +93,13 @@ def with_unit_latents(cfg: AutoencoderRun, params: Any, source: CaptionedImages)
         rule="all latents have become the same",
         remedy="Lower it",
     )
-    network = dataclasses.replace(cfg.network, scaling_factor=1 / statistics.std, shift_factor=statistics.mean)
+    network = dataclasses.replace(network_config(cfg), scaling_factor=1 / statistics.std, shift_factor=statistics.mean)
     return nnx.merge(autoencoder_structure(network), jax.device_get(params))
 
 
 def open_weights(cfg: AutoencoderRun, params: Any) -> Autoencoder:
     """Makes an autoencoder to run of a training state's weights; its latents are unscaled."""
-    return Autoencoder(nnx.merge(autoencoder_structure(cfg.network), jax.device_get(params)))
+    return Autoencoder(nnx.merge(autoencoder_structure(network_config(cfg)), jax.device_get(params)))
 
 
 def batches(source: CaptionedImages) -> Iterator[np.ndarray]:
@@ -116,15 +114,15 @@ _distance = jax.jit(perceptual_distance)
 
 def make_validation(
     cfg: AutoencoderRun, vgg: Vgg | None, held_out: CaptionedImages
-) -> Callable[[Any], dict[str, float]]:
+) -> Callable[[TrainState], dict[str, float]]:
     """Returns state -> figures of the held-out images, whole and decoded from their posteriors' means.
 
     They are means over images: `validation/psnr` (dB), `validation/pixel` and `validation/perceptual` as in the loss;
     and of the latents `latents/mean_c` and `latents/std_c` of each channel c.
     """
 
-    def validate(state: Any) -> dict[str, float]:
-        autoencoder, figures = open_weights(cfg, state["ema"]), []
+    def validate(state: TrainState) -> dict[str, float]:
+        autoencoder, figures = open_weights(cfg, state.ema), []
         statistics = LatentStatistics(autoencoder.channels)
         for images in batches(held_out):
             latents = autoencoder.encode(images)
@@ -143,14 +141,14 @@ def make_validation(
     return validate
 
 
-def make_preview(cfg: AutoencoderRun, held_out: CaptionedImages, folder: Path) -> Callable[[Any, int], Path]:
+def make_preview(cfg: AutoencoderRun, held_out: CaptionedImages, folder: Path) -> Callable[[TrainState, int], Path]:
     """Returns (state, step) -> path of a grid: held-out images, evenly spaced, above their reconstructions."""
     count = min(cfg.train.sample_images, len(held_out))
     samples = [held_out[int(i)] for i in np.linspace(0, len(held_out) - 1, count).round()]
     captions, pixels = [s["captions"][0] for s in samples], to_stage(np.stack([s["image"] for s in samples]), 1)
 
-    def preview(state: Any, step: int) -> Path:
-        autoencoder = open_weights(cfg, state["ema"])
+    def preview(state: TrainState, step: int) -> Path:
+        autoencoder = open_weights(cfg, state.ema)
         rows: list[list[Image.Image]] = [to_images(x) for x in (pixels, autoencoder.decode(autoencoder.encode(pixels)))]
         path = folder / f"step_{step:07d}.png"
         title = f"step {step}, held-out images: originals above, reconstructions below"

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from nami_jax.config.autoencoder_run import AutoencoderRun
 from nami_jax.data.captioned_images import open_source
 from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.parallel.sharding import make_mesh
-from nami_jax.training.autoencoder.autoencoder_task import train_autoencoder
+from nami_jax.training.autoencoder.autoencoder_task import AutoencoderTask
 from nami_jax.training.autoencoder.reconstruction import init_state
 from nami_jax.training.autoencoder.review import (
     LatentStatistics,
@@ -22,8 +23,9 @@ from nami_jax.training.autoencoder.review import (
     make_validation,
     open_weights,
 )
-from tests.support.autoencoder_runs import make_autoencoder_run
-from tests.support.runs import numbers
+from nami_jax.training.flow_task import FlowTask
+from tests.support.autoencoder_runs import make_autoencoder_run, train_autoencoder
+from tests.support.runs import numbers, restored
 from tests.support.sizes import CONFIG
 
 ONE_DEVICE = jax.devices()[:1]
@@ -49,7 +51,7 @@ def train_source(whole_run, data_dir):
 def test_interrupted_run_ends_bit_equal_to_an_uninterrupted_one(whole_run, data_dir, tmp_path):
     cfg = make_autoencoder_run(data_dir)
     stopped = train_autoencoder(cfg, tmp_path, ONE_DEVICE, stop_after=7)
-    assert int(stopped["step"]) == 7
+    assert int(stopped.step) == 7
     found, expected = numbers(train_autoencoder(cfg, tmp_path, ONE_DEVICE)), numbers(whole_run[1])
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -100,8 +102,8 @@ def test_equal_latents_have_no_deviation():
 def test_vae_folder_holds_the_ema_weights(whole_run, train_source):
     autoencoder = Autoencoder.from_folder(whole_run[0] / "vae")
     kernel = autoencoder.model.decoder.conv_in.kernel[...]
-    np.testing.assert_array_equal(kernel, whole_run[1]["ema"]["decoder"]["conv_in"]["kernel"])
-    assert np.abs(kernel - whole_run[1]["params"]["decoder"]["conv_in"]["kernel"]).max() > 1e-4
+    np.testing.assert_array_equal(kernel, whole_run[1].ema["decoder"]["conv_in"]["kernel"])
+    assert np.abs(kernel - whole_run[1].params["decoder"]["conv_in"]["kernel"]).max() > 1e-4
 
 
 def test_training_brings_reconstructions_nearer(whole_run, data_dir):
@@ -124,7 +126,7 @@ def test_run_on_eight_devices_is_that_on_one(whole_run, data_dir, tmp_path):
     cfg = make_autoencoder_run(data_dir)
     state = train_autoencoder(cfg, tmp_path)
     images = next(batches(open_source(cfg.data, cfg.data.eval_split)))
-    found, expected = (open_weights(cfg, params) for params in (state["ema"], whole_run[1]["ema"]))
+    found, expected = (open_weights(cfg, params) for params in (state.ema, whole_run[1].ema))
     decoded = expected.decode(expected.encode(images))
     # Not parameter by parameter: those that a norm cancels have gradients of rounding alone, which Adam enlarges.
     assert np.abs(found.decode(found.encode(images)) - decoded).max() < 0.02 * np.abs(decoded).max()
@@ -138,16 +140,46 @@ def test_workdir_of_another_network_is_refused(whole_run, data_dir):
 
 def test_workdir_of_an_autoencoder_is_no_flows(whole_run):
     with pytest.raises(CheckpointError, match=r"whose task is 'autoencoder', not 'flow'"):
-        Checkpoints(whole_run[0], CONFIG)
+        Checkpoints(whole_run[0], CONFIG, FlowTask.fixed_fields)
     with Checkpoints(whole_run[0]) as checkpoints, pytest.raises(CheckpointError, match=r"not 'flow'"):
         checkpoints.config(12)
 
 
-def test_non_finite_loss_stops_the_run_and_names_step_and_field(data_dir, tmp_path):
-    cfg = make_autoencoder_run(data_dir, train={"learning_rate": 1e30, "warmup_steps": 0, "eval_every": 100})
-    with pytest.raises(NonFiniteError, match=r"step \d+: the loss is (nan|inf).* Lower train\.learning_rate"):
+def newest(workdir, cfg):
+    """Returns the state and the loader's position in the newest checkpoint."""
+    task = AutoencoderTask(cfg, ONE_DEVICE)
+    with Checkpoints(workdir, cfg, task.fixed_fields) as checkpoints:
+        return restored(checkpoints, task)
+
+
+def test_too_many_steps_without_a_finite_loss_stop_the_run_with_the_last_good_state_saved(data_dir, tmp_path, capsys):
+    rare = dict.fromkeys(("eval_every", "sample_every", "checkpoint_every"), 100)
+    train = {"learning_rate": 1e30, "warmup_steps": 0, "log_every": 1} | rare
+    cfg = make_autoencoder_run(data_dir, train=train)
+    complaint = r"step 11: the loss is (nan|inf).* in a row: 10\. .* those of step 1,.* Lower train\.learning_rate"
+    with pytest.raises(NonFiniteError, match=complaint):
         train_autoencoder(cfg, tmp_path, ONE_DEVICE)
+    assert capsys.readouterr().out.count("Skipped; in a row") == 9
     assert not (tmp_path / "vae").exists()
+    state, position = newest(tmp_path, cfg)
+    assert position["next_index"] == int(state.step) == 11
+    for name, value in numbers(state).items():
+        assert np.isfinite(value).all(), name
+
+
+def test_another_number_of_samples_is_another_run_and_checkpoints_without_it_are_continued(
+    whole_run, data_dir, tmp_path
+):
+    cfg, workdir = make_autoencoder_run(data_dir), shutil.copytree(whole_run[0], tmp_path / "run")
+    state, position = newest(workdir, cfg)
+    assert position["samples"] == [16]
+    with Checkpoints(workdir, cfg, AutoencoderTask.fixed_fields) as checkpoints:
+        checkpoints.save(13, state.items(), position | {"samples": [15]})
+    with pytest.raises(ConfigError, match=r"data\.name = 'plain_cards': the run was begun on \[15\] samples"):
+        train_autoencoder(cfg, workdir, ONE_DEVICE)
+    with Checkpoints(workdir, cfg, AutoencoderTask.fixed_fields) as checkpoints:
+        checkpoints.save(14, state.items(), {"next_index": position["next_index"]})  # as before samples were counted
+    assert int(train_autoencoder(cfg, workdir, ONE_DEVICE).step) == 12
 
 
 def test_batch_that_devices_cannot_share_is_named(data_dir, tmp_path):

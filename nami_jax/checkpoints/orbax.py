@@ -1,4 +1,4 @@
-"""Keeps what fails in Orbax to the one exception that it raises, which `checkpoint` explains.
+"""Orbax as checkpoints need it: a manager that writes, one that only reads, and one exception for what fails in it.
 
 Orbax reads or writes all arrays at once in an event loop that it closes at the first failure; the others, still under
 way, would then each print a traceback into whatever comes next. And each of its threads logs what it raises.
@@ -6,10 +6,42 @@ way, would then each print a traceback into whatever comes next. And each of its
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
+
+import jax
+import orbax.checkpoint as ocp
 
 # What Orbax and TensorStore raise for files that are cut short or have been overwritten.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
+class _Writer(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Asks jax's preemption service nothing: that counts its calls, and `stopping` makes them."""
+        return False
+
+
+def open_writer(folder: Path, items: Sequence[str], keep: int) -> ocp.CheckpointManager:
+    """Opens a folder for all processes together, making it, and removes what unfinished saves left.
+
+    Args:
+        folder: of the checkpoints.
+        items: what a checkpoint may hold.
+        keep: how many checkpoints to keep, the newest.
+    """
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, lightweight_initialize=True)
+    return _Writer(folder, options=options, item_names=items)
+
+
+def open_reader(folder: Path, items: Sequence[str]) -> ocp.CheckpointManager:
+    """Opens a folder for this process alone: it waits for no other, which may have met a damaged file."""
+    alone = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()})
+    options = ocp.CheckpointManagerOptions(
+        create=False, enable_async_checkpointing=False, lightweight_initialize=True, multiprocessing_options=alone
+    )
+    return ocp.CheckpointManager(folder, options=options, item_names=items)
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):

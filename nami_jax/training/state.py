@@ -1,0 +1,134 @@
+"""The training state, and the step by which every task trains it: clipped gradients, AdamW, EMA, skipping."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nami_jax.config import TrainConfig
+
+TRAIN_PARTS = ("params", "opt", "step", "key")  # what resuming needs and sampling does not
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a training step changes or needs, as arrays, or as ShapeDtypeStructs with or without shardings.
+
+    Attributes:
+        params: the parameters that are trained, nested dicts.
+        ema: their exponential moving average, the weights to sample with.
+        opt: the optimizer's state.
+        step: () int32, steps that are done.
+        key: the run's random key; each step folds its number into it.
+        frozen: the parameters that are not trained; empty without LoRA.
+        bridge: the learned transition's parameters; empty without one.
+    """
+
+    params: Any
+    ema: Any
+    opt: Any
+    step: Any
+    key: Any
+    frozen: Any = dataclasses.field(default_factory=dict)
+    bridge: Any = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, params: Any, opt: Any, key: Any, *, frozen: Any = None, bridge: Any = None) -> Self:
+        """Returns the state before the first step; `ema` begins as a copy of `params`."""
+        ema, step = jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32)
+        return cls(params, ema, opt, step, key, frozen or {}, bridge or {})
+
+    def items(self) -> dict[str, Any]:
+        """Returns what is saved of it, by the checkpoint's items: all but what is frozen, which lies elsewhere."""
+        items = {"ema": self.ema, "train": {name: getattr(self, name) for name in TRAIN_PARTS}}
+        return items | ({"bridge": self.bridge} if self.bridge else {})
+
+    @classmethod
+    def from_items(cls, items: Mapping[str, Any], frozen: Any = None) -> Self:
+        """Undoes `items`."""
+        return cls(**items["train"], ema=items["ema"], frozen=frozen or {}, bridge=items.get("bridge", {}))
+
+
+class Optimizer(NamedTuple):
+    """A direction and a length: an update is to be multiplied by -rate(step).
+
+    A rate that counted updates by itself would fall behind the step wherever one is skipped.
+    """
+
+    transform: optax.GradientTransformation
+    rate: optax.Schedule
+
+
+def learning_rate(cfg: TrainConfig) -> optax.Schedule:
+    """Returns step -> learning rate: the phase's, times a linear warm-up, times the decay over all steps."""
+    rates = jnp.asarray(cfg.phase_learning_rates, jnp.float32)
+    firsts = jnp.asarray(cfg.phase_bounds[1:-1], jnp.int32)
+    warmup = optax.linear_schedule(0.0 if cfg.warmup_steps else 1.0, 1.0, max(cfg.warmup_steps, 1))
+    decay_steps = max(cfg.steps - cfg.warmup_steps, 1)
+    decay = optax.cosine_decay_schedule(1.0, decay_steps) if cfg.decay == "cosine" else optax.constant_schedule(1.0)
+
+    def phase(step):
+        return rates[jnp.searchsorted(firsts, step, side="right")]
+
+    return lambda step: phase(step) * warmup(step + 1) * decay(step - min(cfg.warmup_steps, cfg.steps))
+
+
+def make_optimizer(cfg: TrainConfig) -> Optimizer:
+    """Builds AdamW that decays kernels alone, on gradients clipped to a global norm."""
+
+    def kernels(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+    adamw = optax.chain(
+        optax.clip_by_global_norm(cfg.grad_clip),
+        optax.scale_by_adam(b1=cfg.adam_b1, b2=cfg.adam_b2),
+        optax.add_decayed_weights(cfg.weight_decay, mask=kernels),
+    )
+    return Optimizer(adamw, learning_rate(cfg))
+
+
+def ema_decay(limit: float, step: jax.Array) -> jax.Array:
+    """Returns the EMA's decay at a step: at first (1 + s) / (10 + s), which forgets the first weights, then `limit`."""
+    return jnp.minimum(limit, (1.0 + step) / (10.0 + step))
+
+
+def advance(
+    state: TrainState,
+    loss_fn: Callable[[Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]],
+    optimizer: Optimizer,
+    ema_limit: float,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one training step; to be traced.
+
+    A step whose loss or gradient is not finite is skipped: it changes nothing but the count of steps, so that the next
+    one takes the next batch.
+
+    Args:
+        state: before the step.
+        loss_fn: (parameters, this step's random key) -> the loss () and further metrics.
+        optimizer: of the run.
+        ema_limit: the largest decay of the EMA.
+
+    Returns:
+        The state after the step, and the metrics of `loss_fn`, 0 where the step was skipped, with `loss`, `grad_norm`,
+        the latter also for each part of the network as `grad_norm/PART`, `learning_rate` and `skipped`, all ().
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, key)
+    rate, grad_norm = optimizer.rate(state.step), optax.tree.norm(grads)
+    updates, opt = optimizer.transform.update(grads, state.opt, state.params)
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    decay = ema_decay(ema_limit, state.step)
+    ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    new, old = {"params": params, "ema": ema, "opt": opt}, {"params": state.params, "ema": state.ema, "opt": state.opt}
+    kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    metrics = jax.tree.map(lambda x: jnp.where(finite, x, 0), metrics)  # of a skipped step no image counts
+    metrics |= {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate, "skipped": 1.0 - finite}
+    metrics |= {f"grad_norm/{part}": optax.tree.norm(of_part) for part, of_part in grads.items()}
+    return dataclasses.replace(state, **kept, step=state.step + 1), metrics
