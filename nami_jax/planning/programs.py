@@ -16,12 +16,13 @@ from jax.stages import Lowered
 
 from nami_jax.config import Config
 from nami_jax.flow.stages import Stage, make_stages
+from nami_jax.models.bridge import bridge_structure
 from nami_jax.models.nami import abstract_model
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import BATCH, batch_parts
 from nami_jax.sampling.sampler import run_stage, stage_grids, stage_shape
 from nami_jax.training.compilation import Shapes, abstract_batch
-from nami_jax.training.step import State, abstract_state, bridge_structure, make_train_step, sampling_weights
+from nami_jax.training.step import State, abstract_state, make_train_step, sampling_weights
 
 
 def run_state(cfg: Config, mesh: Mesh) -> State:

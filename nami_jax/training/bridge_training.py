@@ -19,11 +19,11 @@ from nami_jax.config import Config
 from nami_jax.data.examples import Source
 from nami_jax.data.loader import Step, train_loader
 from nami_jax.flow.stages import make_stages
+from nami_jax.models.bridge import bridge_structure, new_bridge
 from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.parallel.processes import is_main
 from nami_jax.parallel.sharding import BATCH, host_shard, shard_batch
 from nami_jax.training.loss import BridgeBefore, bridge_loss
-from nami_jax.training.step import bridge_structure, new_bridge
 
 RATE = "bridge.learning_rate"
 

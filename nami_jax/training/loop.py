@@ -18,6 +18,7 @@ from nami_jax.checkpoints.runs import load_base, load_base_bridge
 from nami_jax.config import Config, require
 from nami_jax.data.examples import Data, open_data
 from nami_jax.data.loader import eval_batches, train_loader
+from nami_jax.models.bridge import bridge_structure
 from nami_jax.monitoring.events import tracked
 from nami_jax.monitoring.flops import step_flops
 from nami_jax.monitoring.metrics import Interval, NonFiniteError, bar_text
@@ -33,7 +34,6 @@ from nami_jax.training.preview import make_preview
 from nami_jax.training.step import (
     State,
     abstract_state,
-    bridge_structure,
     init_state,
     make_eval_step,
     sampling_weights,

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nami_jax.config import Config
 from nami_jax.flow.stages import make_stages
 from nami_jax.models import lora
-from nami_jax.models.bridge import AnyBridge, make_bridge
+from nami_jax.models.bridge import bridge_structure, new_bridge
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import BATCH, state_shardings
@@ -75,27 +75,6 @@ def _new_state(cfg: Config, base: Any, bridge: Any) -> State:
         "frozen": frozen,
         "bridge": bridge,
     }
-
-
-def bridge_module(cfg: Config) -> AnyBridge | None:
-    """Builds the untrained bridge of a run, if it has one, for latents of `data.side`."""
-    if cfg.bridge.kind is None:
-        return None
-    side = cfg.data.side // cfg.autoencoder.downscale
-    return make_bridge(cfg.bridge.kind, cfg.model, side, side, nnx.Rngs(cfg.train.seed))
-
-
-def new_bridge(cfg: Config) -> Any:
-    """Returns an untrained bridge's parameters, {} for a run without one."""
-    bridge = bridge_module(cfg)
-    return {} if bridge is None else nnx.to_pure_dict(nnx.state(bridge))
-
-
-def bridge_structure(cfg: Config) -> nnx.GraphDef | None:
-    """Returns what `nnx.merge` needs beside a bridge's parameters; None for a run without a bridge."""
-    if cfg.bridge.kind is None:
-        return None
-    return nnx.split(nnx.eval_shape(lambda: bridge_module(cfg)))[0]
 
 
 def sampling_weights(state: State) -> Any:
