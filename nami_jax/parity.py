@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 from nami_jax.config import ConfigError, SampleConfig
 from nami_jax.flow.schedule import Grid
 from nami_jax.flow.solver import euler
-from nami_jax.flow.stages import make_stages
+from nami_jax.flow.transition import make_transition
 from nami_jax.models.nami import Nami
-from nami_jax.sampling.sampler import guided_velocity, jump, run_stage, stage_grids
+from nami_jax.sampling.sampler import Guidance, Networks, guided_velocity, make_sampler, run_stage
 from nami_jax.weights import WeightsError
 from nami_jax.weights.nami_keys import load_bridge, load_nami, model_config
 
@@ -67,26 +67,25 @@ def _compare_sampling(
     model: Nami, folder: Path, config: dict, vectors: dict[str, np.ndarray]
 ) -> Iterator[tuple[str, float]]:
     """Follows the released run step by step, and once more with the sampler's own jitted stages."""
-    bridge = load_bridge(load_file(folder / "bridge_flow.safetensors"))
-    stages = make_stages(model.cfg.num_stages)
+    networks = Networks(model, make_transition(load_bridge(load_file(folder / "bridge_flow.safetensors"))))
     scale = jnp.float32(config["guidance_scale"])
-    grids = stage_grids(stages, SampleConfig(tuple(config["steps"]), float(scale), grid="released"))
-    text = tuple(
+    sample = SampleConfig(tuple(config["steps"]), float(scale), grid="released")
+    embeds, pooled = (
         np.concatenate([vectors[f"sample.{n}"], vectors[f"sample.negative_{n}"]]) for n in ("text_embeds", "pooled")
     )
-    initial = jnp.asarray(vectors["sample.initial_latents"])
-    stepped, whole, before = initial, initial, None
-    for stage, grid in zip(stages, grids, strict=True):
-        if before is not None:
-            stepped = jump(stepped, None, before, bridge)
-        velocity = jax.jit(guided_velocity(model, text, scale, stage))
+    guidance, initial = Guidance((embeds, pooled), scale), jnp.asarray(vectors["sample.initial_latents"])
+    stepped, whole = initial, initial
+    for program, grid in make_sampler(model.cfg).programs(sample):
+        stage = program.stage
+        if program.before is not None:
+            stepped = networks.transition(stepped, None, program.before)
+        velocity = jax.jit(guided_velocity(model, guidance, stage))
         for i in range(len(grid.taus) - 1):
             name = f"sample.stage{stage.number}.step{i}"
             yield f"{name}.velocity", relative_error(velocity(stepped, grid.times[i]), vectors[f"{name}.velocity"])
             stepped = euler(velocity, stepped, Grid(grid.taus[i : i + 2], grid.times[i : i + 2]))
             yield f"{name}.latents", relative_error(stepped, vectors[f"{name}.latents"])
-        whole = run_stage(model, bridge, whole, None, text, scale, grid, stage=stage, before=before, solver="euler")
-        before = stage
+        whole = run_stage(program, networks, whole, None, guidance, grid)
     yield "sample.final_latents", relative_error(whole, vectors["sample.final_latents"])
 
 

@@ -18,6 +18,7 @@ from nami_jax.checkpoints.runs import load_base, load_base_bridge
 from nami_jax.config import Config, require
 from nami_jax.data.examples import Data, open_data
 from nami_jax.data.loader import eval_batches, train_loader
+from nami_jax.flow.transition import make_transition
 from nami_jax.models.bridge import bridge_structure
 from nami_jax.monitoring.events import tracked
 from nami_jax.monitoring.flops import step_flops
@@ -184,7 +185,7 @@ def make_views(cfg: Config, mesh: Mesh, data: Data, autoencoder: Autoencoder | N
 
     def draw(state: State, step: int) -> Path:
         bridge = None if structure is None else nnx.merge(structure, state["bridge"])
-        return preview(sampling_weights(state), bridge, step)
+        return preview(sampling_weights(state), make_transition(bridge), step)
 
     return Views(scalars, bar_text, make_validation(cfg, mesh, data), draw)
 

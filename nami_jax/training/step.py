@@ -16,12 +16,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import Config
 from nami_jax.flow.stages import make_stages
+from nami_jax.flow.transition import Bridged
 from nami_jax.models import lora
 from nami_jax.models.bridge import bridge_structure, new_bridge
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import BATCH, state_shardings
-from nami_jax.training.loss import BridgeBefore, StageDraws, by_quartile, draw, stage_losses
+from nami_jax.training.loss import StageDraws, by_quartile, draw, stage_losses, start_after
 from nami_jax.training.optimizer import learning_rate, make_optimizer
 from nami_jax.weights import leaves, nested
 
@@ -160,11 +161,13 @@ def _stage_loss(
 
     def losses(params, bridge, batch, null, key):
         model = nnx.merge(graphdef, params)
-        learned = None if bridge_graphdef is None else nnx.merge(bridge_graphdef, bridge)
+        learned = None if bridge_graphdef is None else Bridged(nnx.merge(bridge_graphdef, bridge))
         for before, stage, part in zip((None, *stages[:-1]), stages, batch, strict=True):
             draws = draw(jax.random.fold_in(key, stage.number), part["images"].shape, cfg.flow, caption_dropout)
-            jump = None if before is None or learned is None else BridgeBefore(learned, before)
-            yield stage_losses(model, stage, part, null, draws, jump, layout), draws
+            start = None
+            if learned is not None and before is not None:
+                start = start_after(learned, before, part["images"], draws.noise)
+            yield stage_losses(model, stage, part, null, draws, start, layout), draws
 
     return losses
 
