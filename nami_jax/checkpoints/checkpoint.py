@@ -23,13 +23,13 @@ from nami_jax.checkpoints.workdir import FULL, held, move_aside
 from nami_jax.config import Config, Settings, require
 from nami_jax.config.autoencoder_run import TASK, AutoencoderRun
 from nami_jax.parallel.agreement import first_error
-from nami_jax.training.step import State
 
 FINGERPRINTS = "fingerprints"
 JSON_ITEMS = ("data", "config")
 ITEMS = ("ema", "train", "bridge", *JSON_ITEMS, FINGERPRINTS)
 TRAIN = ("params", "opt", "step", "key")
 T = TypeVar("T")
+State = dict[str, Any]  # of any task: arrays by name
 AnyConfig = TypeVar("AnyConfig", bound=Config | AutoencoderRun)
 Same = Mapping[str, tuple[str, ...]]  # section -> the fields of it that a run cannot change on its way
 
