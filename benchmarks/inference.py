@@ -23,11 +23,12 @@ from flax import nnx
 from benchmarks.timing import Timed, interleave
 from configs import presets
 from nami_jax.config import ConfigError, ModelConfig, SampleConfig, parse_steps
+from nami_jax.flow.transition import Renoise
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.monitoring.flops import sampling_flops
 from nami_jax.planning.report import table
 from nami_jax.planning.xla_flops import sampling_xla_flops
-from nami_jax.sampling.sampler import check_request, sample_stages
+from nami_jax.sampling.sampler import Networks, Request, make_sampler
 
 # NAMI-2B with one of its 16 heads and depths 2, 3, 4 for 9, 16, 22.
 NARROW = dataclasses.replace(
@@ -38,7 +39,7 @@ PRESETS = {"narrow": NARROW, "nami_0_6b": presets.NAMI_0_6B, "nami_2b": presets.
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class Workload:
     """What both models sample: `batch` images of side x side latents, from `text_tokens` T token states each."""
 
     side: int
@@ -68,28 +69,30 @@ def random_params(model: ModelConfig, rng: np.random.Generator) -> Any:
     return jax.tree.map(lambda p: jnp.asarray(0.02 * rng.standard_normal(p.shape, np.float32)), shapes)
 
 
-def random_text(model: ModelConfig, request: Request, rng: np.random.Generator) -> tuple[jax.Array, jax.Array]:
+def random_text(model: ModelConfig, workload: Workload, rng: np.random.Generator) -> tuple[jax.Array, jax.Array]:
     """Draws token states (2B, T, text_dim) and pooled vectors (2B, pooled_dim) of prompts and negative prompts."""
-    shapes = (2 * request.batch, request.text_tokens, model.text_dim), (2 * request.batch, model.pooled_dim)
+    shapes = (2 * workload.batch, workload.text_tokens, model.text_dim), (2 * workload.batch, model.pooled_dim)
     embeds, pooled = (jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes)
     return embeds, pooled
 
 
-def sample_by_stage(model: Nami, text: tuple, sample: SampleConfig, request: Request) -> tuple[jax.Array, list[float]]:
-    """Samples as `sampler.sample_latents` does, waiting for each stage.
+def sample_by_stage(
+    model: Nami, text: tuple, sample: SampleConfig, workload: Workload
+) -> tuple[jax.Array, list[float]]:
+    """Samples by renoising, waiting for each stage.
 
     Args:
         model: the network.
         text: token states (2B, T, D) and pooled vectors (2B, P), prompts first.
         sample: steps per stage, guidance scale, grid and solver.
-        request: sizes.
+        workload: sizes.
 
     Returns:
         The latents (B, side, side, C), and the seconds of each stage with its noise and the jump into it.
     """
     x, seconds, start = None, [], time.perf_counter()
-    numbers = range(request.batch)
-    for x in sample_stages(model, text, sample, height=request.side, width=request.side, seed=0, numbers=numbers):
+    request = Request(workload.side, workload.side, seed=0, numbers=range(workload.batch))
+    for x in make_sampler(model.cfg).by_stage(Networks(model, Renoise()), text, sample, request):
         x.block_until_ready()
         seconds.append(time.perf_counter() - start - sum(seconds))
     assert x is not None
@@ -101,7 +104,7 @@ def make_network(params: Any, model: ModelConfig) -> Nami:
     return nnx.merge(abstract_model(model)[0], params)
 
 
-def measure(contenders: Sequence[Contender], request: Request, rounds: int) -> list[np.ndarray]:
+def measure(contenders: Sequence[Contender], workload: Workload, rounds: int) -> list[np.ndarray]:
     """Times contenders of the same parameters in turns.
 
     Returns:
@@ -111,29 +114,29 @@ def measure(contenders: Sequence[Contender], request: Request, rounds: int) -> l
         ConfigError: steps of the wrong length, or a side that the stages or patches do not divide.
     """
     for contender in contenders:
-        check_request(contender.model, contender.sample, request.side, request.side)
+        make_sampler(contender.model).check(contender.sample, Renoise(), workload.side, workload.side)
     rng, model = np.random.default_rng(0), contenders[0].model
-    params, text = random_params(model, rng), random_text(model, request, rng)
+    params, text = random_params(model, rng), random_text(model, workload, rng)
 
     def make_program(contender: Contender) -> Timed:
         network = make_network(params, contender.model)
-        return lambda: sample_by_stage(network, text, contender.sample, request)[1]
+        return lambda: sample_by_stage(network, text, contender.sample, workload)[1]
 
     seconds = interleave({c.name: make_program(c) for c in contenders}, rounds, "sampling")
     return list(seconds.values())
 
 
-def count_flops(contender: Contender, request: Request) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def count_flops(contender: Contender, workload: Workload) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Counts the FLOPs of each stage from the sizes and by XLA."""
-    work = contender.model, contender.sample, request.side, request.text_tokens, request.batch
+    work = contender.model, contender.sample, workload.side, workload.text_tokens, workload.batch
     return sampling_flops(*work), sampling_xla_flops(*work)
 
 
-def report_rows(contender: Contender, request: Request, seconds: np.ndarray) -> list[tuple[str, ...]]:
+def report_rows(contender: Contender, workload: Workload, seconds: np.ndarray) -> list[tuple[str, ...]]:
     """Returns a contender's rows of the table: its stages and then end to end, given (rounds, K) seconds."""
     model, steps = contender.model, contender.sample.steps
-    tokens = model.image_tokens(request.side, request.side)
-    flops, xla = count_flops(contender, request)
+    tokens = model.image_tokens(workload.side, workload.side)
+    flops, xla = count_flops(contender, workload)
     total = float(np.median(seconds.sum(axis=1)))
 
     def row(label, sizes, flops, xla, time):
@@ -147,12 +150,12 @@ def report_rows(contender: Contender, request: Request, seconds: np.ndarray) -> 
     return [*rows, row(f"{contender.name}, end to end", ("", "", sum(steps)), sum(flops), sum(xla), total)]
 
 
-def report(contenders: Sequence[Contender], request: Request, seconds: Sequence[np.ndarray]) -> str:
+def report(contenders: Sequence[Contender], workload: Workload, seconds: Sequence[np.ndarray]) -> str:
     """Returns the table and the ratios of the first contender to the second, last the median of the rounds' ratios."""
-    rows = [row for c, times in zip(contenders, seconds, strict=True) for row in report_rows(c, request, times)]
+    rows = [row for c, times in zip(contenders, seconds, strict=True) for row in report_rows(c, workload, times)]
     header = ("", "image tokens", "blocks", "steps", "TFLOP", "TFLOP by XLA", "seconds", "share", "GFLOP/s")
     ours, theirs = (times.sum(axis=1) for times in seconds)  # (rounds,)
-    flops, their_flops = (sum(count_flops(contender, request)[0]) for contender in contenders)
+    flops, their_flops = (sum(count_flops(contender, workload)[0]) for contender in contenders)
     rounds = " ".join(f"{ratio:.3f}" for ratio in ours / theirs)
     ratios = f"ratio of FLOPs {flops / their_flops:.3f}, of seconds by round {rounds}"
     # The two of a round run next to each other, so what else the machine does hits both alike.
@@ -171,18 +174,18 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
-    request = Request(args.side, args.text_tokens, args.batch)
+    workload = Workload(args.side, args.text_tokens, args.batch)
     try:
         model = with_flags(args.preset, args.heads, args.dtype)
         steps = parse_steps(args.steps)
         contenders = make_contenders(model, SampleConfig(steps, args.guidance_scale))
-        seconds = measure(contenders, request, args.rounds)
+        seconds = measure(contenders, workload, args.rounds)
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from error
     print(f"{args.preset}, width {model.width}, {model.dtype}, {jax.devices()[0].device_kind}")
     print(f"batch {args.batch} with guidance, {args.text_tokens} text tokens")
     print(f"medians of {args.rounds} rounds, compilation not included\n")
-    print(report(contenders, request, seconds))
+    print(report(contenders, workload, seconds))
 
 
 def define_flags() -> None:

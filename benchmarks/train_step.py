@@ -21,11 +21,10 @@ from tqdm import tqdm
 from benchmarks.timing import Timed, clock, interleave, matmul
 from nami_jax.config import Config, ConfigError, require
 from nami_jax.data.loader import Batch, StageBatch
-from nami_jax.flow.stages import make_stages
 from nami_jax.monitoring.flops import training_flops
 from nami_jax.parallel.sharding import make_mesh, require_divisible, shard_batch
 from nami_jax.planning.report import table
-from nami_jax.sampling.sampler import stage_shape
+from nami_jax.sampling.sampler import make_sampler
 from nami_jax.text.caption_table import TextStates
 from nami_jax.training.state import TrainState
 from nami_jax.training.step import init_state, make_train_step
@@ -44,9 +43,7 @@ def variants(cfg: Config, remat: bool) -> dict[str, Config]:
 
 def random_batch(cfg: Config, stage_batch: Sequence[int], rng: np.random.Generator) -> Batch:
     """Draws what the loader would give: images (B_k, H_k, W_k, C) and text states, stage by stage."""
-    shapes = [
-        stage_shape(cfg.model, stage, cfg.data.side, cfg.data.side) for stage in make_stages(cfg.model.num_stages)
-    ]
+    shapes = make_sampler(cfg.model).shapes(cfg.data.side, cfg.data.side)
     return tuple(
         StageBatch(rng.uniform(-1, 1, (count, *shape)).astype(np.float32), random_text(cfg, count, rng))
         for count, shape in zip(stage_batch, shapes, strict=True)

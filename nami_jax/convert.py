@@ -5,15 +5,14 @@ RUN` writes the weights of a training run as a release has them.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
-from safetensors import SafetensorError
 
-from nami_jax.checkpoints.checkpoint import CheckpointError
 from nami_jax.config import ConfigError
-from nami_jax.release.conversion import Converted, convert_release
-from nami_jax.release.exporting import export_release, export_run
-from nami_jax.weights import WeightsError
+
+if TYPE_CHECKING:
+    from nami_jax.release.conversion import Converted
 
 
 def define_flags() -> None:
@@ -33,7 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("allow_missing", False, "convert a release without its autoencoder, text encoders or tokenisers")
 
 
-def report(converted: Converted, target: Path) -> str:
+def report(converted: "Converted", target: Path) -> str:
     """Says what was converted and what was not."""
     lines = [f"{target}: " + ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in converted.sizes.items())]
     lines += [
@@ -47,6 +46,14 @@ def report(converted: Converted, target: Path) -> str:
 
 def main(argv: list[str]) -> None:
     """Converts or exports."""
+    # Not at the top: jax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
+    from safetensors import SafetensorError
+
+    from nami_jax.checkpoints.checkpoint import CheckpointError
+    from nami_jax.release.conversion import convert_release
+    from nami_jax.release.exporting import export_release, export_run
+    from nami_jax.weights import WeightsError
+
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}: folders are given as --from and --to")
     logging.set_verbosity(logging.WARNING)

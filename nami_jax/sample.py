@@ -8,16 +8,14 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
-from PIL import Image
 
-from nami_jax.checkpoints.checkpoint import CheckpointError
-from nami_jax.checkpoints.orbax import mute_orbax
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, parse_steps
-from nami_jax.sampling.pictures import grid, save_png
-from nami_jax.sampling.pipeline import NamiPipeline
-from nami_jax.weights import WeightsError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def define_flags() -> None:
@@ -53,8 +51,10 @@ def file_name(number: int, prompt: str, seed: int) -> str:
     return f"{number:03d}-{words}-seed{seed}.png"
 
 
-def save_pictures(pictures: Sequence[Image.Image], prompts: Sequence[str], out: Path, about: dict) -> None:
+def save_pictures(pictures: "Sequence[Image.Image]", prompts: Sequence[str], out: Path, about: dict) -> None:
     """Saves each picture, and a grid of all if there are several, with `about` and its prompt as metadata."""
+    from nami_jax.sampling.pictures import grid, save_png
+
     for i, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
         path = out / file_name(i, prompt, about["seed"])
         save_png(picture, path, {"prompt": prompt, **about})
@@ -66,6 +66,12 @@ def save_pictures(pictures: Sequence[Image.Image], prompts: Sequence[str], out: 
 
 def main(argv: list[str]) -> None:
     """Loads the checkpoint, draws and saves."""
+    # Not at the top: jax, orbax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
+    from nami_jax.checkpoints.checkpoint import CheckpointError
+    from nami_jax.checkpoints.orbax import mute_orbax
+    from nami_jax.sampling.pipeline import NamiPipeline
+    from nami_jax.weights import WeightsError
+
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}: prompts are given as --prompt")
     args = flags.FLAGS

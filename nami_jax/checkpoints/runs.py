@@ -15,9 +15,8 @@ from flax import nnx
 from nami_jax.checkpoints.checkpoint import Checkpoints
 from nami_jax.config import Config, ConfigError, ModelConfig, require
 from nami_jax.models import lora
-from nami_jax.models.bridge import AnyBridge
+from nami_jax.models.bridge import AnyBridge, bridge_structure, new_bridge
 from nami_jax.models.nami import Nami, abstract_model
-from nami_jax.training.step import bridge_structure, new_bridge
 from nami_jax.weights import open_tensors
 from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, read_pipeline_config
 from nami_jax.weights.nami_keys import load_bridge, load_nami

@@ -1,4 +1,7 @@
-"""Solvers of the sampling ODE dx/dtau = v(x, t) over one stage. Steps run in one `lax.scan`."""
+"""Solvers of the sampling ODE dx/dtau = v(x, t) over one stage, whose steps run in one `lax.scan`, and guidance.
+
+Guidance is classifier-free (arXiv 2207.12598): one batch holds the prompts and then their negative prompts.
+"""
 
 from collections.abc import Callable
 
@@ -44,3 +47,14 @@ def heun(velocity: Velocity, x: jax.Array, grid: Grid) -> jax.Array:
 
 
 SOLVERS = {"euler": euler, "heun": heun}
+
+
+def double(x: jax.Array) -> jax.Array:
+    """Repeats latents for both halves of a guided batch: (B, ...) -> (2B, ...)."""
+    return jnp.concatenate([x, x])
+
+
+def guide(velocity: jax.Array, guidance_scale: jax.Array | float) -> jax.Array:
+    """Combines a guided batch: (2B, ...) with conditional first -> (B, ...), uncond + scale * (cond - uncond)."""
+    conditional, unconditional = jnp.split(velocity, 2)
+    return unconditional + guidance_scale * (conditional - unconditional)

@@ -4,12 +4,13 @@ Its counterpart in closed form is `nami_jax.flow.transition`; both turn a stage'
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nami_jax.config import ModelConfig, require
+from nami_jax.config import Config, ModelConfig, require
 
 HIDDEN = 32  # channels inside the size-free bridge's convolutions
 
@@ -93,3 +94,24 @@ def make_bridge(kind: str, model: ModelConfig, height: int, width: int, rngs: nn
         return ConvBridge(model.channels, model.num_stages - 1, rngs=rngs)
     factors = [2**k for k in range(model.num_stages - 2, -1, -1)]
     return Bridge([(height // f, width // f, model.channels) for f in factors])
+
+
+def bridge_module(cfg: Config) -> AnyBridge | None:
+    """Builds the untrained bridge of a run, if it has one, for latents of `data.side`."""
+    if cfg.bridge.kind is None:
+        return None
+    side = cfg.data.side // cfg.autoencoder.downscale
+    return make_bridge(cfg.bridge.kind, cfg.model, side, side, nnx.Rngs(cfg.train.seed))
+
+
+def new_bridge(cfg: Config) -> Any:
+    """Returns an untrained bridge's parameters, {} for a run without one."""
+    bridge = bridge_module(cfg)
+    return {} if bridge is None else nnx.to_pure_dict(nnx.state(bridge))
+
+
+def bridge_structure(cfg: Config) -> nnx.GraphDef | None:
+    """Returns what `nnx.merge` needs beside a bridge's parameters; None for a run without a bridge."""
+    if cfg.bridge.kind is None:
+        return None
+    return nnx.split(nnx.eval_shape(lambda: bridge_module(cfg)))[0]

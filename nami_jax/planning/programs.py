@@ -16,15 +16,16 @@ from jax.sharding import Mesh, NamedSharding
 from jax.stages import Lowered
 
 from nami_jax.config import Config
-from nami_jax.flow.stages import Stage, make_stages
+from nami_jax.flow.transition import make_transition
+from nami_jax.models.bridge import bridge_structure
 from nami_jax.models.nami import abstract_model
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import BATCH, batch_parts
-from nami_jax.sampling.sampler import run_stage, stage_grids, stage_shape
+from nami_jax.sampling.sampler import Guidance, Networks, StageProgram, make_sampler, run_stage
 from nami_jax.text.caption_table import TextStates
 from nami_jax.training.compilation import BatchShapes, abstract_batch
 from nami_jax.training.state import TrainState
-from nami_jax.training.step import abstract_state, bridge_structure, make_train_step, sampling_weights
+from nami_jax.training.step import abstract_state, make_train_step, sampling_weights
 
 
 def run_state(cfg: Config, mesh: Mesh) -> TrainState:
@@ -56,37 +57,29 @@ def preview_images(cfg: Config, mesh: Mesh) -> int:
 
 def stage_tracers(cfg: Config, mesh: Mesh, images: int) -> list[Callable[[], Lowered]]:
     """Returns what traces each stage of drawing `images` pictures of data.side x data.side by a run's EMA."""
-    stages = make_stages(cfg.model.num_stages, cfg.flow.sigma_ends)
-    return [
-        functools.partial(_lower_stage, cfg, mesh, images, before, stage)
-        for before, stage in zip((None, *stages[:-1]), stages, strict=True)
+    sampler = make_sampler(cfg.model, cfg.flow.sigma_ends, MeshLayout(mesh))
+    side = cfg.data.side // cfg.autoencoder.downscale
+    latents = [
+        jax.ShapeDtypeStruct((images, *shape), jnp.float32, sharding=NamedSharding(mesh, BATCH))
+        for shape in sampler.shapes(side, side)
     ]
 
+    def trace(program: StageProgram, grid: Any) -> Lowered:
+        networks, at = sampling_networks(cfg, mesh), program.stage.number - 1
+        x = latents[at] if program.before is None else latents[at - 1]
+        noise = latents[at] if program.before is not None and networks.transition.needs_noise else None
+        embeds, pooled = (
+            jax.ShapeDtypeStruct((2 * images, *states.shape[1:]), states.dtype) for states in null_states(cfg)
+        )
+        guidance = Guidance((embeds, pooled), jax.ShapeDtypeStruct((), jnp.float32))
+        return run_stage.lower(program, networks, x, noise, guidance, grid)
 
-def _lower_stage(cfg: Config, mesh: Mesh, images: int, before: Stage | None, stage: Stage) -> Lowered:
+    return [functools.partial(trace, program, grid) for program, grid in sampler.programs(cfg.sample)]
+
+
+def sampling_networks(cfg: Config, mesh: Mesh) -> Networks:
+    """Returns a run's EMA network and its transition, with ShapeDtypeStructs for parameters."""
     state = run_state(cfg, mesh)
-    model = nnx.merge(abstract_model(cfg.model)[0], sampling_weights(state))
     structure = bridge_structure(cfg) if cfg.sample.transition == "bridge" else None
     bridge = None if structure is None else nnx.merge(structure, state.bridge)
-    side = cfg.data.side // cfg.autoencoder.downscale
-
-    def latents(stage: Stage) -> jax.ShapeDtypeStruct:
-        shape = images, *stage_shape(cfg.model, stage, side, side)
-        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, BATCH))
-
-    text = tuple(jax.ShapeDtypeStruct((2 * images, *x.shape[1:]), x.dtype) for x in null_states(cfg))
-    noise = None if before is None or structure is not None else latents(stage)
-    grid: Any = stage_grids(make_stages(cfg.model.num_stages, cfg.flow.sigma_ends), cfg.sample)[stage.number - 1]
-    return run_stage.lower(
-        model,
-        bridge,
-        latents(before or stage),
-        noise,
-        text,
-        jax.ShapeDtypeStruct((), jnp.float32),
-        grid,
-        stage=stage,
-        before=before,
-        solver=cfg.sample.solver,
-        layout=MeshLayout(mesh),
-    )
+    return Networks(nnx.merge(abstract_model(cfg.model)[0], sampling_weights(state)), make_transition(bridge))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from nami_jax.flow.stages import make_stages
 from nami_jax.parallel.sharding import batch_parts
 from nami_jax.planning.batches import with_batch
 from nami_jax.planning.costs import Rate, phases, picture_flops, shape_flops
@@ -11,7 +10,7 @@ from nami_jax.planning.memory import Measured
 from nami_jax.planning.planner import Plan
 from nami_jax.planning.remedies import remedies
 from nami_jax.planning.xla_flops import sampling_xla_flops, training_xla_flops
-from nami_jax.sampling.sampler import stage_shape
+from nami_jax.sampling.sampler import make_sampler
 from nami_jax.training.compilation import shapes_text
 
 GIB, MIB, TERA = 2**30, 2**20, 1e12
@@ -173,9 +172,7 @@ def _pictures(plan: Plan, rate: Rate | None) -> str:
 def _programs(plan: Plan) -> str:
     cfg, side = plan.cfg, plan.cfg.data.side // plan.cfg.autoencoder.downscale
     validation = dict.fromkeys(with_batch(shapes, [cfg.train.eval_batch] * len(shapes)) for shapes in plan.steps)
-    drawn = [
-        (plan.preview_images, *stage_shape(cfg.model, stage, side, side)) for stage in make_stages(cfg.model.num_stages)
-    ]
+    drawn = [(plan.preview_images, *shape) for shape in make_sampler(cfg.model).shapes(side, side)]
     rows = [("training step", shapes_text(shapes)) for shapes in plan.steps]
     rows += [("validation", shapes_text(shapes)) for shapes in validation]
     rows += [(f"pictures, stage {k}", shapes_text((shape,))) for k, shape in enumerate(drawn, start=1)]

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nami_jax.config import Config, MeshConfig, ModelConfig, SampleConfig
-from nami_jax.flow.stages import make_stages
 from nami_jax.models.nami import abstract_model
 from nami_jax.monitoring.flops import EVALUATIONS
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.programs import lower_step
-from nami_jax.sampling.sampler import guided_velocity, stage_shape
+from nami_jax.sampling.sampler import Guidance, guided_velocity, make_sampler
 from nami_jax.training.compilation import BatchShapes
 
 
@@ -47,13 +46,13 @@ def sampling_xla_flops(
     """Counts as `sampling_flops` does, by XLA: one guided velocity of each stage, times the solver's evaluations."""
     graphdef, params = abstract_model(dataclasses.replace(model, scan_blocks=False))
     text = struct(2 * batch, text_tokens, model.text_dim), struct(2 * batch, model.pooled_dim)
-    counts = []
-    for stage, steps in zip(make_stages(model.num_stages), sample.steps, strict=True):
+    counts, sampler = [], make_sampler(model)
+    for stage, shape, steps in zip(sampler.stages, sampler.shapes(side, side), sample.steps, strict=True):
 
         def velocity(params, x, t, text, stage=stage):
-            return guided_velocity(nnx.merge(graphdef, params), text, sample.guidance_scale, stage)(x, t)
+            return guided_velocity(nnx.merge(graphdef, params), Guidance(text, sample.guidance_scale), stage)(x, t)
 
-        x = struct(batch, *stage_shape(model, stage, side, side))
+        x = struct(batch, *shape)
         counts.append(steps * EVALUATIONS[sample.solver] * xla_flops(velocity, params, x, struct(), text))
     return tuple(counts)
 

@@ -15,13 +15,14 @@ from tqdm import tqdm
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.runs import Shardings, load_run
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, PipelineConfig, SampleConfig, nearest, require
+from nami_jax.flow.transition import Transition, make_transition
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import make_mesh, state_shardings
 from nami_jax.sampling.pictures import to_images
-from nami_jax.sampling.sampler import check_request, sample_latents
+from nami_jax.sampling.sampler import Networks, Request, make_sampler
 from nami_jax.text.caption_table import TextEncoder, TextStates, load_text_encoder
 from nami_jax.weights import open_tensors
 from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, read_pipeline_config
@@ -62,7 +63,8 @@ class NamiPipeline:
         """
         self.model, self.cfg, self.source = model, cfg, source
         self.autoencoder, self.bridge, self.keep_encoder = autoencoder, bridge, keep_encoder
-        self._load_encoder, self._encoder, self._layout = load_encoder, None, layout
+        self._load_encoder, self._encoder = load_encoder, None
+        self._sampler = make_sampler(model.cfg, cfg.flow.sigma_ends, layout)
 
     @classmethod
     def from_pretrained(
@@ -251,32 +253,19 @@ class NamiPipeline:
         """
         sample = sample or self.cfg.sample
         height, width = (self.cfg.side if side is None else side for side in (height, width))
-        bridge, downscale = self._check(sample, height, width), self.cfg.autoencoder.downscale
-        return sample_latents(
-            self.model,
-            text,
-            negative,
-            sample,
-            height=height // downscale,
-            width=width // downscale,
-            seed=seed,
-            numbers=range(len(text.pooled)) if numbers is None else numbers,
-            sigma_ends=self.cfg.flow.sigma_ends,
-            bridge=bridge,
-            initial=initial,
-            layout=self._layout,
-            progress=progress,
-        )
+        networks, downscale = Networks(self.model, self._check(sample, height, width)), self.cfg.autoencoder.downscale
+        numbers = range(len(text.pooled)) if numbers is None else numbers
+        request = Request(height // downscale, width // downscale, seed, numbers, initial)
+        return self._sampler(networks, text, negative, sample, request, progress)
 
     def decode(self, latents: jax.Array) -> list[Image.Image]:
         """Turns latents (B, h, w, C) into pictures."""
         return to_images(np.asarray(latents if self.autoencoder is None else self.autoencoder.decode(latents)))
 
-    def _check(self, sample: SampleConfig, height: int, width: int) -> AnyBridge | None:
-        """Checks a request before anything is compiled; returns the bridge, if it is to make the jumps."""
-        bridge = self.bridge if sample.transition == "bridge" else None
+    def _check(self, sample: SampleConfig, height: int, width: int) -> Transition:
+        """Checks a request before anything is compiled; returns what makes the jumps."""
         require(
-            sample.transition != "bridge" or bridge is not None,
+            sample.transition != "bridge" or self.bridge is not None,
             field="transition",
             value="bridge",
             rule="this model has no bridge",
@@ -289,11 +278,12 @@ class NamiPipeline:
             rule="the released grid knows the default flow.sigma_ends only",
             remedy="Set 'linear'",
         )
+        transition = make_transition(self.bridge if sample.transition == "bridge" else None)
         downscale = self.cfg.autoencoder.downscale
-        check_request(self.model.cfg, sample, height, width, bridge, downscale)
+        self._sampler.check(sample, transition, height, width, downscale)
         lengths = self.model.cfg.image_tokens(height // downscale, width // downscale)
-        self._layout.require_tokens(lengths, self.cfg.text.max_length)
-        return bridge
+        self._sampler.layout.require_tokens(lengths, self.cfg.text.max_length)
+        return transition
 
 
 def _load_converted(

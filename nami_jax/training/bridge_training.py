@@ -16,11 +16,12 @@ from nami_jax.config import Config
 from nami_jax.data.examples import ExampleSource
 from nami_jax.data.loader import Batch, train_loader
 from nami_jax.flow.stages import make_stages
+from nami_jax.flow.transition import Bridged
+from nami_jax.models.bridge import bridge_structure, new_bridge
 from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.parallel.processes import is_main
 from nami_jax.parallel.sharding import BATCH, host_shard, shard_batch
-from nami_jax.training.loss import BridgeBefore, bridge_loss
-from nami_jax.training.step import bridge_structure, new_bridge
+from nami_jax.training.loss import transition_loss
 
 RATE = "bridge.learning_rate"
 
@@ -86,11 +87,11 @@ def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, np.uint32],
     assert graphdef is not None
 
     def loss_fn(params, images, key):
-        bridge = nnx.merge(graphdef, params)
+        bridge = Bridged(nnx.merge(graphdef, params))
         losses = []
         for before, stage, latents in zip(stages[:-1], stages[1:], images[1:], strict=True):
             noise = jax.random.normal(jax.random.fold_in(key, stage.number), latents.shape)
-            losses.append(bridge_loss(BridgeBefore(bridge, before), stage, latents, noise))
+            losses.append(transition_loss(bridge, before, stage, latents, noise))
         return sum(losses)
 
     def step(state, images, number):

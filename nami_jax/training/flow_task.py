@@ -20,6 +20,8 @@ from nami_jax.config import Config, fixed_fields, require
 from nami_jax.data.examples import Data, open_data
 from nami_jax.data.latents import SPLITS, PreparedLatents
 from nami_jax.data.loader import Batch, eval_batches, train_loader
+from nami_jax.flow.transition import make_transition
+from nami_jax.models.bridge import bridge_structure
 from nami_jax.monitoring.flops import step_flops
 from nami_jax.monitoring.metrics import bar_text
 from nami_jax.monitoring.watch import Views
@@ -145,7 +147,7 @@ class FlowTask:
     def views(self, folder: Path) -> Views:
         """See `Task`: rates, validation losses and sample grids."""
         cfg = self.cfg
-        structure = flow_step.bridge_structure(cfg) if cfg.sample.transition == "bridge" else None
+        structure = bridge_structure(cfg) if cfg.sample.transition == "bridge" else None
         decode = self.codec.decode if self.codec else np.asarray
         preview = make_preview(cfg, self.data, decode, folder, MeshLayout(self.mesh))
 
@@ -155,7 +157,7 @@ class FlowTask:
 
         def draw(state: TrainState, step: int) -> Path:
             bridge = None if structure is None else nnx.merge(structure, state.bridge)
-            return preview(flow_step.sampling_weights(state), bridge, step)
+            return preview(flow_step.sampling_weights(state), make_transition(bridge), step)
 
         return Views(scalars, bar_text, self.validate, draw)
 

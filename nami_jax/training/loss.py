@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from nami_jax.config import FlowConfig
 from nami_jax.data.loader import StageBatch
 from nami_jax.flow.interpolant import end_before, interpolate, logit_normal, stage_ends
-from nami_jax.flow.resize import upsample
 from nami_jax.flow.stages import Stage
-from nami_jax.models.bridge import AnyBridge
+from nami_jax.flow.transition import Transition
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
 from nami_jax.monitoring.metrics import QUARTILES
@@ -35,23 +34,27 @@ def draw(key: jax.Array, shape: tuple[int, ...], flow: FlowConfig, caption_dropo
     )
 
 
-class BridgeBefore(NamedTuple):
-    """A learned jump into a stage, and the stage that it comes from."""
+def start_after(transition: Transition, before: Stage, latents: jax.Array, noise: jax.Array) -> jax.Array:
+    """Returns where a stage's path starts behind a transition.
 
-    bridge: AnyBridge
-    before: Stage
+    Args:
+        transition: from the stage before into this one.
+        before: the stage before.
+        latents: (B, H, W, C) clean latents at this stage's size.
+        noise: (B, H, W, C) standard normal, of both stages.
+
+    Returns:
+        (B, H, W, C).
+    """
+    return transition(end_before(latents, noise, before.sigma_end), noise, before)
 
 
-def bridged_start(jump: BridgeBefore, latents: jax.Array, noise: jax.Array) -> jax.Array:
-    """Returns where the bridge leads from the end of the stage before, for this stage's latents and noise."""
-    x_end = end_before(latents, noise, jump.before.sigma_end)
-    return jump.bridge(upsample(x_end), stage=jump.before.number + 1)
-
-
-def bridge_loss(jump: BridgeBefore, stage: Stage, latents: jax.Array, noise: jax.Array) -> jax.Array:
-    """Returns the mean squared error () of the bridged start against the stage's own, x_start. NAMI, CVPR 2026."""
+def transition_loss(
+    transition: Transition, before: Stage, stage: Stage, latents: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """Returns the mean squared error () of `start_after` against the stage's own x_start. NAMI, CVPR 2026 version."""
     x_start, _ = stage_ends(latents, noise, stage)
-    return jnp.mean(jnp.square(bridged_start(jump, latents, noise) - x_start))
+    return jnp.mean(jnp.square(start_after(transition, before, latents, noise) - x_start))
 
 
 def stage_losses(
@@ -60,7 +63,7 @@ def stage_losses(
     batch: StageBatch,
     null: TextStates,
     draws: StageDraws,
-    jump: BridgeBefore | None = None,
+    start: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
 ) -> jax.Array:
     """Computes the mean squared error of the predicted velocity, one value per image.
@@ -71,7 +74,7 @@ def stage_losses(
         batch: images (B, H, W, C), pixels in [-1, 1] or latents, at the stage's size, and the states of their captions.
         null: the states of the empty caption, B = 1.
         draws: noise, times and dropped captions.
-        jump: the trained bridge into this stage, whose path then starts where the bridge leads; None: at x_start.
+        start: (B, H, W, C) where the path starts, behind a learned transition; None: at x_start.
         layout: how the network is spread over devices.
 
     Returns:
@@ -80,8 +83,8 @@ def stage_losses(
     Source: NAMI, arXiv 2503.09242, sec. 3.1.
     """
     x_start, x_end = stage_ends(batch.images, draws.noise, stage)
-    if jump is not None:
-        x_start = bridged_start(jump, batch.images, draws.noise)
+    if start is not None:
+        x_start = start
     x_t, velocity = interpolate(x_start, x_end, draws.tau)
     text_embeds = jnp.where(draws.drop[:, None, None], null.embeds, batch.text.embeds)
     pooled = jnp.where(draws.drop[:, None], null.pooled, batch.text.pooled)

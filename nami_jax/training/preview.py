@@ -11,12 +11,12 @@ from PIL import Image
 from nami_jax.config import Config
 from nami_jax.data.examples import Data, Example, ExampleSource
 from nami_jax.data.images import to_stage
-from nami_jax.models.bridge import AnyBridge
+from nami_jax.flow.transition import Transition
 from nami_jax.models.layout import Layout
 from nami_jax.models.nami import abstract_model
 from nami_jax.parallel.processes import is_main
 from nami_jax.sampling.pictures import grid, save_png, stack, to_images
-from nami_jax.sampling.sampler import sample_latents
+from nami_jax.sampling.sampler import Networks, Request, make_sampler
 from nami_jax.text.caption_table import TextStates
 
 Decode = Callable[[np.ndarray], np.ndarray]  # latents (B, h, w, C) -> pixels (B, H, W, 3) in [-1, 1]
@@ -31,8 +31,8 @@ class Panel(NamedTuple):
 
 def make_preview(
     cfg: Config, data: Data, decode: Decode, folder: Path, layout: Layout
-) -> Callable[[Any, AnyBridge | None, int], Path]:
-    """Returns (parameters, bridge, step) -> path of a grid: training and held-out captions, originals above samples.
+) -> Callable[[Any, Transition, int], Path]:
+    """Returns (parameters, transition, step) -> path of a grid: training and held-out captions, originals over samples.
 
     Args:
         cfg: the run; `train.sample_images` training captions and a third as many held-out ones, evenly spaced in the
@@ -51,21 +51,12 @@ def make_preview(
     text = TextStates(np.stack([v.embeds for v in examples]), np.stack([v.pooled for v in examples]))
     latents = to_stage(np.stack([v.image for v in examples]), 1)
     originals, graphdef = to_images(decode(latents)), abstract_model(cfg.model)[0]
+    sampler = make_sampler(cfg.model, cfg.flow.sigma_ends, layout)
+    request = Request(latents.shape[1], latents.shape[2], cfg.train.seed, range(len(captions)))
 
-    def preview(params: Any, bridge: AnyBridge | None, step: int) -> Path:
-        drawn = sample_latents(
-            nnx.merge(graphdef, params),
-            text,
-            data.empty,
-            cfg.sample,
-            height=latents.shape[1],
-            width=latents.shape[2],
-            seed=cfg.train.seed,
-            numbers=range(len(captions)),
-            sigma_ends=cfg.flow.sigma_ends,
-            bridge=bridge,
-            layout=layout,
-        )
+    def preview(params: Any, transition: Transition, step: int) -> Path:
+        networks = Networks(nnx.merge(graphdef, params), transition)
+        drawn = sampler(networks, text, data.empty, cfg.sample, request)
         path = folder / f"step_{step:07d}.png"
         about = {"captions": captions, "step": step, "seed": cfg.train.seed, "steps": cfg.sample.steps}
         sheet = _sheet(panels, originals, to_images(decode(np.asarray(drawn))), step)

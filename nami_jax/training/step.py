@@ -14,13 +14,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nami_jax.config import Config
 from nami_jax.data.loader import Batch
 from nami_jax.flow.stages import make_stages
+from nami_jax.flow.transition import Bridged
 from nami_jax.models import lora
-from nami_jax.models.bridge import AnyBridge, make_bridge
+from nami_jax.models.bridge import bridge_structure, new_bridge
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import BATCH, state_shardings
 from nami_jax.text.caption_table import TextStates
-from nami_jax.training.loss import BridgeBefore, StageDraws, by_quartile, draw, stage_losses
+from nami_jax.training.loss import StageDraws, by_quartile, draw, stage_losses, start_after
 from nami_jax.training.state import TrainState, advance, make_optimizer
 
 
@@ -64,27 +65,6 @@ def _new_state(cfg: Config, base: Any, bridge: Any) -> TrainState:
     params = unflatten_dict(flatten_dict(fresh) | flatten_dict(base))
     params, frozen = lora.split(params) if cfg.model.lora_rank else (params, {})
     return TrainState.begin(params, make_optimizer(cfg.train).transform.init(params), key, frozen=frozen, bridge=bridge)
-
-
-def bridge_module(cfg: Config) -> AnyBridge | None:
-    """Builds the untrained bridge of a run, if it has one, for latents of `data.side`."""
-    if cfg.bridge.kind is None:
-        return None
-    side = cfg.data.side // cfg.autoencoder.downscale
-    return make_bridge(cfg.bridge.kind, cfg.model, side, side, nnx.Rngs(cfg.train.seed))
-
-
-def new_bridge(cfg: Config) -> Any:
-    """Returns an untrained bridge's parameters, {} for a run without one."""
-    bridge = bridge_module(cfg)
-    return {} if bridge is None else nnx.to_pure_dict(nnx.state(bridge))
-
-
-def bridge_structure(cfg: Config) -> nnx.GraphDef | None:
-    """Returns what `nnx.merge` needs beside a bridge's parameters; None for a run without a bridge."""
-    if cfg.bridge.kind is None:
-        return None
-    return nnx.split(nnx.eval_shape(lambda: bridge_module(cfg)))[0]
 
 
 def sampling_weights(state: TrainState) -> Any:
@@ -150,10 +130,12 @@ def _stage_loss(
 
     def losses(params, bridge, batch, null, key):
         model = nnx.merge(graphdef, params)
-        learned = None if bridge_graphdef is None else nnx.merge(bridge_graphdef, bridge)
+        learned = None if bridge_graphdef is None else Bridged(nnx.merge(bridge_graphdef, bridge))
         for before, stage, part in zip((None, *stages[:-1]), stages, batch, strict=True):
             draws = draw(jax.random.fold_in(key, stage.number), part.images.shape, cfg.flow, caption_dropout)
-            jump = None if before is None or learned is None else BridgeBefore(learned, before)
-            yield stage_losses(model, stage, part, null, draws, jump, layout), draws
+            start = None
+            if learned is not None and before is not None:
+                start = start_after(learned, before, part.images, draws.noise)
+            yield stage_losses(model, stage, part, null, draws, start, layout), draws
 
     return losses

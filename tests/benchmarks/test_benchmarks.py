@@ -11,17 +11,18 @@ from configs import emoji_single_flow, emoji_tiny, presets
 from nami_jax.config import Config, ConfigError, SampleConfig
 from nami_jax.flow.schedule import Grid
 from nami_jax.flow.solver import euler
+from nami_jax.flow.transition import Renoise
 from nami_jax.models.nami import abstract_model
 from nami_jax.monitoring.flops import EVALUATIONS, sampling_flops, training_flops
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.report import table
 from nami_jax.planning.xla_flops import sampling_xla_flops, struct, training_xla_flops, xla_flops
-from nami_jax.sampling.sampler import sample_latents
+from nami_jax.sampling.sampler import Networks, Request, make_sampler
 from tests.support.sizes import CONFIG, MODEL, make_config
 
 TWO_STAGES = dataclasses.replace(MODEL, stage_single_blocks=(1, 1))
 SAMPLE = SampleConfig(steps=(1, 2))
-REQUEST = inference.Request(side=16, text_tokens=5, batch=2)
+WORKLOAD = inference.Workload(side=16, text_tokens=5, batch=2)
 
 
 def test_flops_of_nami_2b_are_the_papers():
@@ -94,17 +95,18 @@ def test_programs_take_turns_after_a_round_of_warm_up():
 def test_benchmark_samples_what_the_sampler_samples():
     rng = np.random.default_rng(0)
     model = inference.make_network(inference.random_params(TWO_STAGES, rng), TWO_STAGES)
-    text = inference.random_text(TWO_STAGES, REQUEST, rng)
-    latents, seconds = inference.sample_by_stage(model, text, SAMPLE, REQUEST)
+    text = inference.random_text(TWO_STAGES, WORKLOAD, rng)
+    latents, seconds = inference.sample_by_stage(model, text, SAMPLE, WORKLOAD)
     prompts, negatives = zip(*(np.split(np.asarray(states), 2) for states in text), strict=True)
-    expected = sample_latents(model, prompts, negatives, SAMPLE, height=16, width=16, seed=0, numbers=range(2))
+    request = Request(16, 16, seed=0, numbers=range(2))
+    expected = make_sampler(TWO_STAGES)(Networks(model, Renoise()), prompts, negatives, SAMPLE, request)
     np.testing.assert_array_equal(latents, expected)
     assert len(seconds) == 2
 
 
 def test_inference_benchmark_reports_every_stage_and_ends_with_the_ratio():
     contenders = inference.make_contenders(TWO_STAGES, SAMPLE)
-    report = inference.report(contenders, REQUEST, inference.measure(contenders, REQUEST, rounds=1))
+    report = inference.report(contenders, WORKLOAD, inference.measure(contenders, WORKLOAD, rounds=1))
     for row in ("progressive, stage 1", "progressive, stage 2", "progressive, end to end", "single flow, end to end"):
         assert f"\n{row} " in report
     assert re.fullmatch(r"ratio \d+\.\d{3}", report.splitlines()[-1])
@@ -114,7 +116,7 @@ def test_inference_benchmark_reports_every_stage_and_ends_with_the_ratio():
 def test_inference_benchmark_refuses_a_geometry_before_compiling(side, steps, field):
     contenders = inference.make_contenders(TWO_STAGES, SampleConfig(steps))
     with pytest.raises(ConfigError, match=rf"^{field} = "):
-        inference.measure(contenders, dataclasses.replace(REQUEST, side=side), rounds=1)
+        inference.measure(contenders, dataclasses.replace(WORKLOAD, side=side), rounds=1)
 
 
 def test_train_step_benchmark_measures_a_step_its_compilation_and_the_matmul_rate():

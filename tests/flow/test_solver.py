@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from nami_jax.flow.schedule import Grid, linear_grids
-from nami_jax.flow.solver import SOLVERS, euler, heun
+from nami_jax.flow.solver import SOLVERS, double, euler, guide, heun
 from nami_jax.flow.stages import make_stages
 
 X = jnp.array([1.0, -2.0]).reshape(2, 1, 1, 1)
@@ -33,3 +33,15 @@ def test_error_falls_with_the_order_of_the_solver(solver, order):
         return float(jnp.abs(solver(lambda x, t: x, X, grid) - X * np.exp(-1)).max())  # dx/dtau = x
 
     assert error(8) / error(16) == pytest.approx(2**order, rel=0.1)
+
+
+def test_guidance_leads_from_the_unconditional_through_the_conditional_velocity():
+    conditional, unconditional = jnp.array([[3.0], [5.0]]), jnp.array([[1.0], [6.0]])
+    velocity = jnp.concatenate([conditional, unconditional])
+    np.testing.assert_array_equal(guide(velocity, 3.0), [[7.0], [3.0]])
+    np.testing.assert_array_equal(guide(velocity, 1.0), conditional)
+    np.testing.assert_array_equal(guide(velocity, 0.0), unconditional)
+
+
+def test_double_repeats_the_whole_batch():
+    np.testing.assert_array_equal(double(jnp.array([1, 2])), [1, 2, 1, 2])

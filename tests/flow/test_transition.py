@@ -8,16 +8,16 @@ import pytest
 from nami_jax.flow.interpolant import stage_ends
 from nami_jax.flow.resize import pool, upsample
 from nami_jax.flow.stages import make_stages
-from nami_jax.flow.transition import renoise
+from nami_jax.flow.transition import Bridged, Renoise, make_transition
 
 COUNTS = [2, 3, 4]
 
 
-@pytest.mark.parametrize("sigma_end", [1 / 3, 2 / 3])
-def test_pooling_the_result_of_a_jump_gives_back_the_scaled_input(sigma_end):
+@pytest.mark.parametrize("before", make_stages(3)[:2])
+def test_pooling_the_result_of_a_jump_gives_back_the_scaled_input(before):
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
     noise = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
-    np.testing.assert_allclose(pool(renoise(x, noise, sigma_end)), x / (1 + sigma_end), atol=1e-6)
+    np.testing.assert_allclose(pool(Renoise()(x, noise, before)), x / (1 + before.sigma_end), atol=1e-6)
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -28,7 +28,7 @@ def test_jump_of_a_training_end_is_the_next_training_start(count):
     for before, after in itertools.pairwise(stages):
         x_end = stage_ends(pool(latents), 2 * pool(noise), before)[1]
         x_start = stage_ends(latents, noise, after)[0]
-        np.testing.assert_allclose(renoise(x_end, noise, before.sigma_end), x_start, atol=2e-6)
+        np.testing.assert_allclose(Renoise()(x_end, noise, before), x_start, atol=2e-6)
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -39,7 +39,7 @@ def test_jump_gives_the_next_stage_its_mean_and_white_noise(count):
     latents = jnp.full((draws, 1, 1, 1), 2.0)
     low, high = jax.random.split(jax.random.key(2))
     x_end = stage_ends(latents, jax.random.normal(low, latents.shape), before)[1]
-    x = renoise(x_end, jax.random.normal(high, (draws, 2, 2, 1)), before.sigma_end).reshape(draws, 4)
+    x = Renoise()(x_end, jax.random.normal(high, (draws, 2, 2, 1)), before).reshape(draws, 4)
     np.testing.assert_allclose(x.mean(0), 2.0 * (1 - after.sigma_start), atol=0.01)
     np.testing.assert_allclose(np.cov(np.asarray(x).T), after.sigma_start**2 * np.eye(4), atol=0.01)
 
@@ -47,4 +47,50 @@ def test_jump_gives_the_next_stage_its_mean_and_white_noise(count):
 def test_jump_worked_by_hand():
     x = jnp.full((1, 1, 1, 1), 3.0)
     noise = jnp.array([[1.0, 0.0], [0.0, -1.0]]).reshape(1, 2, 2, 1)  # zero mean
-    np.testing.assert_allclose(renoise(x, noise, 0.5), upsample(x) / 1.5 + noise * 2 / 3, rtol=1e-6)
+    before = make_stages(2)[0]  # ends at the noise level 0.5
+    np.testing.assert_allclose(Renoise()(x, noise, before), upsample(x) / 1.5 + noise * 2 / 3, rtol=1e-6)
+
+
+@jax.tree_util.register_pytree_node_class
+class Scale:
+    """A bridge that multiplies by its one parameter and the stage's number."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, upsampled, *, stage):
+        return self.factor * stage * upsampled
+
+    def require_size(self, height, width):
+        raise ValueError(f"not {height}x{width}")
+
+    def tree_flatten(self):
+        return (self.factor,), None
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(*children)
+
+
+def test_a_bridge_is_given_the_upsampled_result_and_the_next_stages_number():
+    x, transition = jnp.arange(12.0).reshape(1, 2, 2, 3), make_transition(Scale(0.5))
+    np.testing.assert_array_equal(transition(x, None, make_stages(3)[1]), 1.5 * upsample(x))
+    with pytest.raises(ValueError, match="not 8x4"):
+        transition.require_size(8, 4)
+
+
+def test_without_a_bridge_the_jump_renoises_and_takes_any_size():
+    transition = make_transition(None)
+    assert transition == Renoise()
+    transition.require_size(3, 5)
+    assert (transition.needs_noise, Bridged.needs_noise) == (True, False)
+
+
+def test_a_transition_is_an_argument_of_compiled_functions():
+    before, x, noise = make_stages(2)[0], jnp.ones((1, 1, 1, 1)), jnp.zeros((1, 2, 2, 1))
+    jump = jax.jit(lambda transition, x, noise: transition(x, noise, before))
+    np.testing.assert_array_equal(jump(Renoise(), x, noise), Renoise()(x, noise, before))
+    for factor in (0.5, 2.0):
+        np.testing.assert_array_equal(jump(Bridged(Scale(factor)), x, None), jnp.full((1, 2, 2, 1), 2 * factor))
+    assert jump._cache_size() == 2  # pyright: ignore[reportAttributeAccessIssue]
+    assert not jax.tree.leaves(Renoise())

@@ -8,9 +8,10 @@ import pytest
 from flax import nnx
 
 from nami_jax.config import ConfigError, MeshConfig, SampleConfig
+from nami_jax.flow.transition import Renoise
 from nami_jax.parallel.activations import MeshLayout, require_layout
 from nami_jax.parallel.sharding import make_mesh, path_name, shard_batch, state_shardings
-from nami_jax.sampling.sampler import sample_latents
+from nami_jax.sampling.sampler import Networks, Request, make_sampler
 from nami_jax.training.step import init_state, make_train_step, train_shardings
 from tests.models.test_nami import awake
 from tests.sampling.test_sampler import text
@@ -80,11 +81,10 @@ def test_layers_are_split_over_tensor_in_parameters_moments_and_ema():
 def test_sampling_on_a_mesh_draws_what_one_device_draws(sizes, count):
     model, mesh = awake(), make_mesh(sizes, jax.devices()[: 4 if sizes.sequence == 4 else 8])
     sample = SampleConfig((2, 1, 1), 2.0)
-    request = {"height": 16, "width": 24, "seed": 0, "numbers": range(count)}
-    states = text(count, tokens=4), text(1, tokens=4)
-    expected = sample_latents(model, *states, sample, **request)
-    placed = jax.device_put(model, state_shardings(model, mesh))
-    found = sample_latents(placed, *states, sample, **request, layout=MeshLayout(mesh))
+    request, states = Request(16, 24, seed=0, numbers=range(count)), (text(count, tokens=4), text(1, tokens=4))
+    expected = make_sampler(MODEL)(Networks(model, Renoise()), *states, sample, request)
+    placed = Networks(jax.device_put(model, state_shardings(model, mesh)), Renoise())
+    found = make_sampler(MODEL, layout=MeshLayout(mesh))(placed, *states, sample, request)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 

@@ -8,8 +8,9 @@ import pytest
 
 from nami_jax.config import ConfigError, SampleConfig
 from nami_jax.flow.stages import make_stages
+from nami_jax.flow.transition import Bridged, Renoise
 from nami_jax.models.bridge import Bridge
-from nami_jax.sampling.sampler import image_noise, jump, run_stage, sample_latents
+from nami_jax.sampling.sampler import Networks, Request, image_noise, make_sampler, run_stage
 from tests.models.test_nami import awake
 from tests.support.sizes import MODEL
 
@@ -40,14 +41,23 @@ def text(batch: int, tokens: int = 5):
     )
 
 
+def bridged(model, seed: int = 0):
+    """A network with a bridge of the released form, for latents of 16 x 16, not quite the identity."""
+    bridge = Bridge([(8, 8, 3), (16, 16, 3)])
+    bridge.scales[...] = jnp.array([0.6, 0.75]) + seed
+    return Networks(model, Bridged(bridge))
+
+
 def test_sampling_is_the_stages_one_after_another():
     model, sample = awake(), SampleConfig((1, 1, 1), 2.0)
-    latents = sample_latents(model, text(2), text(1), sample, height=16, width=16, seed=0, numbers=[0, 1])
+    request, networks = Request(16, 16, seed=0, numbers=[0, 1]), Networks(model, Renoise())
+    latents = make_sampler(MODEL)(networks, text(2), text(1), sample, request)
     states = tuple(np.concatenate([t, np.broadcast_to(n, t.shape)]) for t, n in zip(text(2), text(1), strict=True))
     x = image_noise(0, [0, 1], STAGES[0], (4, 4, 3))
     for before, stage in zip((None, *STAGES), STAGES, strict=False):
         if before is not None:
-            x = jump(x, image_noise(0, [0, 1], stage, (x.shape[1] * 2, x.shape[2] * 2, 3)), before, None)
+            noise = image_noise(0, [0, 1], stage, (x.shape[1] * 2, x.shape[2] * 2, 3))
+            x = networks.transition(x, noise, before)
         velocity = model(
             jnp.concatenate([x, x]), jnp.full(4, stage.time_start), *map(jnp.asarray, states), stage=stage.number
         )
@@ -55,18 +65,30 @@ def test_sampling_is_the_stages_one_after_another():
     np.testing.assert_allclose(latents, x, rtol=2e-4, atol=2e-4)
 
 
+def test_stages_are_yielded_coarsest_first_and_the_last_is_the_result():
+    networks, sample, request = Networks(awake(), Renoise()), SampleConfig((1, 1, 1)), Request(16, 24, 0, [0, 1])
+    sampler = make_sampler(MODEL)
+    states = tuple(np.concatenate([t, t]) for t in text(2))
+    latents = list(sampler.by_stage(networks, states, sample, request))  # pyright: ignore[reportArgumentType]
+    assert [x.shape for x in latents] == [(2, *shape) for shape in sampler.shapes(16, 24)]
+    np.testing.assert_array_equal(latents[-1], sampler(networks, text(2), text(2), sample, request))
+
+
 def compiled_functions() -> int:
     function: Any = run_stage
     return function._cache_size()
 
 
-def test_further_seeds_prompts_and_scales_compile_nothing():
+@pytest.mark.parametrize("kind", ["renoise", "bridge"])
+def test_further_seeds_prompts_scales_weights_and_samplers_compile_nothing(kind):
     def sample(seed, scale):
-        request = {"height": 16, "width": 16, "seed": seed, "numbers": [0, 1]}
-        sample_latents(model, text(2), text(1), SampleConfig((2, 2, 2), scale), **request)
+        model = awake(seed=seed)
+        networks = Networks(model, Renoise()) if kind == "renoise" else bridged(model, seed)
+        request = Request(16, 16, seed, [0, 1])
+        make_sampler(MODEL)(networks, text(2), text(1), SampleConfig((2, 2, 2), scale), request)
         return compiled_functions()
 
-    model, at_first = awake(), compiled_functions()
+    at_first = compiled_functions()
     after_one = sample(0, 1.0)
     assert after_one == at_first + 3  # one function per stage
     assert sample(1, 3.0) == after_one
@@ -74,26 +96,26 @@ def test_further_seeds_prompts_and_scales_compile_nothing():
 
 def test_one_stage_model_samples_without_a_jump():
     cfg = dataclasses.replace(MODEL, stage_single_blocks=(2,))
-    latents = sample_latents(awake(cfg), text(1), text(1), SampleConfig((3,)), height=4, width=6, seed=0, numbers=[0])
+    networks, request = Networks(awake(cfg), Renoise()), Request(4, 6, 0, [0])
+    latents = make_sampler(cfg)(networks, text(1), text(1), SampleConfig((3,)), request)
     assert latents.shape == (1, 4, 6, 3)
     assert jax.numpy.isfinite(latents).all()
 
 
 def test_with_a_bridge_nothing_but_the_first_latents_is_drawn():
-    model, request = awake(), {"height": 16, "width": 16, "numbers": [0]}
+    model, sampler, sample = awake(), make_sampler(MODEL), SampleConfig((1, 1, 1))
     initial = image_noise(0, [0], STAGES[0], (4, 4, 3))
-    bridge = Bridge([(8, 8, 3), (16, 16, 3)])
     drawn = [
-        sample_latents(model, text(1), text(1), SampleConfig((1, 1, 1)), seed=s, bridge=b, initial=initial, **request)
-        for s, b in ((0, bridge), (1, bridge), (0, None), (1, None))
+        sampler(networks, text(1), text(1), sample, Request(16, 16, seed, [0], initial))
+        for networks in (bridged(model), Networks(model, Renoise()))
+        for seed in (0, 1)
     ]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert not np.allclose(drawn[2], drawn[3])
 
 
 def test_the_released_bridge_refuses_other_sizes_before_anything_is_compiled():
-    before = compiled_functions()
+    before, request = compiled_functions(), Request(16, 24, 0, [0])
     with pytest.raises(ConfigError, match=r"latents of 16x16 only, not 16x24"):
-        sample_latents(awake(), text(1), text(1), SampleConfig((1, 1, 1)), height=16, width=24, seed=0, numbers=[0],
-                       bridge=Bridge([(8, 8, 3), (16, 16, 3)]))  # fmt: skip
+        make_sampler(MODEL)(bridged(awake()), text(1), text(1), SampleConfig((1, 1, 1)), request)
     assert compiled_functions() == before

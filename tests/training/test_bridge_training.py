@@ -6,9 +6,9 @@ from flax import nnx
 
 from nami_jax.data.examples import Example
 from nami_jax.flow.resize import upsample
+from nami_jax.models.bridge import bridge_structure
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.training.bridge_training import train_bridge
-from nami_jax.training.step import bridge_structure
 from tests.support.sizes import make_config
 
 

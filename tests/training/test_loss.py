@@ -7,17 +7,17 @@ from flax import nnx
 from nami_jax.config import FlowConfig
 from nami_jax.data.loader import StageBatch
 from nami_jax.flow.stages import make_stages
+from nami_jax.flow.transition import Bridged
 from nami_jax.models.bridge import Bridge
 from nami_jax.models.nami import Nami
 from nami_jax.text.caption_table import TextStates
 from nami_jax.training.loss import (
-    BridgeBefore,
     StageDraws,
-    bridge_loss,
-    bridged_start,
     by_quartile,
     draw,
     stage_losses,
+    start_after,
+    transition_loss,
 )
 from tests.support.sizes import MODEL
 
@@ -84,14 +84,14 @@ def test_quartiles_count_every_image_once():
 def least_squares_bridge():
     bridge = Bridge([(8, 8, 3), (16, 16, 3)])
     bridge.scales[...] = jnp.array([0.6, 0.75])
-    return bridge
+    return Bridged(bridge)
 
 
 def test_a_bridged_path_starts_where_the_bridge_leads_from_the_stage_before():
     images, noise = (jax.random.normal(jax.random.key(i), (2, 16, 16, 3)) for i in range(2))
     draws = StageDraws(noise, tau=jnp.ones(2), drop=jnp.zeros(2, bool))
-    model, jump = Recorder(), BridgeBefore(least_squares_bridge(), STAGES[1])
-    stage_losses(model, STAGES[2], batch_of(images), NULL, draws, jump)  # pyright: ignore[reportArgumentType]
+    model, bridged = Recorder(), start_after(least_squares_bridge(), STAGES[1], images, noise)
+    stage_losses(model, STAGES[2], batch_of(images), NULL, draws, bridged)  # pyright: ignore[reportArgumentType]
     # The stage before ends at noise level 1/3 with the noise pooled and doubled; 0.75 of that, repeated in 2x2 blocks.
     pooled_images, pooled_noise = (x.reshape(2, 8, 2, 8, 2, 3).mean((2, 4)) for x in (images, noise))
     start = 0.75 * jnp.repeat(jnp.repeat(2 / 3 * pooled_images + 1 / 3 * 2 * pooled_noise, 2, 1), 2, 2)
@@ -100,8 +100,8 @@ def test_a_bridged_path_starts_where_the_bridge_leads_from_the_stage_before():
 
 def test_the_least_squares_bridge_misses_only_the_noise_that_renoising_adds():
     images, noise = (jax.random.normal(jax.random.key(i), (64, 16, 16, 3)) for i in range(2))
-    jump = BridgeBefore(least_squares_bridge(), STAGES[1])
+    jump = least_squares_bridge(), STAGES[1]
     # x_start has noise of level 0.5; its part of zero block mean, 3/4 of the variance, cannot be known.
-    assert float(bridge_loss(jump, STAGES[2], images, noise)) == pytest.approx(0.5**2 * 3 / 4, rel=0.02)
-    start = bridged_start(jump, images, noise)
+    assert float(transition_loss(*jump, STAGES[2], images, noise)) == pytest.approx(0.5**2 * 3 / 4, rel=0.02)
+    start = start_after(*jump, images, noise)
     np.testing.assert_array_equal(start[:, 0::2, 0::2], start[:, 1::2, 1::2])

@@ -1,0 +1,51 @@
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.paths import ROOT
+
+HELP = """
+import runpy, sys
+sys.argv = [sys.argv[1], "--help"]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+except SystemExit:
+    pass
+print("modules", *sys.modules)
+"""
+
+IMPORT = """
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+print(*sys.modules)
+"""
+
+
+def output(script: str, *arguments: str) -> list[str]:
+    run = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("sample", "--prompt"), ("convert", "--[no]allow_missing"), ("parity", "--tolerance")]
+)
+def test_help_is_given_without_jax(command, flag):
+    words = output(HELP, f"nami_jax.{command}")
+    text, modules = " ".join(words), words[words.index("modules") + 1 :]
+    assert flag in text
+    assert "absl" in modules
+    assert not {"jax", "flax", "orbax", "numpy", "PIL", "safetensors"} & set(modules)
+
+
+def test_drawing_pictures_imports_no_training():
+    tree = ast.parse((ROOT / "nami_jax" / "sample.py").read_text())
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    ours = {name for name in imported if name.startswith("nami_jax.")}
+    assert "nami_jax.sampling.pipeline" in ours
+    loaded = output(IMPORT, "nami_jax.sample", *sorted(ours))
+    assert {"nami_jax.sampling.sampler", "jax"} < set(loaded)
+    assert not {name for name in loaded if name.startswith("nami_jax.training")}
