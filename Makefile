@@ -89,7 +89,7 @@ bench: $(READY)  ## time sampling against the single-stage baseline, and the tra
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.train_step
 
-lock: $(READY_DEV)  ## resolve pyproject.toml anew into requirements*.txt
+lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
 	$(call resolve,$(VENV)/all.txt,--group weights --group prepare pyproject.toml)
 	$(call resolve,requirements.txt,--group weights pyproject.toml -c $(VENV)/all.txt)
 	$(call resolve,requirements-cuda.txt,--group cuda -c requirements.txt)
@@ -115,9 +115,9 @@ $(READY): requirements-build.txt $(LOCKS)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "PYTHON = '$(PYTHON)': nami_jax needs Python 3.11 to 3.13. Set e.g. make PYTHON=python3.11." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
-	  echo "PYTHON = '$(PYTHON)': it cannot make virtual environments. Install its venv module (Debian: apt install python3-venv)." >&2; exit 1; }
+	  echo "PYTHON = '$(PYTHON)': it cannot create virtual environments. Install its venv module (Debian: apt install python3-venv)." >&2; exit 1; }
 	@test ! -e $(VENV) || test -e $(VENV)/pyvenv.cfg || { \
-	  echo "VENV = '$(VENV)': is something else than a virtual environment. Set a folder that does not exist." >&2; exit 1; }
+	  echo "VENV = '$(VENV)': exists and is not a virtual environment. Set a folder that does not exist." >&2; exit 1; }
 	@echo "Installing into $(VENV) for $(ACCELERATOR) (about a minute) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(INSTALL) -r requirements-build.txt

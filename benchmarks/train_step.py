@@ -154,7 +154,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints the table and the conclusion."""
     if len(argv) > 1:
         raise app.UsageError(
-            f"unknown argument {argv[1]!r}: fields of the config are set as --config.model.dtype=bfloat16"
+            f"unknown argument {argv[1]!r}: set fields of the config with e.g. --config.model.dtype=bfloat16"
         )
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS

@@ -70,7 +70,7 @@ def report(results: Sequence[Result]) -> str:
 def main(argv: list[str]) -> None:
     """Prints the table and saves a picture: originals, then each run's samples."""
     if len(argv) < 2:
-        raise app.UsageError("give the workdirs of runs to compare")
+        raise app.UsageError("pass the workdirs of runs to compare")
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     try:

@@ -1,7 +1,7 @@
 """The values that the other configs start from. Not a run of its own. `configs/README.md` explains every field.
 
 Other files take `get_config()` from here and set only what differs. The fields are declared, with their rules, in
-`nami_jax/config/`. `python -m configs.base > configs/README.md` writes the list anew.
+`nami_jax/config/`. `python -m configs.base > configs/README.md` regenerates the list.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ change the fields marked so; the others define it.
 
 
 def get_config() -> ConfigDict:
-    """Returns the defaults: the paper's three stages, phases and times; sizes and data are for others to set."""
+    """Returns the defaults: the paper's three stages, phases and times; sizes and data are set by the other configs."""
     return base_config(Config)
 
 

@@ -2,7 +2,7 @@
 
 make train CONFIG=configs/emoji.py
 
-Hardware: one GPU (minutes) or a CPU (many hours). Leaves runs/emoji.
+Hardware: one GPU (minutes) or a CPU (many hours). Writes runs/emoji.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ make prepare CONFIG=configs/emoji_latent.py        # latents and text states int
 make train CONFIG=configs/emoji_latent.py          # the flow
 
 The network of emoji_tiny, with as many tokens, draws pictures of four times the pixels. Hardware: two CPU cores, 10
-minutes for the autoencoder and 6 for the flow. Leaves runs/emoji_latent.
+minutes for the autoencoder and 6 for the flow. Writes runs/emoji_latent.
 """
 
 from configs import emoji_tiny

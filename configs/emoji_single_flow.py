@@ -4,7 +4,7 @@ make train CONFIG=configs/emoji_single_flow.py
 
 Held equal to emoji_tiny: the parameters (every step runs all of its blocks), the number of training steps and of solver
 steps, the images of a step, and every other setting. All of the images are full size here, where emoji_tiny sees most
-of its own smaller and through fewer blocks: the baseline gets more computing for each step, never less.
+of its own smaller and through fewer blocks: the baseline gets more compute per step, never less.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
-"""The start in minutes: 32x32 emoji of food and animals, in pixel space, on a laptop's CPU.
+"""A first run in minutes: 32x32 emoji of food and animals, in pixel space, on a laptop's CPU.
 
 make train
 
-Hardware: two CPU cores, 8 minutes of training. Leaves runs/emoji_tiny: about 17 of the 24 training captions in the
+Hardware: two CPU cores, 8 minutes of training. Writes runs/emoji_tiny: about 17 of the 24 training captions in the
 last grid are recognisable at a glance.
 """
 

@@ -1,9 +1,9 @@
-"""emoji_tiny with the learned jump between stages, in the released form (a scale and a full-size shift), for renoising.
+"""emoji_tiny with the learned jump between stages, in the released form (a scale and a full-size shift), not renoising.
 
 make train CONFIG=configs/emoji_tiny_bridge.py
 
 First the bridge trains on its own (a minute), then the stages from where it leads; all else as in emoji_tiny. Hardware:
-two CPU cores, 10 minutes. Leaves runs/emoji_tiny_bridge. docs/bridge.md compares the two.
+two CPU cores, 10 minutes. Writes runs/emoji_tiny_bridge. docs/bridge.md compares the two.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 make train CONFIG=configs/emoji_tiny_conv_bridge.py
 
-Hardware and time as emoji_tiny_bridge. Leaves runs/emoji_tiny_conv_bridge.
+Hardware and time as emoji_tiny_bridge. Writes runs/emoji_tiny_conv_bridge.
 """
 
 from ml_collections import ConfigDict

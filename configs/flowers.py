@@ -1,9 +1,9 @@
-"""Any tensorflow-datasets set trains by its name and two keys: here photographs with class names for captions.
+"""Train on any tensorflow-datasets set by its name and two keys: here photographs with class names for captions.
 
 make train CONFIG=configs/flowers.py
 
 The network and training of configs/emoji.py. Downloads 229 MB through tensorflow-datasets at the first start.
-Hardware: one GPU. Leaves runs/flowers.
+Hardware: one GPU. Writes runs/flowers.
 """
 
 from ml_collections import ConfigDict

@@ -24,7 +24,7 @@ WEIGHTS = "weights/nami_2b"
 def get_config(trained: str = "lora") -> ConfigDict:
     """Returns the run; `trained` is "lora" or "full", given as `configs/nami_2b_finetune.py:full`."""
     if trained not in ("lora", "full"):
-        raise ValueError(f"configs/nami_2b_finetune.py:{trained}: give :lora or :full")
+        raise ValueError(f"configs/nami_2b_finetune.py:{trained}: use :lora or :full")
     lora = trained == "lora"
     config = base.get_config()
     config.model = ConfigDict(dataclasses.asdict(presets.NAMI_2B))

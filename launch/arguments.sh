@@ -10,7 +10,7 @@ fail() {
 
 # require_action "action ..." given
 require_action() {
-  [[ -n $2 && " $1 " == *" $2 "* ]] || fail "'$2' is no action. Give one of: $1"
+  [[ -n $2 && " $1 " == *" $2 "* ]] || fail "'$2' is not an action. Use one of: $1"
 }
 
 # parse_arguments "name ..." "$@": sets the variables of these names from --name=value or --name value, and the array
@@ -24,9 +24,9 @@ parse_arguments() {
       more=("${@:2}")
       return
     fi
-    [[ $1 == --?* ]] || fail "$1: arguments are given as --name=value, those of nami_jax.train after --."
+    [[ $1 == --?* ]] || fail "$1: pass arguments as --name=value, and those of nami_jax.train after --."
     key=${1#--} key=${key%%=*}
-    [[ $known == *" $key "* ]] || fail "--$key is not known. Known:${known% }. Those of nami_jax.train go after --."
+    [[ $known == *" $key "* ]] || fail "--$key is not an argument. Known:${known% }. Those of nami_jax.train go after --."
     if [[ $1 == *=* ]]; then
       printf -v "$key" %s "${1#*=}"
     else
@@ -40,7 +40,7 @@ parse_arguments() {
 
 # need name example: the argument must have been given.
 need() {
-  [[ -n ${!1} ]] || fail "--$1 is missing. Give e.g. --$1=$2"
+  [[ -n ${!1} ]] || fail "--$1 is missing. Pass e.g. --$1=$2"
 }
 
 # quoted word...: prints the words as a shell reads them back.
@@ -90,7 +90,7 @@ know_chips() {
   elif [[ $accelerator_type == @(v5p|v4)-+([0-9]) ]]; then
     chips=$((size / 2))
   else
-    fail "--accelerator_type=$accelerator_type is not known. Give e.g. v5litepod-256, v6e-64, v5p-128 or v4-64."
+    fail "--accelerator_type=$accelerator_type is not known. Use e.g. v5litepod-256, v6e-64, v5p-128 or v4-64."
   fi
 }
 
@@ -102,5 +102,5 @@ apt_install() {
 }
 
 require_below_bucket() {
-  [[ $1 != /* && $1 != *:* ]] || fail "--workdir=$1 must be a folder below the bucket. Give e.g. --workdir=runs/nami_2b"
+  [[ $1 != /* && $1 != *:* ]] || fail "--workdir=$1 must be a folder below the bucket. Pass e.g. --workdir=runs/nami_2b"
 }

@@ -13,7 +13,7 @@ parse_arguments "name nodes gpus_per_node code config workdir time partition acc
 need nodes 4
 need gpus_per_node 8
 need code /shared/me/code
-[[ $code != *[[:space:]]* ]] || fail "--code=$code has a space, which make cannot take. Give e.g. --code=/shared/me/code"
+[[ $code != *[[:space:]]* ]] || fail "--code=$code contains a space, which make cannot handle. Pass e.g. --code=/shared/me/code"
 need config configs/nami_2b.py
 need workdir /shared/me/runs/nami_2b
 archive_code

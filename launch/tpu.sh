@@ -40,7 +40,7 @@ create() {
   case $provisioning in
     on-demand) ;;
     spot | reserved) options+=("--$provisioning") ;;
-    *) fail "--provisioning=$provisioning is not known. Give on-demand, spot or reserved." ;;
+    *) fail "--provisioning=$provisioning is not known. Use on-demand, spot or reserved." ;;
   esac
   [[ -z $service_account ]] || options+=(--service-account="$service_account")
   queued create --node-id="$name" --accelerator-type="$accelerator_type" --runtime-version="${runtime_version:-$image}" \
@@ -53,7 +53,7 @@ wait_until_active() {
   local now=""
   until [[ $now == ACTIVE ]]; do
     now=$(state)
-    [[ $now != @(""|FAILED|SUSPENDING|SUSPENDED) ]] || fail "$name is ${now:-unknown}. '$0 delete' gives it up, '$0 up' begins anew."
+    [[ $now != @(""|FAILED|SUSPENDING|SUSPENDED) ]] || fail "$name is ${now:-unknown}. '$0 delete' releases it, '$0 up' starts over."
     [[ $now == ACTIVE ]] || { echo "$(date +%H:%M) $now" && sleep "${POLL_SECONDS:-60}"; }
   done
 }

@@ -1,7 +1,7 @@
-"""Weights of a NAMI release in and out: `python -m nami_jax.convert --from RELEASE --to FOLDER`, `--export` goes back.
+"""Converts a NAMI release's weights: `python -m nami_jax.convert --from RELEASE --to FOLDER`; `--export` converts back.
 
 FOLDER can be sampled from (`--checkpoint FOLDER`) and fine-tuned (`--config.train.init_from=FOLDER`). `--export --from
-RUN` writes the weights of a training run as a release has them.
+RUN` writes the weights of a training run in the layout of a release.
 """
 
 from pathlib import Path
@@ -20,27 +20,27 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "from", None, "a release, or with --export a converted folder or a run's workdir", required=True
     )
-    flags.DEFINE_string("to", None, "the folder to make", required=True)
+    flags.DEFINE_string("to", None, "the folder to create", required=True)
     flags.DEFINE_bool("export", False, "write a converted folder, or a training run, in the layout of a release")
     flags.DEFINE_integer("step", None, "which checkpoint of a run to export; the newest if not given")
     flags.DEFINE_enum(
         "format",
         "released",
         ["released", "safetensors"],
-        "of exported weights: as they were released (pickles need torch), or safetensors",
+        "format of exported weights: as released (pickles need torch), or safetensors",
     )
-    flags.DEFINE_bool("allow_missing", False, "convert a release without its autoencoder, text encoders or tokenisers")
+    flags.DEFINE_bool("allow_missing", False, "convert a release that lacks an autoencoder, text encoder or tokeniser")
 
 
 def report(converted: "Converted", target: Path) -> str:
     """Says what was converted and what was not."""
     lines = [f"{target}: " + ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in converted.sizes.items())]
     lines += [
-        f"left out of {name}: {size / 1e9:.2f} GB that are no part of its encoder"
+        f"left out of {name}: {size / 1e9:.2f} GB that are not part of its encoder"
         for name, size in converted.left_out.items()
     ]
     if converted.absent:
-        lines.append(f"absent: {', '.join(converted.absent)}; add them to {target} before you sample from it")
+        lines.append(f"missing: {', '.join(converted.absent)}; add them to {target} before sampling from it")
     return "\n".join(lines)
 
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     from nami_jax.weights import WeightsError
 
     if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}: folders are given as --from and --to")
+        raise app.UsageError(f"unknown argument {argv[1]!r}: pass folders with --from and --to")
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     source, target = (Path(str(args[name].value)) for name in ("from", "to"))
@@ -72,8 +72,8 @@ def main(argv: list[str]) -> None:
     except (CheckpointError, ConfigError, WeightsError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     except OSError as error:
-        raise SystemExit(f"error: {error}. Give folders that may be read and written, on a disk with room.") from error
-    except SafetensorError as error:  # read while it was converted: it was whole when it was listed
+        raise SystemExit(f"error: {error}. Use readable and writable folders, on a disk with enough space.") from error
+    except SafetensorError as error:  # found during conversion: it was intact when it was listed
         raise SystemExit(f"error: a file in {source} is damaged: {error}. Fetch it again.") from error
 
 

@@ -1,8 +1,8 @@
 """Checks this machine against golden vectors of the released NAMI: `python -m nami_jax.parity FOLDER`.
 
 FOLDER holds `config.json`, `transformer.safetensors`, `bridge_flow.safetensors` and `vectors.safetensors`, as
-`tests/golden/nami_tiny` does: one forward pass per stage and a whole guided sampling run on the released grid with the
-bridge, at any sizes. Prints each vector's relative error and fails above the tolerance.
+`tests/golden/nami_tiny` does: one forward pass per stage and a complete guided sampling run on the released grid with
+the bridge, at any sizes. Prints each vector's relative error and fails above the tolerance.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     from nami_jax.weights import WeightsError
 
     if len(argv) != 2:
-        raise app.UsageError("give one folder: python -m nami_jax.parity FOLDER")
+        raise app.UsageError("pass one folder: python -m nami_jax.parity FOLDER")
     logging.set_verbosity(logging.WARNING)
     failed = 0
     try:

@@ -1,8 +1,8 @@
-"""Plans a training run on hardware that need not be here: `python -m nami_jax.plan --config C --topology v5e:16x16`.
+"""Plans a run on hardware that need not be present: `python -m nami_jax.plan --config C --topology v5e:16x16`.
 
-Compiles the run's own programs for that hardware and prints what they take of each device's memory, what they send
+Compiles the run's own programs for that hardware and prints how much of each device's memory they need, what they send
 between devices, the batch that fits, and the time and money that the run costs at an assumed utilisation. Ends with
-status 1 if they do not fit, after saying what to change. TPU topologies need libtpu, and no TPU; "host" stands for this
+status 1 if they do not fit, after saying what to change. TPU topologies need libtpu but no TPU; "host" stands for this
 machine. Fields of the config are set as flags: `--config.mesh.fsdp=16`.
 """
 
@@ -23,11 +23,13 @@ from nami_jax.training.tasks import FLOW, task_name
 def define_flags() -> None:
     """Defines the command's flags."""
     config_flags.DEFINE_config_file("config", None, "file of the run's config, e.g. configs/nami_2b.py")
-    flags.DEFINE_string("topology", None, f"{', '.join(EXAMPLES.values())} and the like, or {HOST}", required=True)
+    flags.DEFINE_string(
+        "topology", None, f"e.g. {', '.join(EXAMPLES.values())}, or {HOST} for this machine", required=True
+    )
     flags.DEFINE_float("mfu", 0.4, "share of the chips' peak rate that the run is assumed to reach, in (0, 1]")
-    flags.DEFINE_float("price_per_chip_hour", None, "USD; a list price if not given", lower_bound=0.0)
-    flags.DEFINE_bool("all_shapes", False, "compile the training step for every shape, not for the costliest alone")
-    flags.DEFINE_bool("verify", False, "compile the largest batch too, which is extrapolated otherwise")
+    flags.DEFINE_float("price_per_chip_hour", None, "USD; the list price if not given", lower_bound=0.0)
+    flags.DEFINE_bool("all_shapes", False, "compile the training step for every shape, not only for the costliest")
+    flags.DEFINE_bool("verify", False, "also compile the largest batch, which is otherwise extrapolated")
     flags.mark_flag_as_required("config")
 
 
@@ -45,8 +47,8 @@ def main(argv: list[str]) -> None:
             task_name(fields) == FLOW,
             field="config.task",
             value=task_name(fields),
-            rule="plans are for flows",
-            remedy="Give a flow's config",
+            rule="only a flow can be planned",
+            remedy="Pass the config of a flow",
         )
         cfg = Config.from_dict(fields)
         hardware = find_hardware(args.topology)

@@ -1,4 +1,4 @@
-"""Looks whether a run can start: `python -m nami_jax.preflight --config configs/emoji_tiny.py --workdir runs/mine`.
+"""Checks whether a run can start: `python -m nami_jax.preflight --config configs/emoji_tiny.py --workdir runs/mine`.
 
 Takes the flags of `nami_jax.train`. Each host checks its devices, the versions of what it runs, its storage and its
 data, and process 0 prints one table of all. Exits with 1 if a check failed on any of them. Compiles nothing of the run.
@@ -23,16 +23,16 @@ from nami_jax.training.tasks import read_task
 
 LIMIT = 180  # seconds, for all of it
 LATE = (
-    f"preflight: not every host came to its end within {LIMIT} s. One is stuck in its storage or its data, or the "
-    "devices of the hosts do not reach each other: see that no firewall is between them."
+    f"preflight: not every host finished within {LIMIT} s. One is stuck reading its storage or its data, or the "
+    "hosts' devices cannot reach each other: check that no firewall is between them."
 )
 
 
 def define_flags() -> None:
     """Defines the command's flags: those of a run, and what is expected."""
     run_flags.define_flags()
-    flags.DEFINE_integer("expected_devices", None, "devices of all hosts together", lower_bound=1)
-    flags.DEFINE_integer("expected_hosts", None, "processes, usually one on each host", lower_bound=1)
+    flags.DEFINE_integer("expected_devices", None, "expected number of devices on all hosts together", lower_bound=1)
+    flags.DEFINE_integer("expected_hosts", None, "expected number of processes, usually one per host", lower_bound=1)
 
 
 def examine(
@@ -44,7 +44,7 @@ def examine(
         fields: the run's config as nested dicts.
         workdir: where the run will be kept.
         hosts: how many processes there should be, if known.
-        devices: how many devices all of them together should have, if known.
+        devices: how many devices they should have in total, if known.
     """
     report = Report()
     report.facts |= {"versions": environment.versions(), "config": environment.config_facts(fields, workdir)}
@@ -54,14 +54,14 @@ def examine(
     writers = np.flatnonzero(multihost_utils.process_allgather(np.bool_(wrote))).tolist()
     if wrote:
         report.attempt("shared", lambda: storage.check_shared(workdir, writers))
-    reports = gather(report)  # which waits for all, so that none cleans up what another still looks for
+    reports = gather(report)  # which waits for all, so that none removes what another is still looking for
     if wrote:
         storage.clean(workdir)
     return reports
 
 
 def _examine_run(report: Report, fields: Mapping[str, Any], workdir: Path) -> bool:
-    """Adds what has to do with the run to a report; tells whether this host left a trace in the workdir."""
+    """Adds the checks of the run to a report; returns whether this host left a trace in the workdir."""
     try:
         task = read_task(fields)
     except ConfigError as error:

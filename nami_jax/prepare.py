@@ -2,9 +2,9 @@
 
 The config is that of the training run. The source is a folder with a `metadata.jsonl`, WebDataset tars or the name of a
 tensorflow-datasets set; by default the set that the config names. The same command continues an interrupted run. Flags
-that are not among its own go to Apache Beam: `--runner=DataflowRunner --project=…`, or `--direct_num_workers=4
---direct_running_mode=multi_processing` here. Workers elsewhere need this package and, under the same names, the source
-and the folders that the config names.
+that are not its own are passed to Apache Beam: `--runner=DataflowRunner --project=…`, or `--direct_num_workers=4
+--direct_running_mode=multi_processing` here. Workers on other machines need this package and, under the same paths,
+the source and the folders that the config names.
 
 The first process that uses an accelerator takes most of its memory. Give each accelerator one worker; several on one,
 or any beside this command's own process, need `XLA_PYTHON_CLIENT_PREALLOCATE=false` in the environment.
@@ -27,14 +27,13 @@ from nami_jax.weights import WeightsError
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    config_flags.DEFINE_config_file("config", None, "file of the config that will train, e.g. configs/emoji_latent.py")
+    config_flags.DEFINE_config_file("config", None, "config of the run to prepare for, e.g. configs/emoji_latent.py")
     flags.DEFINE_string(
         "source",
         None,
-        "folder with metadata.jsonl, WebDataset tars, or tensorflow-datasets name; "
-        "data.name of the config if not given",
+        "folder with metadata.jsonl, WebDataset tars, or tensorflow-datasets name; the config's data.name if not given",
     )
-    flags.DEFINE_string("out", None, "folder to prepare into; data.prepared of the config if not given")
+    flags.DEFINE_string("out", None, "folder to prepare into; the config's data.prepared if not given")
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float}
     for option in declared(Options):
         if option.choices:

@@ -1,7 +1,7 @@
 """Draws pictures with a trained model: `python -m nami_jax.sample --checkpoint runs/emoji_tiny --prompt "red apple"`.
 
-Writes one PNG per picture and, for more than one, a captioned `grid.png`. Prompt, seed, steps and checkpoint stand in
-each PNG's metadata.
+Writes one PNG per picture and, for more than one, a captioned `grid.png`. Prompt, seed, steps and checkpoint are stored
+in each PNG's metadata.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ def define_flags() -> None:
     flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "compute type; as configured if not given")
     flags.DEFINE_bool("keep_encoder", True, "--nokeep_encoder frees the text encoder's memory before sampling")
     flags.DEFINE_multi_string("prompt", None, "what to draw; repeat it for several", required=True)
-    flags.DEFINE_string("negative_prompt", "", "what guidance leads away from")
+    flags.DEFINE_string("negative_prompt", "", "what guidance steers away from")
     flags.DEFINE_enum(
-        "preset", None, list(SAMPLE_PRESETS), "named settings, which the next five flags replace one by one"
+        "preset", None, list(SAMPLE_PRESETS), "named settings, overridden one by one by --steps, --solver, ..."
     )
     flags.DEFINE_list("steps", None, "solver steps per stage, e.g. 10,10,10; the model's own if not given")
-    flags.DEFINE_float("guidance_scale", None, "1 is no guidance; the model's own if not given")
+    flags.DEFINE_float("guidance_scale", None, "1 means no guidance; the model's own if not given")
     flags.DEFINE_enum("transition", None, ["renoise", "bridge"], "jump between stages")
     flags.DEFINE_enum("grid", None, ["linear", "released"], "time grid")
     flags.DEFINE_enum("solver", None, ["euler", "heun"], "ODE solver")
     flags.DEFINE_integer("height", None, "pixels; as trained if not given")
     flags.DEFINE_integer("width", None, "pixels; as trained if not given")
-    flags.DEFINE_integer("seed", 0, "of the noise")
-    flags.DEFINE_integer("num_images", 1, "pictures of each prompt")
+    flags.DEFINE_integer("seed", 0, "seed of the noise")
+    flags.DEFINE_integer("num_images", 1, "pictures per prompt")
     flags.DEFINE_integer("batch_size", 32, "pictures drawn at once")
     flags.DEFINE_integer("fsdp", 1, "devices that share the weights, each with pictures of its own")
     flags.DEFINE_integer("tensor", 1, "devices that share each layer's heads and channels")
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     from nami_jax.weights import WeightsError
 
     if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}: prompts are given as --prompt")
+        raise app.UsageError(f"unknown argument {argv[1]!r}: pass prompts with --prompt")
     args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     mute_orbax()

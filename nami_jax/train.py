@@ -1,8 +1,8 @@
 """Trains a model: `python -m nami_jax.train --config configs/emoji_tiny.py --workdir runs/emoji_tiny`.
 
-Leaves in the workdir: `checkpoints/`, TensorBoard `events/`, `samples/` (grids) and `config.json`. The same command
+Writes to the workdir: `checkpoints/`, TensorBoard `events/`, `samples/` (grids) and `config.json`. The same command
 continues an interrupted run. Fields of the config are set as flags: `--config.train.steps=2000`. A config whose `task`
-is "autoencoder" trains one, and leaves it in `vae/`. docs/watching.md says how to follow a run.
+is "autoencoder" trains one, and writes it to `vae/`. docs/watching.md explains how to follow a run.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from nami_jax.training.loop import run
 from nami_jax.training.tasks import read_task
 from nami_jax.weights import WeightsError
 
-UNFINISHED = "this dry run ends before it can tell anything"
+UNFINISHED = "this dry run was stopped before it could report anything"
 
 
 def main(argv: list[str]) -> None:

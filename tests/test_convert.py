@@ -159,10 +159,10 @@ def test_every_mismatch_of_every_part_is_listed_and_nothing_written(changed, tmp
     with pytest.raises(WeightsError) as error:
         convert_release(changed, tmp_path / "ours")
     assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
-        "mt5: feed_forward_proj = 'relu': only 'gated-gelu' is computed. Use T5 version 1.1 or mT5.",
+        "mt5: feed_forward_proj = 'relu': only 'gated-gelu' is supported. Use T5 version 1.1 or mT5.",
         "transformer: missing     x_embedder.bias (32,)",
         "transformer: unexpected  left.over (2,)",
-        "vae: misshapen   decoder.conv_in.bias: (3,), the network has (8,)",
+        "vae: mismatched  decoder.conv_in.bias: (3,), the network has (8,)",
         "mclip: missing     embeddings.LayerNorm.bias (24,)",
         "bridge_flow: missing     shift.1 (1, 4, 16, 16)",
     ]
@@ -198,7 +198,7 @@ def test_absent_parts_and_tokenisers_are_named_and_can_be_allowed(changed, tmp_p
 
 def test_a_folder_without_transformer_is_no_release(tmp_path):
     for source in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ConfigError, match=r"Give the folder that holds transformer/"):
+        with pytest.raises(ConfigError, match=r"Pass the folder that contains transformer/"):
             convert_release(source, tmp_path / "ours", allow_missing=True)
 
 
@@ -246,7 +246,7 @@ def test_shards_need_no_index_but_must_be_complete(changed, tmp_path):
     (changed / "mt5" / "model.safetensors.index.json").unlink()
     convert_release(changed, tmp_path / "ours")
     (changed / "mt5" / "model-00001-of-00002.safetensors").rename(changed / "mt5" / "model-00001-of-00003.safetensors")
-    with pytest.raises(WeightsError, match=r"several sets of weights, or a part of one"):
+    with pytest.raises(WeightsError, match=r"several sets of weights, or an incomplete one"):
         convert_release(changed, tmp_path / "again")
 
 
@@ -279,7 +279,7 @@ def test_a_pickle_without_torch_names_the_remedy(changed, tmp_path):
 def test_a_folder_that_holds_something_is_never_written_to(release, ours, tmp_path):
     (tmp_path / "mine").write_text("precious")
     for write in (lambda: convert_release(release, tmp_path), lambda: export_release(ours, tmp_path)):
-        with pytest.raises(ConfigError, match=r"^to = .*: exists and is not empty. Give a new folder"):
+        with pytest.raises(ConfigError, match=r"^to = .*: exists and is not empty. Use a new folder"):
             write()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
@@ -324,7 +324,7 @@ def test_a_folder_that_another_process_writes_is_refused_and_left_alone(tmp_path
     target = tmp_path / "new"
     with new_folder(target, 10) as folder:
         (folder / "file").touch()
-        with pytest.raises(ConfigError, match=r"another process writes it"), new_folder(target, 10):
+        with pytest.raises(ConfigError, match=r"another process is writing it"), new_folder(target, 10):
             raise AssertionError("nothing may be written")
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     assert (target / "file").is_file()
@@ -339,13 +339,13 @@ def test_a_lock_whose_file_is_gone_is_no_lock(tmp_path, monkeypatch):
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(ConfigError, match=r"another process writes it"), new_folder(tmp_path / "new", 10):
+    with pytest.raises(ConfigError, match=r"another process is writing it"), new_folder(tmp_path / "new", 10):
         raise AssertionError("nothing may be written")
 
 
 def test_a_disk_that_is_too_small_is_noticed_before_writing(tmp_path):
     with (
-        pytest.raises(WeightsError, match=r"1000000000.0 GB to write, .* free. Make room"),
+        pytest.raises(WeightsError, match=r"1000000000.0 GB to write, .* free. Free some space"),
         new_folder(tmp_path / "new", 10**18),
     ):
         raise AssertionError("nothing may be written")
@@ -358,7 +358,7 @@ def test_a_record_that_points_outside_the_release_is_refused(ours, tmp_path, nam
     record = json.loads((source / "release.json").read_text())
     record["bridge_flow"]["files"] = {name: record["bridge_flow"]["files"]["bridge_flow.safetensors"]}
     (source / "release.json").write_text(json.dumps(record))
-    with pytest.raises(WeightsError, match=r"release.json names the file .* which is in no release"):
+    with pytest.raises(WeightsError, match=r"release.json names the file .* which no release has"):
         export_release(source, tmp_path / "back")
 
 
@@ -403,7 +403,7 @@ def test_command_names_what_it_may_not_read(changed, tmp_path):
     (changed / "mt5" / "config.json").mkdir()  # root reads a file of any rights
     run = command(f"--from={changed}", f"--to={tmp_path / 'ours'}")
     assert run.returncode == 1
-    assert re.search(r"^error: .*mt5/config.json'?\. Give folders that may be read", run.stderr, re.MULTILINE)
+    assert re.search(r"^error: .*mt5/config.json'?\. Use readable and writable folders", run.stderr, re.MULTILINE)
     assert "Traceback" not in run.stderr
 
 

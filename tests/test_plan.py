@@ -38,7 +38,7 @@ def test_a_plan_for_tpus_that_are_not_here():
     assert re.search(r"^all-gather +\d+ +\d", text, re.MULTILINE)
     assert re.search(r"^reduce-scatter +\d+ +\d", text, re.MULTILINE)
     assert "extrapolated linearly from compilations of 1 and 2 units; a unit is (8, 4) images" in text
-    assert "At an MFU of 0.5, which is assumed, and 2.00 USD for a chip and hour (8.00 for all)" in text
+    assert "Assuming an MFU of 0.5, and 2.00 USD per chip and hour (8.00 for all)" in text
     assert text.endswith("It fits.\n")
     assert "WARNING" not in run.stderr
 
@@ -46,7 +46,7 @@ def test_a_plan_for_tpus_that_are_not_here():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--topology=v5e:4x4x4"], "error: topology = 'v5e:4x4x4': v5e has 2 sides. Give host, or"),
+        (["--topology=v5e:4x4x4"], "error: topology = 'v5e:4x4x4': v5e has 2 sides. Pass host, or"),
         (["--topology=host", "--mfu=40"], "error: mfu = 40.0: must be above 0 and at most 1. Set e.g. 0.4."),
         (
             ["--topology=host", "--config=configs/autoencoder_emoji.py"],

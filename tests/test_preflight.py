@@ -48,7 +48,7 @@ def test_sound_run_passes_every_check_and_leaves_nothing_behind(data_dir, tmp_pa
     lines, _ = look(card_config(data_dir, mesh={"fsdp": 2}), tmp_path / "runs" / "mine", hosts=1, devices=8)
     assert [line.text for line in lines.values() if line.status != OK] == []
     assert lines["mesh"].text == "data 4 x fsdp 2 x tensor 1 x sequence 1"
-    assert lines["settings"].text == "8 + 8 + 8 images a step"
+    assert lines["settings"].text == "8 + 8 + 8 images per step"
     assert lines["data"].text.startswith("16 samples to train on; reads ")
     assert lines["samples"].text == "train [16], held_out [4]"
     assert not list((tmp_path / "runs" / "mine").iterdir())
@@ -57,14 +57,14 @@ def test_sound_run_passes_every_check_and_leaves_nothing_behind(data_dir, tmp_pa
 def test_run_of_an_autoencoder_passes_too(data_dir, tmp_path):
     lines, _ = look(make_autoencoder_run(data_dir), tmp_path)
     assert [line.text for line in lines.values() if line.status != OK] == []
-    assert lines["settings"].text == "8 images a step"
+    assert lines["settings"].text == "8 images per step"
 
 
 def test_devices_and_hosts_that_are_not_as_many_as_expected_are_counted(data_dir, tmp_path):
     lines, failed = look(card_config(data_dir), tmp_path, hosts=2, devices=16)
     assert failed == {"hosts", "devices"}
     assert lines["hosts"].text.startswith("expected_hosts = 2: 1 joined. Start the command on every host")
-    assert lines["devices"].text.startswith("expected_devices = 16: jax sees 8: 8 x cpu here.")
+    assert lines["devices"].text.startswith("expected_devices = 16: jax sees 8 in all, 8 x cpu on this host.")
 
 
 def test_batch_that_devices_cannot_share_is_named(data_dir, tmp_path):
@@ -84,7 +84,7 @@ def test_state_that_the_mesh_cannot_split_is_named(data_dir, tmp_path):
     cfg = card_config(data_dir, mesh={"fsdp": 4}, model={"num_heads": 1, "rope_axes": (2, 2, 2)})
     lines, failed = look(cfg, tmp_path)
     assert failed == {"state"}
-    assert re.match(r"mesh\.fsdp = 4: .* cannot be split by .*\. Set one that divides 6, e\.g\. 2", lines["state"].text)
+    assert re.match(r"mesh\.fsdp = 4: .* cannot be split by .*\. Set a divisor of 6, e\.g\. 2", lines["state"].text)
 
 
 def test_field_that_cannot_work_is_named(data_dir, tmp_path):
@@ -103,9 +103,9 @@ def test_workdir_that_cannot_be_written_is_named(data_dir, tmp_path):
 
 
 def test_storage_too_small_or_too_slow_for_the_checkpoints_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"has .* GB free for checkpoints of 1e\+06 GB\. Make room"):
+    with pytest.raises(ConfigError, match=r"has .* GB free for checkpoints of 1e\+06 GB\. Free some space"):
         check_storage(tmp_path, checkpoint=10**15, keep=1)
-    with pytest.raises(ConfigError, match=r"writes \d+ MB/s, .* Set a folder that is written at 1000000 MB/s"):
+    with pytest.raises(ConfigError, match=r"writes \d+ MB/s, .* Set a folder that can be written at 1000000 MB/s"):
         check_storage(tmp_path, checkpoint=10**6, keep=1, floor=1e12)
     free = shutil.disk_usage(tmp_path).free
     scarce = check_storage(tmp_path, checkpoint=free // 2, keep=2)
@@ -134,7 +134,7 @@ def test_weights_to_start_from_are_looked_for_unless_the_run_goes_on_without_the
     cfg = card_config(data_dir, train={"init_from": str(tmp_path / "none")})
     lines, failed = look(cfg, tmp_path / "run")
     assert failed == {"weights"}
-    assert lines["weights"].text.startswith(f"train.init_from = '{tmp_path}/none': holds no converted weights")
+    assert lines["weights"].text.startswith(f"train.init_from = '{tmp_path}/none': contains no converted weights")
     (tmp_path / "run" / "checkpoints" / "7").mkdir(parents=True)
     lines, failed = look(cfg, tmp_path / "run")
     assert "weights" not in lines
@@ -202,9 +202,7 @@ def test_host_with_another_config_and_a_folder_of_its_own_is_named(config_file, 
     lines = {line.split()[1]: line for line in results[0][1].splitlines()}
     here = socket.gethostname()
     assert f"config.train.steps = 13 on {here} (process 1), 12 on {here} (process 0)" in lines["config"]
-    assert (
-        f"{here} (process 1): workdir = '{folders[1]}': does not show here what processes [0] wrote" in lines["shared"]
-    )
+    assert f"{here} (process 1): workdir = '{folders[1]}': this host does not see what processes [0]" in lines["shared"]
     assert {line.split()[1] for line in lines.values() if line.startswith("FAILED")} == {"config", "shared"}
     assert all("preflight failed: config, shared" in err for _, _, err in results)
 
@@ -218,4 +216,4 @@ def test_missing_host_ends_the_wait_with_a_message(config_file, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "error: initialization_timeout = 1: " in err
-    assert "not all came. Start the same command on every host" in err
+    assert "not all joined. Start the same command on every host" in err

@@ -63,7 +63,7 @@ def test_finished_run_is_left_as_it_is(whole_run, data_dir):
 
 def test_workdir_of_another_model_is_refused(whole_run, data_dir):
     cfg = card_config(data_dir, model={"mlp_ratio": 3})
-    with pytest.raises(ConfigError, match=r"model\.mlp_ratio = 3: the run in .* was begun with 2"):
+    with pytest.raises(ConfigError, match=r"model\.mlp_ratio = 3: the run in .* was started with 2"):
         train(cfg, whole_run[0], ONE_DEVICE)
 
 
@@ -89,7 +89,7 @@ def test_steps_without_a_finite_loss_are_skipped_until_there_are_too_many(data_d
 
 
 def test_text_encoder_of_another_width_is_refused_before_anything_compiles(data_dir, tmp_path):
-    with pytest.raises(ConfigError, match=r"model\.text_dim = 24: the text encoder gives 384"):
+    with pytest.raises(ConfigError, match=r"model\.text_dim = 24: the text encoder's width is 384"):
         train(card_config(tmp_path / "data", model={"text_dim": 24}), tmp_path / "run", ONE_DEVICE)
     assert not list(tmp_path.iterdir())
 
@@ -113,7 +113,7 @@ def test_how_a_run_is_computed_may_change_on_its_way(whole_run, data_dir):
 
 
 def test_missing_checkpoint_says_what_to_give(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no checkpoints"):
+    with pytest.raises(CheckpointError, match="contains no checkpoints"):
         Checkpoints(tmp_path)
 
 
@@ -186,5 +186,5 @@ def test_another_number_of_samples_is_another_run(whole_run, data_dir, tmp_path)
     assert position["samples"] == [16]
     with Checkpoints(workdir, cfg, FlowTask.fixed_fields) as checkpoints:
         checkpoints.save(13, state.items(), position | {"samples": [15]})
-    with pytest.raises(ConfigError, match=r"data\.name = 'plain_cards': the run was begun on \[15\] samples"):
+    with pytest.raises(ConfigError, match=r"data\.name = 'plain_cards': the run was started on \[15\] samples"):
         train(cfg, workdir, ONE_DEVICE)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# On a host: installs what the code in whose folder it lies needs, into .venv there or into the folder VENV.
+# On a host: installs what the code in its folder needs, into .venv there or into the folder VENV.
 # Usage: launch/worker/install.sh tpu|cuda|cpu. DRY_RUN=1 shows what it would do on a host that has nothing yet.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source launch/arguments.sh
 accelerator=${1:-}
-[[ $accelerator == @(tpu|cuda|cpu) ]] || fail "'$accelerator' is no accelerator. Give tpu, cuda or cpu: $0 tpu"
+[[ $accelerator == @(tpu|cuda|cpu) ]] || fail "'$accelerator' is not an accelerator. Use tpu, cuda or cpu: $0 tpu"
 
 there() { # word...: a command that works here
   [[ ${DRY_RUN:-} != 1 ]] && "$@" > /dev/null 2>&1

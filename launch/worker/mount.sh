@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 source launch/arguments.sh
 bucket=${1:-} folder=${2:-}
-[[ -n $bucket && -n $folder ]] || fail "bucket and folder are missing. Give e.g. $0 my-bucket /bucket"
+[[ -n $bucket && -n $folder ]] || fail "bucket and folder are missing. Pass e.g. $0 my-bucket /bucket"
 keys=/usr/share/keyrings/cloud.google.asc
 
 if [[ ${DRY_RUN:-} == 1 ]] || ! command -v gcsfuse > /dev/null; then

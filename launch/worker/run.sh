@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# On each host: looks whether the run can start (nami_jax.preflight), then trains. Arguments are those of
+# On each host: checks whether the run can start (nami_jax.preflight), then trains. Arguments are those of
 # nami_jax.train; --expected_hosts=N and --expected_devices=N are for preflight alone.
 # Told to stop (SIGTERM), it lets training save, and ends with 143: whatever restarts runs sees that this one is not
 # done. The same command continues it. What fails by itself, not by a signal, leaves the file FAILURE_FILE, if that is set.
@@ -12,8 +12,8 @@ flags=() expected=()
 for word; do
   if [[ $word == --expected_*=* ]]; then expected+=("$word"); else flags+=("$word"); fi
 done
-[[ " ${flags[*]} " == *" --config"[=\ ]* ]] || fail "--config is missing. Give e.g. --config=configs/emoji_tiny.py"
-[[ " ${flags[*]} " == *" --workdir"[=\ ]* ]] || fail "--workdir is missing. Give e.g. --workdir=/bucket/runs/mine"
+[[ " ${flags[*]} " == *" --config"[=\ ]* ]] || fail "--config is missing. Pass e.g. --config=configs/emoji_tiny.py"
+[[ " ${flags[*]} " == *" --workdir"[=\ ]* ]] || fail "--workdir is missing. Pass e.g. --workdir=/bucket/runs/mine"
 
 # shellcheck disable=SC2329 # the trap calls it
 leave_failure() {

@@ -1,7 +1,6 @@
 """The frozen autoencoder: images in [-1, 1] to scaled latents and back, whole or in overlapping tiles.
 
-Between pixels and the flow: `prepare` encodes a data set with it once, previews and the pipeline decode samples. It is
-loaded from a folder laid out as diffusers' `vae/`, and `save_autoencoder` writes such a folder.
+It is loaded from a folder laid out like diffusers' `vae/`, and `save_autoencoder` writes such a folder.
 """
 
 import functools
@@ -32,11 +31,11 @@ TILE = 128  # latents: 1024 pixels with a downscale of 8
 
 
 class Autoencoder:
-    """An `AutoencoderKL` that only runs: NumPy arrays in and out, in as many pieces as memory asks for.
+    """An `AutoencoderKL` for inference: NumPy arrays in and out, in as many pieces as memory requires.
 
     No call of the network sees more than tile² latents, so that it needs no more memory for a large batch or a large
-    image than for one of `tile` x `tile`. Attention and group norms see their own tile only: a tiled result is near an
-    untiled one, not equal to it.
+    image than for one of `tile` x `tile`. Attention and group norms see their own tile only: a tiled result is close to
+    an untiled one, not equal to it.
 
     Attributes:
         model: the network.
@@ -50,7 +49,7 @@ class Autoencoder:
             tile >= 8,
             field="tile",
             value=tile,
-            rule="must be at least 8 latents, for neighbours to overlap",
+            rule="must be at least 8 latents, so that neighbours overlap",
             remedy=f"Set {TILE}",
         )
         self.model, self.tile = model, tile
@@ -67,7 +66,7 @@ class Autoencoder:
             tile: longest side that is computed in one piece, latents.
 
         Raises:
-            ConfigError: the folder or a file of it is missing, or config.json describes what is not computed here.
+            ConfigError: the folder or a file of it is missing, or config.json describes an unsupported variant.
             WeightsError: the weights do not fit config.json, or a shard is missing or damaged.
         """
         require(
@@ -84,7 +83,7 @@ class Autoencoder:
                 field="autoencoder.folder",
                 value=str(folder),
                 rule=f"has no {pattern}",
-                remedy="Give a vae folder of diffusers, as python -m nami_jax.convert makes it",
+                remedy="Use a diffusers vae folder, such as python -m nami_jax.convert creates",
             )
         cfg = _read_config(folder / "config.json")
         return cls(load_autoencoder(cfg, open_tensors(folder), jnp.dtype(dtype)), tile=tile)
@@ -102,8 +101,8 @@ class Autoencoder:
             cfg.folder is not None,
             field="autoencoder.folder",
             value=cfg.folder,
-            rule="the flow is of pixels",
-            remedy="Set the folder",
+            rule="the flow is one of pixels, without an autoencoder",
+            remedy="Set the autoencoder's folder",
         )
         autoencoder = cls.from_folder(str(cfg.folder), model.dtype)
         for field, value, own in (
@@ -139,7 +138,7 @@ class Autoencoder:
             images.ndim == 4 and images.shape[3] == 3 and not any(n % self.downscale for n in images.shape[1:3]),
             field="images.shape",
             value=images.shape,
-            rule=f"must be (B, H, W, 3), sides multiples of {self.downscale}",
+            rule=f"must be (B, H, W, 3) with sides that are multiples of {self.downscale}",
             remedy="Crop or resize them",
         )
         require(
@@ -175,7 +174,7 @@ class Autoencoder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A sha256 of weights and factors: the same wherever and in whatever files they lie, for any compute type."""
+        """A sha256 of weights and factors, whatever the files that they are stored in and whatever the compute type."""
         fields = released_autoencoder_config(self.model.cfg)
         del fields["sample_size"]  # which changes no result
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
@@ -227,7 +226,7 @@ def _read_config(path: Path) -> AutoencoderKLConfig:
     try:
         return read_autoencoder_config(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is no JSON: {error}. Fetch it again.") from error
+        raise ConfigError(f"{path} is not valid JSON: {error}. Fetch it again.") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -235,7 +234,7 @@ def _read_config(path: Path) -> AutoencoderKLConfig:
 def save_autoencoder(folder: str | Path, model: AutoencoderKL) -> None:
     """Writes config.json and diffusion_pytorch_model.safetensors, which diffusers and `Autoencoder` read."""
     config = Path(folder) / "config.json"
-    # Away first and back last, since a folder without it is refused: an interrupted save is never taken for a whole
+    # Away first and back last, since a folder without it is refused: an interrupted save is never taken for a complete
     # one, nor its weights for those of the scaling that an earlier save left.
     config.unlink(missing_ok=True)
     save_tensors(export_autoencoder(model), config.parent, "diffusion_pytorch_model")

@@ -1,4 +1,4 @@
-"""Checkpoints of a run through Orbax: everything that resuming needs, and what sampling needs as an item of its own.
+"""Checkpoints of a run through Orbax: everything that resuming needs, and what sampling needs as a separate item.
 
 A checkpoint holds items of arrays, `ema` (the weights to sample with), `train` (what else resuming needs) and `bridge`
 (if the run has one), and beside them `data` (the loader's position), `config`, and the `fingerprints` of all these,
@@ -31,11 +31,11 @@ FLOW = "flow"  # the task of a run whose config names none
 T = TypeVar("T")
 AnyConfig = TypeVar("AnyConfig", bound=Settings)
 Items = Mapping[str, Any]  # what is saved, pytrees of arrays by name
-Same = Mapping[str, tuple[str, ...]]  # section -> the fields of it that a run cannot change on its way
+Same = Mapping[str, tuple[str, ...]]  # section -> its fields that may not change when a run continues
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, unfinished or of another shape, or that cannot be saved."""
+    """A checkpoint that is missing, unfinished or of a different shape, or that cannot be saved."""
 
 
 class DamagedCheckpointError(CheckpointError):
@@ -46,9 +46,9 @@ class Checkpoints:
     """The checkpoints in `workdir/checkpoints`. Use as a context manager: leaving it waits for the save in flight."""
 
     def __init__(self, workdir: Path, cfg: Settings | None = None, same: Same = MappingProxyType({})):
-        """Opens the folder: to read, or, if `cfg` is given, for a run, which then holds it until it is left.
+        """Opens the folder: to read, or, if `cfg` is given, for a run, which locks it until the context ends.
 
-        Reading writes nothing. A run makes the folder, and removes what unfinished saves left.
+        Reading writes nothing. A run creates the folder, and removes the remains of unfinished saves.
 
         Args:
             workdir: of the run.
@@ -56,8 +56,8 @@ class Checkpoints:
             same: the fields in which `cfg` must agree with the newest checkpoint; given with it.
 
         Raises:
-            ConfigError: the workdir cannot be written or another run holds it, or it is of another run than `cfg`.
-            CheckpointError: without `cfg`, the folder holds no finished checkpoint; with it, only damaged ones.
+            ConfigError: the workdir cannot be written, is in use, or belongs to a different run than `cfg`.
+            CheckpointError: without `cfg`, the folder has no finished checkpoint; with it, only damaged ones.
         """
         self.folder = Path(workdir).absolute() / "checkpoints"
         self._cfg = cfg
@@ -70,7 +70,7 @@ class Checkpoints:
                 self._writer = stack.enter_context(open_writer(self.folder, ITEMS, keep))
             elif not self.folder.is_dir():
                 raise CheckpointError(
-                    f"{workdir} holds no checkpoints. Give the workdir of a training run, e.g. runs/emoji_tiny."
+                    f"{workdir} contains no checkpoints. Use the workdir of a training run, e.g. runs/emoji_tiny."
                 )
             self._reader = stack.enter_context(open_reader(self.folder, ITEMS))
             if cfg is not None and self._steps():
@@ -79,7 +79,7 @@ class Checkpoints:
             if cfg is None and not self._steps():
                 unfinished = sorted(p.name for p in self.folder.iterdir())
                 raise CheckpointError(
-                    f"{self.folder} holds no finished checkpoint, only {unfinished}. Train on to the next save."
+                    f"{self.folder} contains no finished checkpoint, only {unfinished}. Train until the next save."
                 )
             self._opened = stack.pop_all()
 
@@ -126,7 +126,7 @@ class Checkpoints:
             self._writer.save(step, args=ocp.args.Composite(**args))
 
     def require_saved(self) -> None:
-        """Notices that the last save failed, without waiting for it if it is under way.
+        """Raises if the last save failed, without waiting for one that is still under way.
 
         Raises:
             CheckpointError: it did.
@@ -144,7 +144,7 @@ class Checkpoints:
             self._writer.wait_until_finished()
 
     def restore_latest(self, items: Items) -> tuple[dict[str, Any], dict] | None:
-        """Restores the newest checkpoint that is whole, if there is any; a run moves damaged ones to `workdir/damaged`.
+        """Restores the newest valid checkpoint, if there is any; a run moves damaged ones to `workdir/damaged`.
 
         Args:
             items: ShapeDtypeStructs (or arrays) whose shardings say where the arrays go; they need not be those that
@@ -165,7 +165,7 @@ class Checkpoints:
         return {name: restored[name] for name in items}, restored["data"]
 
     def latest_valid(self, load: Callable[[int], T]) -> T:
-        """Returns what `load` makes of the newest step that it does not find damaged, with a warning of those it does.
+        """Returns `load(step)` for the newest step that it does not find damaged, with a warning for each damaged one.
 
         Raises:
             CheckpointError: all are damaged.
@@ -179,10 +179,10 @@ class Checkpoints:
                     continue
                 self._damaged[steps[-1]] = str(error)
                 if steps[:-1]:
-                    logging.warning("%s The one before it is used instead: step %d.", error, steps[-2])
+                    logging.warning("%s Using the one before it instead: step %d.", error, steps[-2])
         raise CheckpointError(
-            "\n".join([f"{self.folder} holds no checkpoint that is whole:", *self._damaged.values()])
-            + "\nPut a copy in place of one of them, or give another workdir to begin anew."
+            "\n".join([f"{self.folder} contains no valid checkpoint:", *self._damaged.values()])
+            + "\nReplace one of them with a good copy, or use another workdir to start over."
         )
 
     def latest_step(self) -> int:
@@ -199,7 +199,7 @@ class Checkpoints:
         wanted, task = getattr(kind, "task", FLOW), fields.get("task", FLOW)
         if task != wanted:
             raise CheckpointError(
-                f"{self.folder} is of a run whose task is {task!r}, not {wanted!r}. Give another workdir."
+                f"{self.folder} belongs to a run whose task is {task!r}, not {wanted!r}. Use another workdir."
             )
         return kind.from_dict(fields)
 
@@ -227,10 +227,10 @@ class Checkpoints:
             restored = self._reader.restore(step, args=ocp.args.Composite(**args))
         error = first_error(reading.error)
         if error is not None:
-            raise DamagedCheckpointError(f"{folder} cannot be read, it is damaged or of another model: {error}.")
+            raise DamagedCheckpointError(f"{folder} cannot be read; it is damaged or of a different model: {error}.")
         differing = _differing(restored, restored[FINGERPRINTS]) if FINGERPRINTS in args else []
         if differing:
-            raise DamagedCheckpointError(f"{folder} is damaged: it does not hold what was saved as {differing}.")
+            raise DamagedCheckpointError(f"{folder} is damaged: it does not contain what was saved as {differing}.")
         return restored
 
     def _move_damaged(self) -> None:
@@ -251,13 +251,13 @@ class Checkpoints:
     def _failure(self, error: Exception) -> CheckpointError:
         """Returns what to say where writing failed."""
         full = is_full(error)
-        problem, remedy = ("the disk is full", "Free space") if full else (brief(error), "Mend that")
+        problem, remedy = ("the disk is full", "Free space") if full else (brief(error), "Fix this")
         if full and isinstance(error, OSError) and error.filename:
             problem += f" ({error.filename})"  # which may be another disk, the data's
         self._reader.reload()
         return CheckpointError(
-            f"{self.folder}: saving failed, {problem}. Checkpoints that were finished before are whole: "
-            f"{sorted(self._reader.all_steps())}. {remedy}, and the same command continues from the newest."
+            f"{self.folder}: saving failed, {problem}. Earlier checkpoints are intact: "
+            f"{sorted(self._reader.all_steps())}. {remedy} and rerun the same command: it continues from the newest."
         )
 
 
@@ -270,7 +270,7 @@ def _differing(restored: Mapping[str, Any], fingerprints: Any) -> list[str]:
 
 
 def require_same_run(saved: Settings, current: Settings, folder: Path, same: Same) -> None:
-    """Checks that a run continues as what it was begun as. How it is computed, and how long, may change.
+    """Checks that a run continues with the settings it was started with. How it is computed, and how long, may change.
 
     Raises:
         ConfigError: it does not; the first differing field is named.
@@ -283,6 +283,6 @@ def require_same_run(saved: Settings, current: Settings, folder: Path, same: Sam
                 saved_fields[section][name] == value,
                 field=f"{section}.{name}",
                 value=value,
-                rule=f"the run in {folder} was begun with {saved_fields[section][name]!r}",
-                remedy="Set that value, or another --workdir",
+                rule=f"the run in {folder} was started with {saved_fields[section][name]!r}",
+                remedy="Set that value, or use another --workdir",
             )

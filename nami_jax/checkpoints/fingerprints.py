@@ -1,7 +1,7 @@
-"""Fingerprints by which a checkpoint that is read is known to be what was saved, bit for bit.
+"""Fingerprints that verify that a checkpoint reads back exactly as it was saved, bit for bit.
 
-`checkpoint` takes them of a state on its devices and keeps them beside it. They are sums modulo 2^32, exact in any
-order, so they do not depend on how arrays are sharded. They guard against damage, not against malice.
+They are computed on the devices and stored in the checkpoint: sums modulo 2^32, exact in any order, so they do not
+depend on how arrays are sharded. They guard against damage, not against malice.
 """
 
 import functools
@@ -28,7 +28,7 @@ def fingerprint_json(value: Any) -> str:
 def fingerprint_arrays(arrays: Any) -> dict[str, int]:
     """Returns a number below 2^32 for every array of a pytree, by its path, type and shape.
 
-    Another value of one element always changes the number of its array; of several changes, one in 2^32 goes unnoticed.
+    A change of one element always changes the number of its array; of several changes, one in 2^32 goes unnoticed.
     Every process that has a part of the arrays must call this.
 
     Args:

@@ -19,12 +19,12 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 class _Writer(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
-        """Asks jax's preemption service nothing: that counts its calls, and `stopping` makes them."""
+        """Never asks jax's preemption service, which counts its calls: only `Stopping` may make them."""
         return False
 
 
 def open_writer(folder: Path, items: Sequence[str], keep: int) -> ocp.CheckpointManager:
-    """Opens a folder for all processes together, making it, and removes what unfinished saves left.
+    """Opens a folder for all processes together, creating it, and removes the remains of unfinished saves.
 
     Args:
         folder: of the checkpoints.
@@ -59,7 +59,7 @@ class _PatientPolicy(asyncio.DefaultEventLoopPolicy):
 
 
 class Reading:
-    """Keeps what was wrong with files that could not be read inside, in a line; None if they could."""
+    """Catches the failure of a read inside the block and keeps it as one line in `error`; None if there was none."""
 
     error: str | None = None
 

@@ -1,7 +1,4 @@
-"""Trained weights from disk: of a training run, to sample from or to export, and of a release, to fine-tune.
-
-`checkpoint` and `pretrained` read the files; here their parts become networks.
-"""
+"""Trained weights from disk: of a training run, to sample from or to export, and of a release, to fine-tune."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -25,7 +22,7 @@ Shardings = Callable[[Any], Any]  # abstract parameters -> their shardings
 
 
 class Run(NamedTuple):
-    """What a training run has come to."""
+    """The result of a training run so far."""
 
     cfg: Config
     model: Nami  # its EMA weights, low-rank pairs merged in
@@ -40,13 +37,13 @@ def load_run(
 
     Args:
         workdir: of the run.
-        step: which checkpoint; None takes the newest that is whole, and warns of damaged ones.
+        step: which checkpoint; None takes the newest valid one, and warns of damaged ones.
         dtype: compute type of the network; None: as in training.
         shardings: abstract parameters -> shardings; None puts all on the first device.
 
     Raises:
         CheckpointError: there is no finished checkpoint, or it is damaged.
-        ConfigError: the run is a LoRA, and the folder of the weights beneath it is gone.
+        ConfigError: the run is a LoRA, and the folder of its base weights is gone.
     """
     with Checkpoints(workdir) as checkpoints:
 
@@ -109,7 +106,7 @@ def open_base(cfg: Config) -> Mapping[str, Any]:
 
 
 def _require_same_network(found: ModelConfig, wanted: ModelConfig, folder: Path) -> None:
-    """Compares what the tensors' shapes alone do not tell, such as how the stages are cut."""
+    """Compares what the tensors' shapes alone do not show, such as how the stages are cut."""
     for field in dataclasses.fields(ModelConfig):
         if field.name not in ("dtype", "scan_blocks", "remat", "lora_rank"):
             value, own = getattr(wanted, field.name), getattr(found, field.name)
@@ -140,7 +137,7 @@ def load_base_bridge(cfg: Config) -> Any | None:
         sizes == own,
         field="data.side",
         value=cfg.data.side,
-        rule=f"the bridge in {folder} has shifts of {own}, and these stages need {sizes}",
+        rule=f"the bridge in {folder} has shifts of {own}, but these stages need {sizes}",
         remedy=f"Set {own[-1][0] * cfg.autoencoder.downscale}, or bridge.kind = None and sample.transition = 'renoise'",
     )
     return nnx.to_pure_dict(nnx.state(bridge))
@@ -151,7 +148,7 @@ def base_folder(cfg: Config) -> Path:
     folder = Path(cfg.train.init_from or "")
     if not (folder / "transformer").is_dir():
         raise ConfigError(
-            f"train.init_from = {cfg.train.init_from!r}: holds no converted weights. Make them with "
-            "`python -m nami_jax.convert --from RELEASE --to FOLDER` and set that folder."
+            f"train.init_from = {cfg.train.init_from!r}: contains no converted weights. Create them with "
+            "`python -m nami_jax.convert --from RELEASE --to FOLDER` and set it to that folder."
         )
     return folder

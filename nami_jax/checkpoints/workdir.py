@@ -1,4 +1,4 @@
-"""A run's folder, checked before anything is compiled and held for one run at a time."""
+"""A run's folder, checked before anything is compiled and locked for one run at a time."""
 
 import contextlib
 import itertools
@@ -18,12 +18,12 @@ from nami_jax.parallel.processes import first_error, is_main
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Makes the folder, with its parents, and keeps other runs out of it until the context is left.
+    """Creates the folder, with its parents, and keeps other runs out of it until the context ends.
 
     Process 0 locks `workdir/lock`. The kernel frees the lock when that process ends, however it ends; the file stays.
 
     Raises:
-        ConfigError: the folder cannot be made or written, another run is at work in it, or not all processes see it.
+        ConfigError: the folder cannot be created or written, another run is using it, or not all processes see it.
     """
     with contextlib.ExitStack() as stack:
         error = _lock(workdir, stack) if is_main() else None
@@ -42,14 +42,14 @@ def _lock(workdir: Path, stack: contextlib.ExitStack) -> str | None:
         workdir.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context((workdir / "lock").open("ab", buffering=0))
         if not lock_if_possible(file):
-            logging.warning("%s is on a file system without locks: start no second run in it.", workdir)
+            logging.warning("%s is on a file system without locks: do not start a second run in it.", workdir)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
     except BlockingIOError:
         holder = (workdir / "lock").read_text() or "another process"
-        return f"{holder} is training in it. Wait for its end, stop it, or set another folder"
+        return f"{holder} is training in it. Wait for it to finish, stop it, or set another folder"
     except OSError as error:
-        remedy = "Free space there" if is_full(error) else "Set a folder that can be made and written"
+        remedy = "Free space there" if is_full(error) else "Set a folder that can be created and written"
         return f"cannot be written: {error.strerror}. {remedy}"
     return None
 

@@ -1,6 +1,6 @@
 """Settings of a run: frozen dataclasses made from an ml_collections file, and every check of what a user sets.
 
-First in the data flow. `configs/*.py` say what a run is, `Config.from_dict` checks it before any device is touched or
+`configs/*.py` say what a run is, `Config.from_dict` checks it before any device is touched or
 anything is compiled, and all other modules receive the dataclasses (never a ConfigDict, never flags).
 """
 

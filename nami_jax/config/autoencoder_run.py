@@ -1,4 +1,4 @@
-"""Settings of the training of an autoencoder: what a config file whose `task` is "autoencoder" holds."""
+"""Settings of an autoencoder's training run: what a config file whose `task` is "autoencoder" contains."""
 
 from typing import Annotated, Literal
 
@@ -18,9 +18,9 @@ class SizesConfig(Settings):
     block_out_channels: tuple[Positive, ...] = field(
         "channels at each resolution; each but the first halves the sides", default=(16, 32, 64), min_length=1
     )
-    latent_channels: Positive = field("C", default=4)
+    latent_channels: Positive = field("C, channels of the latents", default=4)
     layers_per_block: Positive = field("residual blocks at each resolution; the decoder has one more", default=1)
-    norm_num_groups: Positive = field("groups of the normalisation", default=8)
+    norm_num_groups: Positive = field("groups of each group norm", default=8)
     mid_attention: bool = field("self-attention of all latents in the middle of encoder and decoder", default=True)
 
     def __post_init__(self) -> None:
@@ -43,17 +43,19 @@ class SizesConfig(Settings):
 class LossConfig(Settings):
     """Weights of the parts of the loss."""
 
-    pixel: Weight = field("of the mean absolute difference, images in [-1, 1]", default=1.0)
-    perceptual: Weight = field("of the distance of features; 0 leaves it out", default=0.2)
-    perceptual_blocks: int = field("of VGG16 whose features are compared", default=3, ge=1, le=5)
-    kl: Weight = field("of the mean divergence of a latent's posterior from a standard normal, nats", default=1e-4)
+    pixel: Weight = field("weight of the mean absolute difference, images in [-1, 1]", default=1.0)
+    perceptual: Weight = field("weight of the distance of features; 0 leaves it out", default=0.2)
+    perceptual_blocks: int = field("blocks of VGG16 whose features are compared", default=3, ge=1, le=5)
+    kl: Weight = field(
+        "weight of the mean divergence of a latent's posterior from a standard normal, nats", default=1e-4
+    )
 
     def __post_init__(self) -> None:
         require(
             self.pixel > 0 or self.perceptual > 0,
             field="loss.pixel",
             value=self.pixel,
-            rule="without it and loss.perceptual nothing compares the images",
+            rule="loss.pixel and loss.perceptual cannot both be 0",
             remedy="Set e.g. 1.0",
         )
 
@@ -62,24 +64,24 @@ class LossConfig(Settings):
 class AutoencoderTrainConfig(Settings):
     """The training of an autoencoder."""
 
-    seed: int = field("of parameters, order, places and noise", default=0)
-    steps: Positive = field("of the whole run", default=3000, may_change=True)
+    seed: int = field("of parameters, order, crops and noise", default=0)
+    steps: Positive = field("training steps of the whole run", default=3000, may_change=True)
     batch: Positive = field("images of one step", default=8)
     crop: Positive = field(
         "side of the squares that are cut from them at random, pixels: convolutions carry over to whole images",
         default=32,
     )
     learning_rate: float = field("after warm-up; then it falls to 0 as a cosine", default=4e-3, may_change=True, gt=0)
-    warmup_steps: int = field("from 0 to the learning rate", default=50, may_change=True, ge=0)
+    warmup_steps: int = field("steps of linear warm-up from 0 to the learning rate", default=50, may_change=True, ge=0)
     adam_b1: Share = field("decay of Adam's first moment", default=0.9, may_change=True)
     adam_b2: Share = field("decay of Adam's second moment", default=0.99, may_change=True)
     grad_clip: float = field("largest global gradient norm", default=1.0, may_change=True, gt=0)
-    ema_decay: Share = field("of the weights that are reviewed and kept", default=0.99, may_change=True)
-    log_every: Positive = field("steps", default=50, may_change=True)
-    eval_every: Positive = field("steps", default=250, may_change=True)
-    checkpoint_every: Positive = field("steps", default=250, may_change=True)
-    keep_checkpoints: Positive = field("how many, the newest", default=2, may_change=True)
-    sample_every: Positive = field("steps", default=500, may_change=True)
+    ema_decay: Share = field("decay of the averaged weights, which are kept", default=0.99, may_change=True)
+    log_every: Positive = field("steps between logs", default=50, may_change=True)
+    eval_every: Positive = field("steps between validations", default=250, may_change=True)
+    checkpoint_every: Positive = field("steps between checkpoints", default=250, may_change=True)
+    keep_checkpoints: Positive = field("how many of the newest to keep", default=2, may_change=True)
+    sample_every: Positive = field("steps between grids", default=500, may_change=True)
     sample_images: Positive = field(
         "in a grid of originals and reconstructions, all held out", default=16, may_change=True
     )
@@ -110,7 +112,7 @@ class AutoencoderRun(Settings):
             field="data.prepared",
             value=self.data.prepared,
             rule="an autoencoder is trained on pixels",
-            remedy="Set None, and data.name",
+            remedy="Set it to None, and set data.name",
         )
         unit, crop, side = self.model.downscale, self.train.crop, self.data.side
         for name, value in (("data.side", side), ("train.crop", crop)):
@@ -125,6 +127,6 @@ class AutoencoderRun(Settings):
             crop <= side,
             field="train.crop",
             value=crop,
-            rule=f"is larger than the images, data.side = {side}",
+            rule=f"must be at most data.side = {side}",
             remedy=f"Set {side}",
         )

@@ -1,4 +1,4 @@
-"""The sections that say how a flow is trained and sampled, and the whole of a run."""
+"""The config sections for training and sampling a flow, and the config of a whole run."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,7 @@ class TrainConfig(Settings):
     """The joint training of all stages."""
 
     seed: int = field("of parameters, order, noise and times", default=0)
-    steps: Positive = field("of the whole run", default=10_000, may_change=True)
+    steps: Positive = field("training steps of the whole run", default=10_000, may_change=True)
     stage_batches: tuple[tuple[int, ...], ...] = field(
         "per phase: the images of stage 1..K in one step; first many coarse ones, then many fine ones",
         default=((32, 16, 8), (16, 32, 8), (8, 16, 32)),
@@ -35,31 +35,33 @@ class TrainConfig(Settings):
         "share of the steps at which each phase begins; the first is 0", default=(0.0, 1 / 3, 2 / 3)
     )
     phase_learning_rates: tuple[LearningRate, ...] = field("one per phase", default=(1e-4, 1e-4, 5e-5), may_change=True)
-    warmup_steps: int = field("from 0 to the phase's learning rate", default=500, may_change=True, ge=0)
+    warmup_steps: int = field("steps of linear warm-up from 0 to the phase's rate", default=500, may_change=True, ge=0)
     decay: Literal["constant", "cosine"] = field(
-        "what multiplies the phase's learning rate after warm-up; cosine falls to 0 at the end",
+        "schedule that multiplies the phase's learning rate after warm-up; cosine falls to 0 at the end",
         default="constant",
         may_change=True,
     )
-    weight_decay: float = field("of kernels only", default=0.01, may_change=True, ge=0)
+    weight_decay: float = field("weight decay, of kernels only", default=0.01, may_change=True, ge=0)
     adam_b1: Share = field("decay of Adam's first moment", default=0.9, may_change=True)
     adam_b2: Share = field("decay of Adam's second moment", default=0.99, may_change=True)
     grad_clip: float = field("largest global gradient norm", default=1.0, may_change=True, gt=0)
-    ema_decay: Share = field("of the weights that are validated and sampled with", default=0.999, may_change=True)
+    ema_decay: Share = field(
+        "decay of the averaged weights, used to validate and sample", default=0.999, may_change=True
+    )
     caption_dropout: Share = field(
         "share of captions replaced by the empty one, for guidance", default=0.1, may_change=True
     )
-    log_every: Positive = field("steps", default=50, may_change=True)
-    eval_every: Positive = field("steps", default=500, may_change=True)
+    log_every: Positive = field("steps between logs", default=50, may_change=True)
+    eval_every: Positive = field("steps between validations", default=500, may_change=True)
     eval_batch: Positive = field("images of one validation batch, per stage", default=16, may_change=True)
-    checkpoint_every: Positive = field("steps", default=500, may_change=True)
-    keep_checkpoints: Positive = field("how many, the newest", default=2, may_change=True)
-    sample_every: Positive = field("steps", default=500, may_change=True)
+    checkpoint_every: Positive = field("steps between checkpoints", default=500, may_change=True)
+    keep_checkpoints: Positive = field("how many of the newest to keep", default=2, may_change=True)
+    sample_every: Positive = field("steps between sample grids", default=500, may_change=True)
     sample_images: Positive = field(
         "training captions in a sample grid; held-out ones are a third of that", default=24, may_change=True
     )
     max_skipped_steps: Positive = field(
-        "steps in a row without a finite gradient, which change nothing, that stop the run", default=10, may_change=True
+        "this many steps in a row without a finite gradient stop the run", default=10, may_change=True
     )
     init_from: str | None = field("folder of converted weights to start from; None: random ones", default=None)
 
@@ -70,7 +72,7 @@ class TrainConfig(Settings):
             field="train.stage_batches",
             value=self.stage_batches,
             rule="stage_batches, phase_starts and phase_learning_rates need one entry per phase",
-            remedy="Give all three the same length",
+            remedy="Set all three to the same length",
         )
         starts = self.phase_starts
         rising = all(a < b for a, b in itertools.pairwise(starts))
@@ -78,7 +80,7 @@ class TrainConfig(Settings):
             starts[0] == 0.0 and rising and starts[-1] < 1.0,
             field="train.phase_starts",
             value=starts,
-            rule="must begin with 0.0 and rise below 1.0",
+            rule="must start at 0.0 and increase, staying below 1.0",
             remedy="Set e.g. (0.0, 0.3, 0.6)",
         )
 
@@ -93,11 +95,11 @@ class SampleConfig(Settings):
     """Defaults of the sampler, also used for the grids made during training."""
 
     steps: tuple[Positive, ...] = field("solver steps per stage", default=(10, 10, 10), may_change=True)
-    guidance_scale: float = field("1 is no guidance", default=3.0, may_change=True, ge=0)
+    guidance_scale: float = field("1 means no guidance", default=3.0, may_change=True, ge=0)
     grid: Literal["linear", "released"] = field(
         "time grid; released: the released scheduler's, for parity with it", default="linear", may_change=True
     )
-    solver: Literal["euler", "heun"] = field("of the ODE", default="euler", may_change=True)
+    solver: Literal["euler", "heun"] = field("ODE solver", default="euler", may_change=True)
     transition: Literal["renoise", "bridge"] = field(
         "the jump between stages; bridge: for a model that has one", default="renoise", may_change=True
     )
@@ -109,13 +111,13 @@ SAMPLE_PRESETS = {"released": SampleConfig((10, 10, 10), 3.0, grid="released", s
 
 @settings()
 class PipelineConfig(Settings):
-    """What sampling needs to know of a model; kept as `pipeline.json` in a folder of converted weights."""
+    """What sampling needs to know about a model; stored as `pipeline.json` in a folder of converted weights."""
 
     model: ModelConfig
     flow: FlowConfig
     text: TextConfig
     sample: SampleConfig
-    side: Positive  # height and width of pictures where none are asked for, pixels
+    side: Positive  # default height and width of pictures, pixels
     autoencoder: AutoencoderConfig = dataclasses.field(default_factory=AutoencoderConfig)
     bridge: BridgeConfig = dataclasses.field(default_factory=BridgeConfig)
 
@@ -153,42 +155,42 @@ class Config(Settings):
                 field=name,
                 value=value,
                 rule=f"the model has {stages} stages",
-                remedy=f"Give {stages} values, one per stage",
+                remedy=f"Set {stages} values, one per stage",
             )
         for batch in self.train.stage_batches:
             require(
                 all(b >= 1 for b in batch),
                 field="train.stage_batches",
                 value=batch,
-                rule="each stage needs an image in every step",
+                rule="each stage needs at least one image in every step",
                 remedy=f"Set e.g. {tuple(max(b, 1) for b in batch)}",
             )
         require(
             self.autoencoder.folder is not None or self.model.channels == 3,
             field="model.channels",
             value=self.model.channels,
-            rule="the images have 3",
-            remedy="Set 3, or autoencoder.folder for a flow of latents",
+            rule="images have 3 channels",
+            remedy="Set 3, or set autoencoder.folder to train on latents",
         )
         require(
             (self.data.prepared is None) == (self.autoencoder.folder is None),
             field="data.prepared",
             value=self.data.prepared,
-            rule="a flow of latents needs both prepared data and an autoencoder, one of pixels neither",
-            remedy="Set data.prepared and autoencoder.folder, or neither",
+            rule="a flow of latents needs both prepared data and an autoencoder; a flow of pixels needs neither",
+            remedy="Set both data.prepared and autoencoder.folder, or neither",
         )
         require(
             self.flow.sigma_ends is None or self.sample.grid != "released",
             field="sample.grid",
             value=self.sample.grid,
-            rule="the released grid knows the default flow.sigma_ends only",
+            rule="the released grid works only with the default flow.sigma_ends",
             remedy="Set 'linear'",
         )
         require(
             self.model.lora_rank is None or self.train.init_from is not None,
             field="model.lora_rank",
             value=self.model.lora_rank,
-            rule="low-rank pairs need a trained network beneath",
+            rule="LoRA needs a trained network to adapt",
             remedy="Set train.init_from",
         )
         square = ((self.data.side, self.data.side),)
@@ -196,21 +198,21 @@ class Config(Settings):
             self.bridge.kind != "full" or self.data.bucket_sizes == square,
             field="bridge.kind",
             value=self.bridge.kind,
-            rule="the released form of bridge fits one image size, data.side x data.side",
-            remedy="Set 'conv', or no other bucket",
+            rule="a 'full' bridge fits one image size, data.side x data.side",
+            remedy="Set 'conv', or use no other bucket",
         )
         require(
             self.bridge.kind is None or stages > 1,
             field="bridge.kind",
             value=self.bridge.kind,
-            rule="a model of one stage has no jump",
+            rule="a single-stage model has no jump between stages",
             remedy="Set None",
         )
         require(
             self.bridge.kind is None or self.sample.transition == "bridge",
             field="sample.transition",
             value=self.sample.transition,
-            rule="the stages are trained behind the bridge",
+            rule="the stages are trained to start from the bridge's output",
             remedy="Set 'bridge'",
         )
         require(
@@ -218,7 +220,7 @@ class Config(Settings):
             field="sample.transition",
             value=self.sample.transition,
             rule="the model has no bridge",
-            remedy="Set 'renoise', or bridge.kind",
+            remedy="Set 'renoise', or set bridge.kind",
         )
         require_side(self.data.side, self.model, "data.side", self.autoencoder.downscale)
         for side in itertools.chain.from_iterable(self.data.bucket_sizes):

@@ -1,4 +1,4 @@
-"""The sections of a configuration that say what a model is, what data it takes and where it runs."""
+"""The config sections that describe a model, its data and where it runs."""
 
 import itertools
 from typing import Annotated, Literal
@@ -25,7 +25,7 @@ class ModelConfig(Settings):
         "single-stream blocks run by stage 1..K, a prefix of the last stage's; its length is the number of stages",
         default=(1, 2, 4),
     )
-    mlp_ratio: Positive = field("width inside the MLPs, in widths", default=4)
+    mlp_ratio: Positive = field("width inside the MLPs, as a multiple of D", default=4)
     text_dim: Positive = field("width of the text encoder's token states; 384 is MiniLM-L6's", default=384)
     pooled_dim: Positive = field("width of the text encoder's pooled vector", default=384)
     rope_theta: float = field("base of the rotary frequencies", default=10000.0, gt=1)
@@ -77,7 +77,7 @@ class ModelConfig(Settings):
             bool(singles) and all(b >= 0 for b in singles) and list(singles) == sorted(singles),
             field="model.stage_single_blocks",
             value=singles,
-            rule="needs one count per stage, and counts must not fall from stage to stage, since each stage runs a "
+            rule="needs one count per stage, not decreasing from stage to stage, since each stage runs a "
             "prefix of the next one's blocks",
             remedy=f"Set e.g. {tuple(sorted(map(abs, singles))) or (1, 2, 4)}",
         )
@@ -108,8 +108,8 @@ class FlowConfig(Settings):
                 len(ends) >= 1 and falling and ends[-1] == 0.0 and all(0.0 <= e < 1.0 for e in ends),
                 field="flow.sigma_ends",
                 value=ends,
-                rule="must fall strictly within [0, 1) and end in 0.0",
-                remedy="Set e.g. (2/3, 1/3, 0.0), or None for the paper's",
+                rule="must be strictly decreasing, within [0, 1), and end at 0.0",
+                remedy="Set e.g. (2/3, 1/3, 0.0), or None for the paper's values",
             )
 
 
@@ -118,8 +118,8 @@ class DataConfig(Settings):
     """Captioned images: a tensorflow-datasets data set, or what `nami_jax.prepare` made of any source."""
 
     name: str = field('"name/config:version" of a tensorflow-datasets data set', default="")
-    train_split: str = field("in tensorflow-datasets' notation", default="train")
-    eval_split: str = field("held out; in tensorflow-datasets' notation", default="held_out", may_change=True)
+    train_split: str = field("split to train on, in tensorflow-datasets' notation", default="train")
+    eval_split: str = field("held-out split, in tensorflow-datasets' notation", default="held_out", may_change=True)
     image_key: str = field('feature with the image; "a/b" looks inside', default="image")
     caption_key: str = field(
         'feature with a text, a sequence of texts (one is drawn each time) or a class label; "a/b" looks inside',
@@ -127,7 +127,7 @@ class DataConfig(Settings):
     )
     side: Positive = field("height and width of the last stage's images, pixels", default=32)
     prepared: str | None = field(
-        "folder that `python -m nami_jax.prepare` made, to train on latents; None: `name`'s pixels",
+        "folder that `python -m nami_jax.prepare` created, to train on latents; None: `name`'s pixels",
         default=None,
         may_change=True,
     )
@@ -139,7 +139,7 @@ class DataConfig(Settings):
     caption_templates: tuple[str, ...] = field(
         "one is drawn each time; {} is the caption or the name of the class", default=("{}",)
     )
-    data_dir: str = field("where the prepared data set and the text states lie", default="data", may_change=True)
+    data_dir: str = field("where the data set and the text states are stored", default="data", may_change=True)
     max_corrupt_share: Share = field(
         "unreadable images are skipped; more than this share of the data set stop the run",
         default=0.01,
@@ -153,7 +153,7 @@ class DataConfig(Settings):
             bool(self.caption_templates) and all(t.count("{}") == 1 for t in self.caption_templates),
             field="data.caption_templates",
             value=self.caption_templates,
-            rule="each template must hold {} once",
+            rule="each template must contain {} exactly once",
             remedy="Set e.g. ('{}', 'a photo of a {}')",
         )
         buckets = self.buckets
@@ -170,7 +170,7 @@ class DataConfig(Settings):
                 self.prepared is not None,
                 field="data.buckets",
                 value=buckets,
-                rule="images of data.name are cut to squares",
+                rule="images of data.name are cropped to squares",
                 remedy="Set data.prepared, or data.buckets = None",
             )
         require(
@@ -194,10 +194,12 @@ class TextConfig(Settings):
     encoder: Literal["minilm", "t5_bert"] = field(
         "t5_bert: token states of a T5, pooled vector of a BERT, as the released NAMI", default="minilm"
     )
-    max_length: TextLength = field("tokens T of a prompt, special ones included; longer prompts are cut", default=16)
+    max_length: TextLength = field(
+        "tokens T of a prompt, special ones included; longer prompts are truncated", default=16
+    )
     mask_padding: bool = field("hide padding tokens from the encoder and zero their states", default=True)
     folder: str | None = field(
-        "of t5_bert's weights and tokenisers: mt5/ and mclip/ lie in it", default=None, may_change=True
+        "folder of t5_bert's weights and tokenisers, which contains mt5/ and mclip/", default=None, may_change=True
     )
     pooled_length: TextLength = field("tokens that t5_bert's BERT sees of a prompt", default=77)
 
@@ -206,8 +208,8 @@ class TextConfig(Settings):
             self.encoder == "minilm" or self.folder is not None,
             field="text.folder",
             value=self.folder,
-            rule="t5_bert needs its weights",
-            remedy="Set the folder that holds mt5/ and mclip/",
+            rule="t5_bert needs a folder of weights",
+            remedy="Set the folder that contains mt5/ and mclip/",
         )
 
 
@@ -226,7 +228,7 @@ class AutoencoderConfig(Settings):
             field="autoencoder.downscale",
             value=self.downscale,
             rule="must be 1 without an autoencoder",
-            remedy="Set 1, or autoencoder.folder",
+            remedy="Set 1, or set autoencoder.folder",
         )
 
 
@@ -237,13 +239,13 @@ class BridgeConfig(Settings):
     kind: Literal["full", "conv"] | None = field(
         "full: the released form, for one image size; conv: for any size; None: no bridge, renoising", default=None
     )
-    steps: Positive = field("of its own training", default=10_000, may_change=True)
-    learning_rate: float = field("of its own training, falling to 0 as a cosine", default=1e-3, may_change=True, gt=0)
+    steps: Positive = field("steps of its own training", default=10_000, may_change=True)
+    learning_rate: float = field("its learning rate, decaying to 0 as a cosine", default=1e-3, may_change=True, gt=0)
 
 
 @settings("mesh")
 class MeshConfig(Settings):
-    """How devices are arranged; those that these three leave over are copies, for more images."""
+    """How devices are arranged; those left over by these three are data-parallel replicas."""
 
     fsdp: Positive = field(
         "devices that share parameters, moments and EMA, each with images of its own", default=1, may_change=True

@@ -1,6 +1,6 @@
-"""How settings are declared and checked: a field stands once, with its type, default, rule and meaning.
+"""How settings are declared and checked: each field once, with its type, default, rule and meaning.
 
-`settings` makes a frozen dataclass of which pydantic checks types, ranges and choices whenever one is made, also by
+`settings` makes a frozen dataclass. pydantic checks types, ranges and choices whenever an instance is made, also by
 `dataclasses.replace`. Every error is a `ConfigError` of one form: field = value: rule. remedy.
 """
 
@@ -24,8 +24,8 @@ TYPES = {
     "int_type": "an integer",
     "float_type": "a number",
     "finite_number": "a finite number",
-    "bool_type": "a bool",
-    "string_type": "a text",
+    "bool_type": "True or False",
+    "string_type": "a string",
     "tuple_type": "a list",
 }
 
@@ -53,7 +53,7 @@ def field(about: str, *, default: Any, example: Any = None, may_change: bool = F
         about: its meaning, unit and shape, for `configs/README.md`.
         default: what every config starts from; None: nothing.
         example: a value for error messages, where the default is none.
-        may_change: whether a run may be continued with another value. One that says nothing may not.
+        may_change: whether a run may be continued with another value. By default it may not.
         **rule: what pydantic checks beside the type: ge, gt, le, lt, min_length, max_length.
     """
     examples = [default if example is None else example]
@@ -63,7 +63,7 @@ def field(about: str, *, default: Any, example: Any = None, may_change: bool = F
 
 
 class Settings:
-    """Sections or fields that are made from nested dicts and turned back into them."""
+    """Sections or fields that are built from nested dicts and converted back to them."""
 
     section: typing.ClassVar[str] = ""  # the name under which fields of this class are set, if there is one
 
@@ -73,7 +73,7 @@ class Settings:
 
         Args:
             fields: nested mapping, as `ConfigDict.to_dict()` or JSON gives it (lists count as tuples). What is left out
-                keeps its default; a section without a default must be there.
+                keeps its default; a section without a default must be given.
 
         Raises:
             ConfigError: a field is unknown (its nearest names are given), missing, of the wrong type or out of range.
@@ -85,7 +85,7 @@ class Settings:
                 isinstance(given, Mapping),
                 field=name,
                 value=given,
-                rule="must be a section of fields",
+                rule="must be a section with fields of its own",
                 remedy="See configs/README.md",
             )
         return cls(
@@ -96,7 +96,7 @@ class Settings:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns nested plain dicts that `from_dict` takes back and JSON can hold."""
+        """Returns nested plain dicts that `from_dict` accepts and JSON can store."""
         return dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
 
 
@@ -172,10 +172,10 @@ def _rule(kind: str, context: Mapping[str, Any], bounds: Mapping[str, Any]) -> s
         case {"gt": low}:
             return f"must be above {low}" if low else "must be positive"
     if kind == "literal_error":
-        return "is not one of its choices"
+        return "is not a valid choice"
     if kind == "too_short":
-        return f"needs at least {context['min_length']}"
-    return f"needs at most {context['max_length']}" if kind == "too_long" else "has the wrong type"
+        return f"needs at least {context['min_length']} entries"
+    return f"needs at most {context['max_length']} entries" if kind == "too_long" else "has the wrong type"
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
@@ -218,7 +218,7 @@ def choices(cls: Any, name: str) -> list[str]:
 
 
 def fixed_fields(cls: Any) -> dict[str, tuple[str, ...]]:
-    """Returns section -> the fields that a run cannot change on its way: all but those declared with `may_change`."""
+    """Returns section -> the fields that may not change when a run continues: all without `may_change`."""
     return {
         name: tuple(found.name for found in declared(section) if not found.may_change)
         for name, section in sections(cls).items()

@@ -15,7 +15,7 @@ from nami_jax.config import DataConfig
 from nami_jax.data.images import decode_image
 from nami_jax.data.tfds_builder import feature_value, open_records
 
-# What Pillow raises for bytes that are no image, are cut short or have been overwritten.
+# What Pillow raises for bytes that are not an image, are truncated or have been overwritten.
 _CORRUPT = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
@@ -33,7 +33,7 @@ class Sample(TypedDict):
 class CaptionedImages:
     """The images of a data set with their captions.
 
-    A record whose image cannot be decoded is skipped: the next good one stands in for it, so that the positions of all
+    A record whose image cannot be decoded is skipped: the next good one takes its place, so that the positions of all
     others stay what they are. Captions that are empty or blank are dropped; an image without any caption has the single
     caption "", the one that guidance uses for "no text", outside every template.
     """
@@ -43,7 +43,7 @@ class CaptionedImages:
 
         Args:
             records: features by name, the image as its encoded bytes, texts as bytes.
-            cfg: names the two features, the side, the templates, the share of corrupt images to bear.
+            cfg: names the two features, the side, the templates, the share of corrupt images to tolerate.
             class_names: of the caption's class label, if it is one; underscores read as spaces.
         """
         self._records = records
@@ -132,5 +132,5 @@ def open_source(cfg: DataConfig, split: str) -> CaptionedImages:
 
 
 def all_captions(source: CaptionedImages) -> list[str]:
-    """Returns every caption that `source` can give, in every template, once and sorted; decodes no image."""
+    """Returns every caption that `source` can return, in every template, once and sorted; decodes no image."""
     return sorted({caption for index in range(len(source)) for caption in source.captions(index)})

@@ -25,7 +25,7 @@ def crop_loader(
     flip: bool,
     shard: HostShard = WHOLE,
 ) -> grain.DatasetIterator[np.ndarray]:
-    """Returns an endless iterator over the steps of a run, at step 0; the data are shuffled anew each epoch.
+    """Returns an endless iterator over the steps of a run, at step 0; the data are reshuffled each epoch.
 
     `set_state({"next_index": step})` continues at any step, with any number of processes; `get_state()` gives that.
 
@@ -35,7 +35,7 @@ def crop_loader(
         batch: images of a step.
         crop: side of the squares cut from them, pixels; at most the side of the images.
         flip: whether to mirror half of them.
-        shard: which rows of each batch to give; all if not given.
+        shard: which rows of each batch to return; all if not given.
 
     Returns:
         Elements (rows, crop, crop, 3) float32 in [-1, 1].
@@ -52,7 +52,7 @@ def crop_loader(
         return to_stage(np.stack([examples[int(step * batch + row)] for row in shard.rows(batch)]), 1)
 
     pixels = grain.MapDataset.range(ENDLESS).map(pixels_of)
-    # One thread: with the images decoded in memory (data.cache_images) cropping is nothing beside a training step.
+    # One thread: with the images decoded in memory (data.cache_images) cropping costs next to nothing.
     return pixels.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)).__iter__()
 
 

@@ -1,8 +1,4 @@
-"""What training sees of any data set: an image or latent with one of its texts, and the states of that text.
-
-`source` (pixels of a tensorflow-datasets set) and `latents` (what `nami_jax.prepare` stored) come before, `loader`
-after.
-"""
+"""What training sees of any data set: an image or latent with one of its texts, and the states of that text."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Image bytes to arrays, and arrays to the stages' sizes. Comes before `source` and `loader`, which call it."""
+"""Image bytes to arrays, and arrays to the stages' sizes."""
 
 import io
 
@@ -18,7 +18,7 @@ def decode_image(encoded: bytes, side: int) -> np.ndarray:
         (side, side, 3) uint8. The shorter side is resized to `side` (Lanczos), the longer one is cropped evenly.
 
     Raises:
-        OSError, SyntaxError, ValueError, EOFError: the bytes are not a whole image.
+        OSError, SyntaxError, ValueError, EOFError: the bytes are not a complete image.
     """
     with Image.open(io.BytesIO(encoded)) as image:
         image = on_white(ImageOps.exif_transpose(image))

@@ -1,11 +1,11 @@
 """Prepared data on disk: latents and text states that `nami_jax.preparation` wrote, read at random for training.
 
-`preparation` comes before, `examples` and `loader` after; this module is what both know of the files. A folder holds
+A folder contains
 
 - `prepared.json`: everything the data depend on (`Prepared`), written first;
 - `data/`: ArrayRecord files, each of one unit of work, one split and one bucket of (height, width);
-- `manifests/000017.json`: the files of unit 17 and what it left out, written once these files are whole. A file that
-  no manifest names is never read, so whatever an interrupted preparation left behind counts for nothing;
+- `manifests/000017.json`: the files of unit 17 and what it left out, written once these files are complete. A file
+  that no manifest names is never read, so whatever an interrupted preparation left behind is ignored;
 - `empty.msgpack`: the states of the empty caption, for classifier-free guidance.
 """
 
@@ -24,7 +24,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from nami_jax.config import Config, ConfigError, require
 from nami_jax.text.caption_table import TextStates, encoder_id
 
-FORMAT = 1  # of everything below; a change of it makes older folders unreadable
+FORMAT = 1  # of everything below; changing it makes older folders unreadable
 SETTINGS_FILE, EMPTY_FILE, MANIFESTS, DATA = "prepared.json", "empty.msgpack", "manifests", "data"
 SPLITS = ("train", "held_out")
 AGAIN = "run `python -m nami_jax.prepare` with this config"
@@ -119,7 +119,7 @@ class Shard(NamedTuple):
 
 
 def manifest_name(unit: int) -> str:
-    """Returns where the manifest of a unit of work lies below the folder."""
+    """Returns the path of a unit's manifest, relative to the folder."""
     return f"{MANIFESTS}/{unit:06d}.json"
 
 
@@ -204,7 +204,7 @@ class PreparedLatents:
             field="autoencoder.folder",
             value=fingerprint,
             rule=f"the latents in {self.folder} were made by another autoencoder, {made_by}",
-            remedy=f"Set the folder of that one, or another data.prepared and {AGAIN}",
+            remedy=f"Set that autoencoder's folder, or another data.prepared and {AGAIN}",
         )
 
     def sources(self, split: str) -> list[BucketSource]:
@@ -285,7 +285,7 @@ def _require_same(prepared: Prepared, cfg: Config, folder: Path) -> None:
     try:
         found = encoder_id(cfg.text)
     except (ConfigError, ModuleNotFoundError) as error:  # training on prepared data needs no text encoder
-        logging.warning("Whether %s was prepared with the text encoder of this config is not known: %s", folder, error)
+        logging.warning("Cannot tell whether %s was prepared with the text encoder of this config: %s", folder, error)
         return
     require(
         found == prepared.text_encoder,

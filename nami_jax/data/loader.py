@@ -37,21 +37,21 @@ def train_loader(
 ) -> grain.DatasetIterator[Batch]:
     """Returns an iterator over the steps of a run, at step 0.
 
-    Each step takes all of its samples from one source, drawn in proportion to the sources' sizes. A source is shuffled
-    anew each epoch and cut into steps of `sum(train.stage_batches[phase])` samples; a step's samples go to stage
+    Each step takes all of its samples from one source, drawn in proportion to the sources' sizes. A source is
+    reshuffled each epoch and cut into steps of `sum(train.stage_batches[phase])` samples; a step's samples go to stage
     1, 2, ... in turn. `set_state({"next_index": step})` continues at any step, with any number of processes;
     `get_state()` gives that dict.
 
     Args:
         sources: the training split, one source for each size of image.
         cfg: the run.
-        shard: which rows of every stage's batch to give; all if not given.
+        shard: which rows of every stage's batch to return; all if not given.
 
     Returns:
         Elements as `Batch`, with B_k the share of `train.stage_batches` and sides those of the last stage / 2^(K-k).
 
     Raises:
-        ConfigError: a stage's batch cannot be shared evenly, or is nobody's.
+        ConfigError: a stage's batch cannot be shared evenly, or is empty.
     """
     for sizes in cfg.train.stage_batches:
         shard.require_even("train.stage_batches", sizes)
@@ -136,7 +136,7 @@ def eval_batches(sources: Sequence[ExampleSource], cfg: Config, shard: HostShard
     Args:
         sources: the held-out split, one source for each size of image.
         cfg: the run; `train.eval_batch` images make a batch.
-        shard: which rows of each batch to give; all if not given.
+        shard: which rows of each batch to return; all if not given.
 
     Raises:
         ConfigError: a batch cannot be shared evenly.

@@ -1,7 +1,7 @@
-"""Finds or makes a tensorflow-datasets data set on disk, after checking everything a user can get wrong about it.
+"""Finds or builds a tensorflow-datasets data set on disk, after checking everything a user can get wrong about it.
 
-First in the data flow; `source` reads what is prepared here. The data set's name and the names of its two features are
-checked before anything is built or downloaded, the split as soon as its names are known.
+The data set's name and the names of its two features are checked before anything is built or downloaded, the split as
+soon as its names are known.
 """
 
 import difflib
@@ -18,14 +18,14 @@ Feature = tfds.features.FeatureConnector
 
 
 def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
-    """Returns the builder of `cfg.name` with its data in `cfg.data_dir`, prepared now if they were not there.
+    """Returns the builder of `cfg.name` with its data in `cfg.data_dir`, prepared now if it was not there.
 
     tensorflow-datasets prepares in a folder of its own and renames it at the end, so a preparation that was interrupted
     is never read. Of several processes that prepare on one disk, the first to finish serves all.
 
     Raises:
-        ConfigError: `data.name`, `data.image_key`, `data.caption_key` or `split` names nothing that exists or nothing
-            that can serve.
+        ConfigError: `data.name`, `data.image_key`, `data.caption_key` or `split` does not exist or cannot be
+            used.
     """
     builder = _find_builder(cfg)
     image_feature(cfg, builder)
@@ -40,7 +40,7 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
             raise ConfigError(_missing_package(cfg, error)) from error
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ConfigError(
-            f"data.name = {cfg.name!r}: {builder.data_path} holds it as {builder.info.file_format}, which gives no "
+            f"data.name = {cfg.name!r}: {builder.data_path} has it as {builder.info.file_format}, which allows no "
             f"random access. Remove that folder, or set another data.data_dir, to have it prepared as {FORMAT}."
         )
     _require_split(cfg, builder, split)
@@ -48,7 +48,7 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
 
 
 def is_prepared(cfg: DataConfig) -> bool:
-    """Tells whether the data set lies in `cfg.data_dir` already; raises `ConfigError` if its name is unknown."""
+    """Returns whether the data set is in `cfg.data_dir` already; raises `ConfigError` if its name is unknown."""
     return _find_builder(cfg).is_prepared()
 
 
@@ -67,7 +67,7 @@ def _missing_package(cfg: DataConfig, error: ModuleNotFoundError) -> str:
     """Says that the code of a data set needs a package that is not installed; for many sets that is tensorflow."""
     return (
         f"data.name = {cfg.name!r}: its builder needs a Python package that is missing: {error}. Install it, or "
-        f"prepare the data elsewhere as {FORMAT}, copy them into {cfg.data_dir} and set data.name to 'name:1.0.0'."
+        f"prepare the data elsewhere as {FORMAT}, copy it into {cfg.data_dir} and set data.name to 'name:1.0.0'."
     )
 
 
@@ -90,7 +90,7 @@ def _require_split(cfg: DataConfig, builder: tfds.core.DatasetBuilder, split: st
         hint = nearest(split.partition("[")[0], list(builder.info.splits))
         raise ConfigError(f"{field} = {split!r}: no such split of {cfg.name}.{hint}") from error
     if size == 0:
-        raise ConfigError(f"{field} = {split!r}: holds no images. Set a split, or a part of one, that is not empty.")
+        raise ConfigError(f"{field} = {split!r}: contains no images. Set a split, or a part of one, that is not empty.")
 
 
 def open_records(cfg: DataConfig, split: str) -> tuple[Sequence[Mapping[str, Any]], Sequence[str] | None]:
@@ -140,7 +140,7 @@ def _feature(
         raise ConfigError(f"{field} = {key!r}: {builder.name} has no such feature.{nearest(key, list(features))}")
     if key not in fit:
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise ConfigError(f"{field} = {key!r}: is no {wanted} but a {type(features[key]).__name__}. Set one of {fit}.")
+        raise ConfigError(f"{field} = {key!r}: must be {wanted}, not {type(features[key]).__name__}. Set one of {fit}.")
     return features[key]
 
 

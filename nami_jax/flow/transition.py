@@ -54,7 +54,7 @@ class Renoise:
         return upsample(x) / (1 + e) + renoised_sigma(e) * zero_block_mean(noise)
 
     def require_size(self, height: int, width: int) -> None:
-        """Takes any size."""
+        """Accepts any size."""
 
 
 class LearnedJump(Protocol):
@@ -72,7 +72,7 @@ class LearnedJump(Protocol):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bridged:
-    """Upsamples a stage's result and lets a bridge take it on. Source: NAMI, CVPR 2026 version.
+    """Upsamples a stage's result and passes it through a bridge. Source: NAMI, CVPR 2026 version.
 
     Attributes:
         bridge: a pytree.

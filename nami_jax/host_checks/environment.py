@@ -39,8 +39,8 @@ def check_devices(expected: int | None) -> str:
         expected is None or found == expected,
         field="expected_devices",
         value=expected,
-        rule=f"jax sees {found}: {here} x {kind} here",
-        remedy="See that each host was given all of its chips, and that jax was installed for them",
+        rule=f"jax sees {found} in all, {here} x {kind} on this host",
+        remedy="Check that each host has all of its chips, and that jax is installed for them",
     )
     return f"{found} x {kind}, {here} on each host"
 
@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def code_digest() -> str:
-    """Returns a digest of the package's Python files: where the code was unpacked there is no git to ask."""
+    """Returns a digest of the package's Python files: where the code was unpacked from an archive there is no git."""
     folder, digest = Path(nami_jax.__file__).parent, hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)}\n".encode())

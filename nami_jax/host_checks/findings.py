@@ -1,7 +1,4 @@
-"""What a host finds out before a run, and how the findings of all hosts become one table.
-
-The other modules here make the findings; `nami_jax.preflight` gathers them and prints the table.
-"""
+"""What a host finds out before a run, and how the findings of all hosts become one table."""
 
 import dataclasses
 import hashlib
@@ -18,7 +15,7 @@ from nami_jax.config import ConfigError
 from nami_jax.data.captioned_images import CorruptDataError
 from nami_jax.weights import WeightsError
 
-MANY = 16  # facts, from which on they are shown by a digest
+MANY = 16  # more facts than this are shown as a digest
 STATUSES = OK, WARNING, FAILED = ("ok", "warning", "FAILED")  # from good to bad
 
 

@@ -1,4 +1,4 @@
-"""Whether a run fits its devices and its data can be read: what it would stumble over, before it compiles."""
+"""Checks that a run fits its devices and that its data can be read, before anything is compiled."""
 
 import math
 import time
@@ -57,4 +57,4 @@ def check_data(task: Task, facts: dict[str, Mapping[str, str]]) -> Finding:
             _ = source[i * len(source) // SAMPLES]
     seconds = (time.perf_counter() - start) / (SAMPLES * len(flat))
     count = sum(map(len, sources["train"]))
-    return Finding("data", OK, f"{count} samples to train on; reads {1 / seconds:.0f} a second", cost=seconds)
+    return Finding("data", OK, f"{count} samples to train on; reads {1 / seconds:.0f} per second", cost=seconds)

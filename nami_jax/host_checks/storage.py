@@ -1,4 +1,4 @@
-"""Whether a run can be kept in its workdir: written, read, renamed, seen by all hosts, and fast enough for its size."""
+"""Checks whether a workdir suits a run: written, read, renamed, seen by all hosts, and fast enough for its size."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from nami_jax.host_checks.findings import OK, WARNING, Finding
 
 SAMPLE = 32 * 2**20  # bytes that are written and read back
 FLOOR = 2e6  # bytes a second: below it even a small run waits for its checkpoints
-SLOW = 600  # seconds of a save, from which on it should not be due often
+SLOW = 600  # seconds; a save that takes longer should not be due often
 
 
 def trace(workdir: Path, process: int) -> Path:
@@ -27,7 +27,7 @@ def check_storage(workdir: Path, checkpoint: int, keep: int, floor: float = FLOO
     Leaves the folder `trace` behind for `check_shared`.
 
     Args:
-        workdir: of the run; made if need be, as the run would.
+        workdir: of the run; created if needed, as the run would.
         checkpoint: bytes of one checkpoint.
         keep: how many of them the run keeps.
         floor: bytes a second that must be written.
@@ -42,7 +42,7 @@ def check_storage(workdir: Path, checkpoint: int, keep: int, floor: float = FLOO
     except OSError as error:
         raise ConfigError(
             f"workdir = {str(workdir)!r}: {error.strerror}: {error.filename}. "
-            "Set a folder that this host can write to, with room in it."
+            "Set a folder that this host can write to, with enough free space."
         ) from error
     seconds = checkpoint / jax.process_count() / write
     text = (
@@ -54,24 +54,24 @@ def check_storage(workdir: Path, checkpoint: int, keep: int, floor: float = FLOO
         field="workdir",
         value=str(workdir),
         rule=text,
-        remedy=f"Set a folder that is written at {floor / 1e6:.0f} MB/s",
+        remedy=f"Set a folder that can be written at {floor / 1e6:.0f} MB/s or more",
     )
     require(
         free >= checkpoint,
         field="workdir",
         value=str(workdir),
         rule=f"has {free / 1e9:.3g} GB free for checkpoints of {checkpoint / 1e9:.3g} GB",
-        remedy="Make room",
+        remedy="Free some space",
     )
     if free < checkpoint * (keep + 1):
         return Finding(
             "storage",
             WARNING,
             f"{text}; {free / 1e9:.3g} GB are free for {keep} checkpoints and one that "
-            "is being written. Make room, or lower train.keep_checkpoints.",
+            "is being written. Free some space, or lower train.keep_checkpoints.",
         )
     if seconds > SLOW:
-        return Finding("storage", WARNING, f"{text}. Let train.checkpoint_every be more steps than that.")
+        return Finding("storage", WARNING, f"{text}. Raise train.checkpoint_every, so that saves are further apart.")
     return Finding("storage", OK, text, cost=seconds)
 
 
@@ -98,7 +98,7 @@ def _rates(workdir: Path) -> tuple[float, float]:
         same,
         field="workdir",
         value=str(workdir),
-        rule="gives back other bytes than were written",
+        rule="returns different bytes from those that were written",
         remedy="Set another folder",
     )
     (final / "sample").unlink()
@@ -112,7 +112,7 @@ def check_shared(workdir: Path, processes: Sequence[int]) -> str:
         not unseen,
         field="workdir",
         value=str(workdir),
-        rule=f"does not show here what processes {unseen} wrote",
+        rule=f"this host does not see what processes {unseen} wrote there",
         remedy="Set one folder that all hosts share, e.g. in a bucket that is mounted on each",
     )
     return "the workdir is the same on all hosts" if jax.process_count() > 1 else "one host"

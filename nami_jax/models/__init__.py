@@ -1,4 +1,4 @@
 """Flax NNX modules: the nested DiT (`nami`) from its parts (`rope`, `layers`, `blocks`), the bridge, text encoders.
 
-No module here knows of devices, files or flags: sharding is by parameter path in `nami_jax.parallel.sharding`.
+No module here depends on devices, files or flags: sharding is by parameter path in `nami_jax.parallel.sharding`.
 """

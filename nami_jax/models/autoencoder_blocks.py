@@ -1,9 +1,9 @@
 """The parts of an AutoencoderKL: residual blocks, single-head attention, and the blocks between two resolutions.
 
-`nami_jax.models.autoencoder_kl` puts them together. Attributes have the names of diffusers' modules, so that parameters
-and released keys correspond one to one. All maps are (B, H, W, channels).
+Attributes have the names of diffusers' modules, so that parameters and released keys correspond one to one. All maps
+are (B, H, W, channels).
 
-Convolutions and projections compute in `dtype`. What blocks add to is float32, else each of them would round it anew.
+Convolutions and projections compute in `dtype`. What blocks add to is float32, else each of them would round it again.
 """
 
 import jax

@@ -16,7 +16,7 @@ from nami_jax.models.autoencoder_blocks import DownBlock, DType, MidBlock, UpBlo
 
 IMAGE_CHANNELS = 3
 LOGVAR_RANGE = (-30.0, 20.0)  # so that exp(logvar) neither overflows nor vanishes
-TAKE_CONFIG = "Take the autoencoder's own config.json"
+TAKE_CONFIG = "Use the autoencoder's own config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class AutoencoderKLConfig:
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215  # latents are (mean - shift_factor) scaling_factor
     shift_factor: float | None = None
-    use_quant_conv: bool = True  # a 1x1 convolution behind the encoder
+    use_quant_conv: bool = True  # a 1x1 convolution after the encoder
     use_post_quant_conv: bool = True  # a 1x1 convolution before the decoder
     mid_block_add_attention: bool = True
     sample_size: int = 32  # height and width of the images it was trained on, pixels; diffusers' tiles have it
@@ -137,7 +137,7 @@ class AutoencoderKL(nnx.Module):
         """Returns the Gaussian posterior of the latents.
 
         Args:
-            images: (B, H, W, 3) in [-1, 1]. Sides that are no multiples of `downscale` lose the rest.
+            images: (B, H, W, 3) in [-1, 1]. What a side exceeds a multiple of `downscale` by is dropped.
 
         Returns:
             Mean and logarithm of the variance, (B, h, w, C) float32 each; the latter is clipped to [-30, 20].

@@ -34,7 +34,7 @@ class BertConfig:
             field="hidden_size",
             value=self.hidden_size,
             rule=f"must be a multiple of num_attention_heads = {self.num_attention_heads}",
-            remedy="Take both from the checkpoint's own config.json",
+            remedy="Use the checkpoint's own config.json for both",
         )
 
 
@@ -98,7 +98,7 @@ class Bert(nnx.Module):
         length = token_ids.shape[1]
         if length > self.cfg.max_position_embeddings:
             raise ValueError(
-                f"token_ids have length {length}: this BERT knows {self.cfg.max_position_embeddings} positions. "
+                f"token_ids have length {length}: this BERT has {self.cfg.max_position_embeddings} positions. "
                 "Shorten the text window."
             )
         position = self.position_embedding(jnp.arange(length))[None]  # (1, T, D)

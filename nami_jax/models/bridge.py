@@ -1,7 +1,4 @@
-"""The learned jump between stages: what BridgeFlow of the released NAMI is, and a form of it for any image size.
-
-Its counterpart in closed form is `nami_jax.flow.transition`; both turn a stage's result into the next stage's start.
-"""
+"""The learned jump between stages: what BridgeFlow of the released NAMI is, and a form of it for any image size."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +35,7 @@ class Bridge(nnx.Module):
         """Checks that the last stage's latents have the size that the shifts were made for.
 
         Raises:
-            ConfigError: they have not.
+            ConfigError: they do not.
         """
         if self.shifts:
             size = self.shifts[len(self.shifts) - 1].shape[:2]
@@ -48,7 +45,7 @@ class Bridge(nnx.Module):
                 value="bridge",
                 rule=f"this bridge is for latents of {size[0]}x{size[1]} only, not {height}x{width}",
                 remedy=f"Set a height and width that give {size[0]}x{size[1]}, or transition 'renoise', which takes "
-                "any size (the stages were trained behind the bridge, though), or train a size-free bridge "
+                "any size (though the stages were trained with the bridge), or train a size-free bridge "
                 "(bridge.kind = 'conv')",
             )
 
@@ -74,7 +71,7 @@ class ConvBridge(nnx.Module):
         return self.scales[stage - 2] * upsampled + seen
 
     def require_size(self, height: int, width: int) -> None:
-        """Takes any size."""
+        """Accepts any size."""
 
 
 AnyBridge = Bridge | ConvBridge

@@ -1,4 +1,4 @@
-"""What the network asks of whoever spreads it over devices, and the answer of one device: nothing to do.
+"""What the network needs from whatever spreads it over devices, and the version for one device, which does nothing.
 
 A layout is passed through the call: one network runs anywhere.
 """
@@ -9,7 +9,7 @@ import jax
 
 
 class Layout:
-    """Where activations lie and how attention is computed. This one leaves all of it to a single device."""
+    """Where activations are placed and how attention is computed. This one leaves all of it to a single device."""
 
     batch_parts = 1  # a batch must be a multiple of this
 

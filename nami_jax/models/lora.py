@@ -1,7 +1,7 @@
 """Low-rank adaptation: which parameters it trains, and the network's own weights with it merged in.
 
-The layers hold the low-rank pairs (`models.layers`); here they are told from the rest by their path. LoRA, Hu et al.,
-arXiv 2106.09685; the factor alpha / rank is left to the learning rate.
+Low-rank pairs are recognised by their path. LoRA, Hu et al., arXiv 2106.09685; the factor alpha / rank is left to the
+learning rate.
 """
 
 from typing import Any

@@ -36,7 +36,7 @@ class T5Config:
             raise ConfigError(
                 f"relative_attention_num_buckets = {buckets}, relative_attention_max_distance = {distance}: need an "
                 "even number of at least 4 buckets, and a distance above a quarter of it. "
-                "Take both from the checkpoint's own config.json."
+                "Use the checkpoint's own config.json for both."
             )
 
 

@@ -1,4 +1,4 @@
-"""The first convolutions of VGG16: images in, what each block sees in them out. Compares images, frozen.
+"""The first convolutions of VGG16: images in, each block's features out. Frozen, for comparing images.
 
 Simonyan and Zisserman, arXiv 1409.1556, configuration D.
 """

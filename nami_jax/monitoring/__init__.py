@@ -1,1 +1,1 @@
-"""What is seen of a run: metrics, events, traces, floating-point operations."""
+"""What can be observed of a run: metrics, events, traces, floating-point operations."""

@@ -1,4 +1,4 @@
-"""What the accelerators that jax names can do, have and cost: one table for metrics (MFU) and plans."""
+"""Peak rate, memory and price of accelerators, by the names that jax gives them."""
 
 import dataclasses
 

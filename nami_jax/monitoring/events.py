@@ -1,6 +1,6 @@
 """Scalars and pictures of a run as TensorBoard events and, if asked for, for Weights & Biases.
 
-Only the first process writes. `watch` is the caller.
+Only the first process writes.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ STEP = "global_step"  # what Weights & Biases draws everything over: its own cou
 class EventWriter:
     """Writes scalars and pictures as TensorBoard events below the workdir, each before the call returns.
 
-    Not by tensorboardX's SummaryWriter: its thread ends on a full disk without a word, and the run then waits for it.
+    Not by tensorboardX's SummaryWriter: its thread dies silently on a full disk, and the run then waits for it.
     """
 
     def __init__(self, workdir: Path, start: int, tracker: Any = None):
@@ -39,7 +39,7 @@ class EventWriter:
             tracker: a run of Weights & Biases, as `tracked` gives it, that gets all of it too; None: none.
 
         Raises:
-            OSError: here and in all methods: what is to be written does not get to the disk.
+            OSError: here and in all methods: writing to the disk failed.
         """
         self._events, self._tracker = None, tracker
         if is_main():
@@ -77,7 +77,7 @@ class EventWriter:
 
 @contextlib.contextmanager
 def tracked(project: str | None, workdir: Path, settings: Mapping[str, Any]) -> Iterator[Any]:
-    """Gives a run of Weights & Biases, which ends with the block, or None.
+    """Yields a run of Weights & Biases, which ends with the block, or None.
 
     Args:
         project: of Weights & Biases; None: no run.
@@ -86,7 +86,7 @@ def tracked(project: str | None, workdir: Path, settings: Mapping[str, Any]) -> 
 
     Raises:
         ModuleNotFoundError: wandb is not installed.
-        ConfigError: Weights & Biases refuses: nobody is logged in, the network does not reach it, ...
+        ConfigError: Weights & Biases refuses: nobody is logged in, it cannot be reached, ...
     """
     if project is None:
         yield None
@@ -110,8 +110,8 @@ def _import_wandb() -> Any:
         import wandb
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"--wandb: {error.name} is not installed. Install it with `pip install wandb`, or leave out --wandb: the "
-            "events for TensorBoard are written in any case."
+            f"--wandb: {error.name} is not installed. Install it with `pip install wandb`, or leave out --wandb: "
+            "TensorBoard events are written in any case."
         ) from error
     return wandb
 
@@ -127,7 +127,7 @@ def _begin(wandb: Any, project: str, workdir: Path, settings: Mapping[str, Any])
     except wandb.Error as error:
         raise ConfigError(
             f"--wandb = {project!r}: {error} Run `wandb login` first, or set WANDB_MODE=offline in the environment and "
-            "send the run later by `wandb sync`."
+            "upload the run later with `wandb sync`."
         ) from error
     kept.write_text(f"{run.id}\n")
     run.define_metric("*", step_metric=STEP)

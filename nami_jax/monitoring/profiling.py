@@ -1,4 +1,4 @@
-"""A trace of some steps by jax's profiler, to be looked at with XProf (TensorBoard's profile tab) or Perfetto."""
+"""A trace of some steps by jax's profiler, to be viewed with XProf (TensorBoard's profile tab) or Perfetto."""
 
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -47,7 +47,7 @@ def parse_window(text: str, steps: int) -> Window:
 
 
 class Trace:
-    """Traces the steps of a window as they are made. Use as a context manager: leaving it ends a trace in progress."""
+    """Traces the steps of a window as they run. Use as a context manager: leaving it ends a trace in progress."""
 
     def __init__(self, window: Window | None, folder: Path):
         """Prepares a trace of the first process in `folder`; of nothing without a window.
@@ -66,10 +66,10 @@ class Trace:
         if self._first is not None:
             jax.profiler.stop_trace()
         elif self._left is not None:
-            tqdm.write(f"no trace: none of the steps {self._left.first} to {self._left.last} was made this time")
+            tqdm.write(f"no trace: none of steps {self._left.first} to {self._left.last} ran this time")
 
     def begins(self, step: int) -> bool:
-        """Tells whether to start before `step`: at the window's beginning, or later where the run was continued."""
+        """Returns whether to start before `step`: at the window's beginning, or later where the run was continued."""
         window = self._left
         return window is not None and self._first is None and window.first <= step <= window.last
 
@@ -80,12 +80,12 @@ class Trace:
         self._first = step
 
     def ends(self, step: int) -> bool:
-        """Tells whether to stop after `step`."""
+        """Returns whether to stop after `step`."""
         return self._first is not None and self._left is not None and step >= self._left.last
 
     def stop(self, step: int) -> None:
         """Writes the trace; the devices should be done with `step`."""
         if is_main():
             jax.profiler.stop_trace()
-            tqdm.write(f"trace of the steps {self._first} to {step} in {self._folder}")
+            tqdm.write(f"trace of steps {self._first} to {step} in {self._folder}")
         self._left = self._first = None

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Cadence(Protocol):
-    """How many steps a run has, and lie between two of the same kind: the `train` section of its config."""
+    """How many steps a run has, and how often things are due: the `train` section of its config."""
 
     @property
     def steps(self) -> int: ...  # noqa: D102
@@ -45,7 +45,7 @@ class Views(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Extras:
-    """What is shown of a run if asked for."""
+    """What is shown of a run only on request."""
 
     wandb: str | None = None  # project of Weights & Biases to send the events to
     profile: Window | None = None  # steps to trace, in the workdir's `profile/`
@@ -73,7 +73,7 @@ class Watch:
         self._events, self._trace, self._bar, self._on_scalars = outlets
 
     def due(self, step: int, every: int) -> bool:
-        """Tells whether something that is done `every` so many steps, and at the last, is due after `step`."""
+        """Returns whether something that is done `every` so many steps, and at the last, is due after `step`."""
         return step % every == 0 or step == self._last
 
     def next_batch(self, step: int, loader: Iterator[T]) -> T:

@@ -1,1 +1,1 @@
-"""One run over many devices and hosts: the mesh, where arrays lie, attention kernels, processes and signals."""
+"""One run over many devices and hosts: the mesh, where arrays are placed, attention kernels, processes and signals."""

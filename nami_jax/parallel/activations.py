@@ -1,7 +1,4 @@
-"""How activations lie on a mesh: images over (data, fsdp), heads and channels over `tensor`, tokens over `sequence`.
-
-`sharding` does the same for parameters. Modules ask by `models.layout`; nothing in them knows of devices.
-"""
+"""Where activations are placed: images over (data, fsdp), heads and channels over `tensor`, tokens over `sequence`."""
 
 import dataclasses
 import functools
@@ -67,7 +64,7 @@ class MeshLayout(Layout):
             all(n % sequence == 0 for n in counts),
             field="mesh.sequence",
             value=sequence,
-            rule=f"must divide the stages' {tuple(image_lengths)} image tokens, also with the text's {text_length}",
+            rule=f"must divide the stages' {tuple(image_lengths)} image tokens, also with {text_length} text tokens",
             remedy=f"Set {functools.reduce(math.gcd, counts, sequence)}",
         )
 

@@ -1,4 +1,4 @@
-"""Which rows of a batch a process reads; `nami_jax.parallel.sharding` finds out, the loaders obey."""
+"""Which rows of a batch a process reads."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class HostShard(NamedTuple):
         return np.concatenate([np.arange(part * each, (part + 1) * each) for part in self.parts])
 
     def require_even(self, field: str, sizes: tuple[int, ...]) -> None:
-        """Raises `ConfigError` unless batches of `sizes`, set by `field`, can be shared evenly and have rows at all."""
+        """Raises `ConfigError` unless batches of `sizes`, set by `field`, can be shared evenly and are not empty."""
         require(
             all(b >= 1 and b % self.count == 0 for b in sizes),
             field=field,

@@ -1,4 +1,4 @@
-"""Joins the processes of a run on several hosts: their flags, `jax.distributed`, what they decide alike, who speaks.
+"""Joins the processes of a run on several hosts: their flags, `jax.distributed`, what they decide jointly, who reports.
 
 An entry point calls `define_flags`, and `initialize` before anything asks jax for a device.
 """
@@ -21,37 +21,37 @@ from jax.experimental import multihost_utils
 
 from nami_jax.config import ConfigError, require
 
-PATIENCE = 24 * 3600  # seconds to wait for process 0's work; if it dies, its heartbeat tells much sooner
-MESSAGE_BYTES = 2048  # of an error that all processes are told; longer ones are cut
+PATIENCE = 24 * 3600  # seconds to wait for process 0's work; if it dies, its missing heartbeat shows much sooner
+MESSAGE_BYTES = 2048  # of an error that is sent to all processes; longer ones are truncated
 GRACE = 20  # seconds in which the other processes may fail too before one that fails ends alone
 HEARTBEAT = 30  # seconds of silence, after which the other processes take one for dead and stop
 LAST_WORD = (
-    "error: this process of the run was killed, or XLA ended it because another one died or cannot be reached; lines "
-    "above say which. Checkpoints are whole: start the same command on every host again, and the run continues."
+    "error: this process of the run was killed, or XLA ended it because another one died or cannot be reached; the "
+    "lines above say which. Checkpoints are intact: start the same command on every host again to continue the run."
 )
 PERHAPS_ANOTHER = (
-    "Perhaps another process failed before this one, and says why. Checkpoints are whole: start the same command on "
-    "every host again, and the run continues."
+    "Another process may have failed before this one; its output says why. Checkpoints are intact: start the same "
+    "command on every host again to continue the run."
 )
 PLAIN = {"coordinator_address": "10.0.0.1:8476", "num_processes": 2, "process_id": 0}  # flags, with examples
 
 
 def define_flags() -> None:
-    """Defines the flags that say how this process finds the others."""
-    flags.DEFINE_bool("distributed", False, "join the other hosts of a TPU pod, GKE or Slurm job, which jax finds")
-    flags.DEFINE_string("coordinator_address", None, "host:port of process 0, for hosts that jax cannot find")
-    flags.DEFINE_integer("num_processes", None, "processes in all, with --coordinator_address", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "of this process, 0 to num_processes - 1", lower_bound=0)
-    flags.DEFINE_integer("initialization_timeout", 300, "seconds to wait for all processes to come", lower_bound=1)
+    """Defines the flags by which this process finds the others."""
+    flags.DEFINE_bool("distributed", False, "join the other hosts of a TPU pod, GKE or Slurm job, which jax discovers")
+    flags.DEFINE_string("coordinator_address", None, "host:port of process 0, for hosts that jax cannot discover")
+    flags.DEFINE_integer("num_processes", None, "number of processes, with --coordinator_address", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "index of this process, 0 to num_processes - 1", lower_bound=0)
+    flags.DEFINE_integer("initialization_timeout", 300, "seconds to wait for all processes to join", lower_bound=1)
 
 
 def initialize() -> None:
     """Joins the other processes as the flags say; without such flags this process is alone.
 
-    Ends the process with a message if the others do not come within `--initialization_timeout` seconds.
+    Ends the process with a message if the others do not join within `--initialization_timeout` seconds.
 
     Raises:
-        ConfigError: flags that are half given or contradict, a port in use, or no cluster where one was to be found.
+        ConfigError: flags are incomplete or contradictory, the port is in use, or jax finds no cluster.
     """
     args, seconds = flags.FLAGS, flags.FLAGS.initialization_timeout
     given: dict[str, Any] = {name: args[name].value for name in PLAIN if args[name].value is not None}
@@ -62,14 +62,14 @@ def initialize() -> None:
         field="distributed",
         value=True,
         rule=f"contradicts --{' --'.join(given)}",
-        remedy="Leave out --distributed, by which jax finds the hosts, or those",
+        remedy="Use either --distributed, with which jax discovers the hosts, or the others",
     )
     if given:
         _require_usable(given)
         given["cluster_detection_method"] = "deactivate"
     late = (
         f"initialization_timeout = {seconds}: {socket.gethostname()} waited {seconds} s for the run's other "
-        "processes, and not all came. Start the same command on every host, see that each can reach process 0, or "
+        "processes, and not all joined. Start the same command on every host, check that each can reach process 0, or "
         "raise --initialization_timeout."
     )
     try:
@@ -80,13 +80,13 @@ def initialize() -> None:
         _leave_a_word()
     except ValueError as error:
         raise ConfigError(
-            f"distributed = True: jax finds no TPU pod, GKE or Slurm job around this process. "
+            f"distributed = True: jax finds no TPU pod, GKE or Slurm job that this process is part of. "
             f"Set --{' --'.join(PLAIN)} instead."
         ) from error
 
 
 def is_main() -> bool:
-    """Tells whether this is process 0, which alone writes what the run needs once and shows it to people."""
+    """Returns whether this is process 0, which alone prints and writes what the run needs once."""
     return jax.process_index() == 0
 
 
@@ -110,16 +110,16 @@ def first_error(error: str | None) -> str | None:
 
 @contextlib.contextmanager
 def main_first(name: str) -> Iterator[None]:
-    """Runs the block on process 0 and then on the others, which so find what it has made, however long it takes.
+    """Runs the block on process 0 and then on the others, which then find what it has made, however long it takes.
 
     Args:
-        name: of the block; another one for each.
+        name: of the block; must be unique.
 
     Raises:
         ConfigError: on the others, if the block failed on process 0.
     """
     wait = ocp.multihost.get_barrier_sync_fn()  # by the coordinator: devices may lose patience after a minute
-    error: str | None = f"{name}: process 0 failed, and says why. Mend that, and start the command on every host again."
+    error: str | None = f"{name}: process 0 failed; see its output. Fix that and start the command on every host again."
     if is_main():
         try:
             yield
@@ -137,10 +137,10 @@ def main_first(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def failing_alone() -> Iterator[None]:
-    """Lets a process that fails in the block end with 1, soon, and so ends the others, which may wait for it.
+    """Makes a process that fails in the block exit with 1 soon, and so ends the others, which may be waiting for it.
 
     jax waits for all processes at the end, where those that have not failed do not come, and after minutes aborts all.
-    An error of XLA's may come of another process's end, and is left to that.
+    An XLA error may be caused by another process's end, and is left to that.
     """
     ours = True
     try:
@@ -164,7 +164,7 @@ def _require_usable(given: dict[str, Any]) -> None:
             name in given,
             field=name,
             value=None,
-            rule=f"is missing beside --{' --'.join(given)}",
+            rule=f"is required with --{' --'.join(given)}",
             remedy=f"Set e.g. --{name} {example}",
         )
     (host, _, port), count = given["coordinator_address"].rpartition(":"), given["num_processes"]
@@ -180,20 +180,20 @@ def _require_usable(given: dict[str, Any]) -> None:
         field="process_id",
         value=given["process_id"],
         rule=f"must be below --num_processes {count}",
-        remedy=f"Set 0 to {count - 1}, another one on each host",
+        remedy=f"Set 0 to {count - 1}, a different one on each host",
     )
     try:
         if given["process_id"] == 0:  # it listens there, and XLA dies of a segmentation fault if it cannot
             socket.create_server(("", int(port))).close()
     except OSError as error:
         raise ConfigError(
-            f"coordinator_address = {given['coordinator_address']!r}: port {port} of this host cannot be "
-            f"had: {error.strerror}. Set another port on every host."
+            f"coordinator_address = {given['coordinator_address']!r}: port {port} is not available on "
+            f"this host: {error.strerror}. Set another port on every host."
         ) from error
 
 
 def _leave_a_word() -> None:
-    """Sees to it that a process which ends without a word of ours, killed or aborted by XLA, still says what to do.
+    """Makes sure that a process which ends without a message of ours, killed or aborted by XLA, still says what to do.
 
     When another process dies, XLA aborts this one from a thread of its own, where no Python runs any more. So a shell
     waits for the end of a pipe, and speaks unless a line came through it first.

@@ -1,7 +1,6 @@
 """Where every array lives: the device mesh, one table of rules for the training state, and the batch.
 
 The state's paths end in the parameter's path for parameters, EMA and both moments alike, so one table shards them all.
-How the network's activations are spread is in `activations`.
 """
 
 import math
@@ -82,7 +81,7 @@ def state_shardings(abstract_state: Any, mesh: Mesh) -> Any:
                 field=f"mesh.{axis}",
                 value=axis and mesh.shape[axis],
                 rule=f"{name} {leaf.shape} cannot be split by {spec}",
-                remedy=f"Set one that divides {size}, e.g. {math.gcd(size, mesh.shape.get(axis, 1))}",
+                remedy=f"Set a divisor of {size}, e.g. {math.gcd(size, mesh.shape.get(axis, 1))}",
             )
         return NamedSharding(mesh, spec)
 

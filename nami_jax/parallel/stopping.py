@@ -1,4 +1,4 @@
-"""Lets a run end between two steps, its state saved, when the machine is to be taken away or a person stops it."""
+"""Ends a run between two steps, its state saved, when the machine is preempted or a person stops it."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Asked(BaseException):
-    """Leaves what may be broken off."""
+    """Leaves what may be interrupted."""
 
 
 class Stopping:
@@ -55,7 +55,7 @@ class Stopping:
                 return
 
     def interruptible(self, show: Callable[..., None], *arguments: Any) -> None:
-        """Calls `show`, which changes nothing that is saved; with one process, a signal breaks it off."""
+        """Calls `show`, which changes nothing that is saved; with one process, a signal interrupts it."""
         try:
             try:
                 self._interruptible = True
@@ -87,7 +87,7 @@ class Stopping:
             raise KeyboardInterrupt  # who asks twice does not want to wait
         if not self._asked:
             self._asked = True
-            # Not by print: a handler may have come in the midst of one.
+            # Not by print: the signal may have come in the middle of one.
             os.write(2, f"\n{signal.Signals(number).name}: stopping after this step, with its state saved\n".encode())
             if self._interruptible:
                 raise _Asked
@@ -96,11 +96,11 @@ class Stopping:
 def leave_at_once(said: str = "nothing to save. The same command continues.", status: int = 0) -> None:
     """Makes SIGTERM and SIGINT end the program wherever no `Stopping` has a state to save.
 
-    For commands, since it replaces this process's handlers. Compilations in other threads could not be broken off
+    For commands, since it replaces this process's handlers. Compilations in other threads could not be interrupted
     otherwise.
 
     Args:
-        said: to people, after the signal's name.
+        said: what to print after the signal's name.
         status: of the process.
     """
 

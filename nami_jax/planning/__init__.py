@@ -1,1 +1,1 @@
-"""What a run will take of hardware that need not be there yet: memory, communication, time and money."""
+"""What a run will need on hardware that need not be present: memory, communication, time and money."""

@@ -50,12 +50,12 @@ def largest_batch(units: int, limit: int, needed: Callable[[int], int | None], v
         others = [n for n in (1, 2) if n < units]
         found = {n: size for n in others if (size := needed(n)) is not None}
         if len(found) < 2:
-            return LargestBatch(len(found), "found by compiling it")
+            return LargestBatch(len(found), "found by compilation")
     else:
         other = units // 2 or 2
         size = needed(other)
         if size is None:
-            return LargestBatch(units, "found by compiling it, and that more do not fit")
+            return LargestBatch(units, "found by compilation; larger ones do not fit")
         found = {units: configured, other: size}
     (few, low), (many, high) = sorted(found.items())
     if high <= low:
@@ -66,4 +66,4 @@ def largest_batch(units: int, limit: int, needed: Callable[[int], int | None], v
         return LargestBatch(estimate, f"extrapolated linearly from compilations of {few} and {many} units")
     while estimate > many and needed(estimate) is None:
         estimate = (many + estimate) // 2
-    return LargestBatch(estimate, "extrapolated and verified by a compilation")
+    return LargestBatch(estimate, "extrapolated, and verified by compilation")

@@ -18,7 +18,7 @@ class Rate:
     price: float  # USD per hour
 
     def dollars(self, seconds: float) -> float:
-        """Returns what so long a time costs."""
+        """Returns the cost of that many seconds."""
         return self.price * seconds / 3600
 
 
@@ -36,7 +36,7 @@ def make_rate(hardware: Hardware, mfu: float, price_per_chip_hour: float | None)
 
     Args:
         hardware: the devices.
-        mfu: the share of the peak rate that does the network's own FLOPs, in (0, 1]. It is assumed, not found out.
+        mfu: the share of the peak rate that does the network's own FLOPs, in (0, 1]. It is assumed, not measured.
         price_per_chip_hour: USD; None: the list price.
     """
     if hardware.chip is None:

@@ -1,6 +1,6 @@
-"""The devices that a plan is for: those of a TPU topology that is elsewhere, or this machine's own.
+"""The devices that a plan is for: those of a TPU topology that need not be present, or this machine's own.
 
-TPU programs are compiled by libtpu, which needs no TPU for it. Its devices are chips: the two cores of a v4 or v5p
+TPU programs are compiled by libtpu, which needs no TPU to do so. Its devices are chips: the two cores of a v4 or v5p
 count as one.
 """
 
@@ -48,7 +48,7 @@ class Hardware:
 
 @dataclasses.dataclass(frozen=True)
 class Overflow:
-    """What the compiler says of a program that does not fit, in bytes of one device's memory."""
+    """What the compiler says about a program that does not fit, in bytes of one device's memory."""
 
     needed: int  # at least: it may give up before it has counted all
     limit: int
@@ -65,7 +65,7 @@ def find_hardware(topology: str) -> Hardware:
     """
     if topology == HOST:
         return _host()
-    known = f"Give {HOST}, or a version and the chips along each side, e.g. {', '.join(EXAMPLES.values())}"
+    known = f"Pass {HOST}, or a version and the chips along each side, e.g. {', '.join(EXAMPLES.values())}"
     version, _, sides = topology.partition(":")
     require(version in EXAMPLES, field="topology", value=topology, rule="is not a topology", remedy=known)
     dimensions = EXAMPLES[version].count("x") + 1
@@ -78,8 +78,8 @@ def find_hardware(topology: str) -> Hardware:
     )
     if importlib.util.find_spec("libtpu") is None:
         raise ModuleNotFoundError(
-            "Plans for TPUs are compiled by libtpu, which is not installed (nor is a TPU needed). On x86-64 Linux "
-            "`make plan` installs and finds it; or: pip install libtpu, as requirements-tpu.txt pins it for this jax."
+            "Plans for TPUs are compiled by libtpu, which is not installed (no TPU is needed). On x86-64 Linux "
+            "`make plan` installs and finds it; or pip install the libtpu that requirements-tpu.txt pins for this jax."
         )
     os.environ.update(_ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")

@@ -99,7 +99,7 @@ class _Module:
 def collectives(text: str) -> Collectives:
     """Counts the collectives of a compiled program.
 
-    What lies inside a loop counts as often as the loop runs. An asynchronous collective is one, whether written as a
+    What is inside a loop counts once per iteration. An asynchronous collective is one, whether written as a
     start and a done or, on TPUs, as fragments fused into the work that it is hidden behind. TPUs write a reduce-scatter
     as a fusion of an all-reduce and a slice.
 

@@ -1,4 +1,4 @@
-"""What a program takes of each device's memory, by kind: known from shapes and shardings, or found by compiling it."""
+"""How much of each device's memory a program needs, by kind: from shapes and shardings, or from compiling it."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""The whole plan of a run on some hardware: which programs there are, what they take, and the batch that fits."""
+"""The whole plan of a run on some hardware: which programs there are, what they need, and the batch that fits."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from nami_jax.training.flow_task import FlowTask
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What was found out about a run."""
+    """The findings about a run on some hardware."""
 
     cfg: Config
     hardware: Hardware

@@ -1,6 +1,6 @@
 """The programs of a run, traced from shapes alone: its training step, and the stages of the pictures that it draws.
 
-After it: `memory` compiles them. Nothing here needs data, weights or the devices themselves.
+Nothing here needs data, weights or the devices themselves.
 """
 
 import dataclasses

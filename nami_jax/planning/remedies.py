@@ -32,7 +32,7 @@ def remedies(
             f"on each device instead of {now / GIB:.2f}"
         )
     if not model.remat:
-        yield "model.remat = True: each block's activations are computed again instead of kept; a third more FLOPs"
+        yield "model.remat = True: each block's activations are recomputed instead of kept; a third more FLOPs"
     if not model.scan_blocks:
         yield "model.scan_blocks = True: the blocks share one block's code and workspace"
     if largest:

@@ -68,7 +68,7 @@ def _total(measured: Measured) -> str:
 
 def _batch(plan: Plan) -> str:
     if plan.largest is None:
-        return "Largest batch: not known, since memory does not grow with the batch at this size."
+        return "Largest batch: unknown, since memory does not grow with the batch at this size."
     if plan.largest.units == 0:
         return f"Largest batch: not even {plan.unit} images fit ({plan.largest.basis})."
     count = tuple(plan.largest.units * count for count in plan.unit)
@@ -88,11 +88,11 @@ def _flops(plan: Plan) -> str:
         ("on each device", _tera(sum(counts) / devices)),
         ("as XLA counts", _tera(xla)),
     ]
-    extra = ", and what rematerialisation computes again" if plan.cfg.model.remat else ""
+    extra = ", and what rematerialisation recomputes" if plan.cfg.model.remat else ""
     return (
         table(("FLOPs of this step", "TFLOP"), rows)
-        + f"\nXLA's count, {xla / sum(counts):.3f} times the sum, is of the same step with its blocks unrolled (it"
-        f"\ncounts a loop's body once). It has element-by-element arithmetic too{extra}."
+        + f"\nXLA's count, {xla / sum(counts):.3f} times the sum, is for the same step with its blocks unrolled (it"
+        f"\ncounts a loop's body once). It also includes element-wise arithmetic{extra}."
     )
 
 
@@ -100,13 +100,13 @@ def _traffic(plan: Plan) -> str:
     step = plan.steps[plan.costliest]
     found = step.collectives if step else None
     if found is None:
-        return "Collectives: not known of a program that does not fit."
+        return "Collectives: unknown for a program that does not fit."
     if not found.traffic:
         return "Collectives: none."
     rows = [(kind, str(t.count), f"{t.bytes / MIB:.1f}") for kind, t in found.traffic.items()]
     return (
         table(("collectives of this step, each device", "count", "MiB"), rows)
-        + "\nThe larger of what goes in and what comes out; those inside a loop as often as the loop runs."
+        + "\nBytes are the larger of input and output; collectives inside a loop count once per iteration."
         + _uncounted(found)
     )
 
@@ -135,13 +135,13 @@ def _costs(plan: Plan, rate: Rate | None, mfu: float) -> str:
         )
     header = ("", "steps", "images/step", "TFLOP/step", "s/step", "images/s", "USD/million images")
     assumed = (
-        f"At an MFU of {mfu:g}, which is assumed, and {rate.price / len(plan.hardware.devices):.2f} USD for a chip and "
-        f"hour ({rate.price:.2f} for all):"
+        f"Assuming an MFU of {mfu:g}, and {rate.price / len(plan.hardware.devices):.2f} USD per chip and hour "
+        f"({rate.price:.2f} for all):"
     )
     whole = (
         f"The run: {images / 1e6:.1f} million images of all stages, {seconds / 3600:.1f} hours, "
         f"{seconds / 3600 * len(plan.hardware.devices):.0f} chip hours, {rate.dollars(seconds):.0f} USD, "
-        f"{rate.dollars(seconds) / images * 1e6:.0f} USD for a million images."
+        f"{rate.dollars(seconds) / images * 1e6:.0f} USD per million images."
     )
     return f"{assumed}\n\n{table(header, rows)}\n{whole}"
 
@@ -176,7 +176,7 @@ def _programs(plan: Plan) -> str:
     rows = [("training step", shapes_text(shapes)) for shapes in plan.steps]
     rows += [("validation", shapes_text(shapes)) for shapes in validation]
     rows += [(f"pictures, stage {k}", shapes_text((shape,))) for k, shape in enumerate(drawn, start=1)]
-    return "\n".join(["Programs that the run compiles, and the images they take:", *(f"{a:<17}  {b}" for a, b in rows)])
+    return "\n".join(["Programs that the run compiles, and their images:", *(f"{a:<17}  {b}" for a, b in rows)])
 
 
 def _verdict(plan: Plan) -> str:
@@ -188,7 +188,7 @@ def _verdict(plan: Plan) -> str:
 def _misfits(plan: Plan) -> Iterator[str]:
     for shapes, step in plan.steps.items():
         if step and not step.fits:
-            yield f"It does not fit: a training step on {shapes_text(shapes)} takes {_over(step)}. Cheapest first:"
+            yield f"It does not fit: a training step on {shapes_text(shapes)} needs {_over(step)}. Cheapest first:"
             largest = plan.largest.units if plan.largest and shapes == plan.costliest else 0
             stage_batch = [shape[0] for shape in shapes]
             fitting = [largest * count for count in plan.unit]
@@ -196,17 +196,17 @@ def _misfits(plan: Plan) -> Iterator[str]:
             yield from (f"- {remedy}" for remedy in found)
     for k, stage in enumerate(plan.stages, start=1):
         if not stage.fits:
-            fewer = ", or train.sample_images lower" if plan.preview_images > batch_parts(plan.mesh) else ""
+            fewer = ", or lower train.sample_images" if plan.preview_images > batch_parts(plan.mesh) else ""
             yield (
-                f"It does not fit: drawing {plan.preview_images} pictures beside the training state takes "
-                f"{_over(stage)} in stage {k}. Set mesh.fsdp higher{fewer}."
+                f"It does not fit: drawing {plan.preview_images} pictures beside the training state needs "
+                f"{_over(stage)} in stage {k}. Raise mesh.fsdp{fewer}."
             )
 
 
 def _over(measured: Measured) -> str:
-    """Returns "at least 17.1 GiB of each device's 15.8, 1.3 too many"."""
+    """Returns "at least 17.1 GiB of each device's 15.8, 1.3 too much"."""
     over = f"{_total(measured)} GiB of each device's {_gib(measured.limit)}"
-    return f"{over}, {_gib(measured.total - measured.limit)} too many"
+    return f"{over}, {_gib(measured.total - measured.limit)} too much"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

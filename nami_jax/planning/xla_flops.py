@@ -1,4 +1,4 @@
-"""Floating-point operations as XLA counts them from the traced program, to check `nami_jax.monitoring.flops` by.
+"""Floating-point operations as XLA counts them from the traced program, to check `nami_jax.monitoring.flops` against.
 
 Nothing is run here. One multiplication and one addition are two FLOPs.
 """

@@ -1,1 +1,1 @@
-"""Captioned images of any source to prepared latents, on Apache Beam: what `python -m nami_jax.prepare` runs."""
+"""Turns captioned images from any source into prepared latents, on Apache Beam."""

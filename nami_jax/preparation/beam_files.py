@@ -1,6 +1,6 @@
-"""Files on a local disk or, by way of Beam, on any file system that it knows (`gs://`, `s3://`, `hdfs://`, ...).
+"""Files on a local disk or, through Beam, on any file system that it supports (`gs://`, `s3://`, `hdfs://`, ...).
 
-A file written here appears under its name only once it is whole.
+A file written here appears under its name only once it is complete.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ UNFINISHED = "unfinished"  # folder of local files that are still being written
 
 
 def is_remote(path: str) -> bool:
-    """Tells whether a path is for Beam to open."""
+    """Returns whether a path is for Beam to open."""
     return "://" in path
 
 
 def beam_file_systems() -> Any:
-    """Returns Beam's access to all file systems it knows; imported late, since only remote paths need it."""
+    """Returns Beam's access to all file systems that it supports; imported late, since only remote paths need it."""
     from apache_beam.io.filesystems import FileSystems
 
     return FileSystems
@@ -42,7 +42,7 @@ def open_binary(path: str) -> BinaryIO:
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[BinaryIO]:
-    """Opens a file for reading; a failure, also a later one, raises `PreparationError`, since it may pass."""
+    """Opens a file for reading; any failure, even a later one, raises `PreparationError`, since it may be temporary."""
     try:
         with open_binary(path) as file:
             yield file
@@ -57,7 +57,7 @@ def read(path: str) -> bytes:
 
 
 def exists(path: str) -> bool:
-    """Tells whether there is such a file."""
+    """Returns whether there is such a file."""
     return beam_file_systems().exists(path) if is_remote(path) else os.path.exists(path)
 
 
@@ -80,7 +80,7 @@ def listing(folder: str) -> set[str]:
 
 
 def write(path: str, content: bytes) -> None:
-    """Writes a file whole or not at all, replacing one of that name.
+    """Writes a file completely or not at all, replacing one of that name.
 
     Raises:
         PreparationError: the disk is full, or the place cannot be written to.
@@ -96,7 +96,7 @@ def write(path: str, content: bytes) -> None:
 
 
 def publish(local: Path, path: str) -> None:
-    """Moves a finished local file to its place, where it appears whole, replacing one of that name.
+    """Moves a finished local file to its place, where it appears complete, replacing one of that name.
 
     Raises:
         PreparationError: the disk is full, or the place cannot be written to.
@@ -120,19 +120,19 @@ def _explained(path: str) -> Iterator[None]:
 
 
 def cannot_write(path: str, error: Exception) -> PreparationError:
-    """Returns what to tell when a file could not be written."""
-    remedy = "Free some space" if is_full(error) else "Mend that"
-    return PreparationError(f"{path} cannot be written: {error}. {remedy} and run the same command: it continues.")
+    """Returns the error to raise when a file could not be written."""
+    remedy = "Free some space" if is_full(error) else "Fix this"
+    return PreparationError(f"{path} cannot be written: {error}. {remedy} and rerun the same command: it continues.")
 
 
 def cannot_read(path: str, error: OSError) -> PreparationError:
-    """Returns what to tell when a file could not be read."""
-    return PreparationError(f"{path} cannot be read: {error}. Run the same command: it continues.")
+    """Returns the error to raise when a file could not be read."""
+    return PreparationError(f"{path} cannot be read: {error}. Rerun the same command: it continues.")
 
 
 @contextlib.contextmanager
 def scratch(out: str) -> Iterator[Path]:
-    """Makes a local folder for files that are being written, and removes it; on the disk of `out` if that is local."""
+    """Creates a local folder for files being written, and removes it; on the disk of `out` if that is local."""
     parent = None
     if not is_remote(out):
         parent = os.path.join(out, UNFINISHED)
@@ -146,7 +146,7 @@ def scratch(out: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """Gives a file that only local code can open; one that is local already is given as it is."""
+    """Yields a local copy of a file, for code that can open no other; a local file is yielded as it is."""
     if not is_remote(path):
         yield Path(path)
         return
@@ -158,16 +158,16 @@ def local_copy(path: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def only_run(out: str) -> Iterator[None]:
-    """Keeps other preparations out of a local folder, and clears away what a killed one left half-written.
+    """Keeps other preparations out of a local folder, and removes what a killed one left half-written.
 
     A remote folder cannot be locked. Two preparations there write files of different names, and a unit's manifest names
     those of one of them, so neither harms the other.
 
     Args:
-        out: the folder; made if need be.
+        out: the folder; created if needed.
 
     Raises:
-        PreparationError: another one is at work there, or the folder cannot be made.
+        PreparationError: another one is running there, or the folder cannot be created.
     """
     if is_remote(out):
         yield
@@ -178,7 +178,7 @@ def only_run(out: str) -> Iterator[None]:
         try:
             lock(file)
         except BlockingIOError as error:
-            raise PreparationError(f"{out}: another preparation is at work there. Wait for it, or stop it.") from error
+            raise PreparationError(f"{out}: another preparation is running there. Wait for it, or stop it.") from error
         shutil.rmtree(os.path.join(out, UNFINISHED), ignore_errors=True)
         for stale in [*Path(out).glob("*.tmp"), *Path(out).glob("*/*.tmp")]:
             stale.unlink()

@@ -66,7 +66,7 @@ def beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> Any:
 
 
 def in_this_process(options: Any) -> bool:
-    """Tells whether Beam's options have the work done by threads of this process."""
+    """Returns whether Beam's options have the work done by threads of this process."""
     from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
     local = options.view_as(StandardOptions).runner in LOCAL_RUNNERS
@@ -88,7 +88,7 @@ def run_units(job: Job, units: Sequence[Unit], options: Any) -> None:
 
     Args:
         job: the preparation.
-        units: those not done yet.
+        units: those still to be done.
         options: Beam's.
 
     Raises:
@@ -118,7 +118,7 @@ def run_units(job: Job, units: Sequence[Unit], options: Any) -> None:
 
 
 def worker_message(error: RuntimeError) -> str:
-    """Returns the whole message that a worker's exception had, without what runners put around it."""
+    """Returns the complete message of a worker's exception, without what runners put around it."""
     _, traceback, text = str(error).rpartition(TRACEBACK)
     lines = text.strip("\n").split("\n")
     if traceback:
@@ -127,7 +127,7 @@ def worker_message(error: RuntimeError) -> str:
 
 
 def _unforeseen(record: logging.LogRecord) -> bool:
-    """Tells whether an error that Beam logs needs its traceback: those raised for the user speak for themselves."""
+    """Returns whether an error that Beam logs needs its traceback: those raised for the user speak for themselves."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, PreparationError | KeyboardInterrupt)
 
@@ -147,7 +147,7 @@ def progress(out: str, units: Sequence[Unit]) -> Iterator[None]:
     stop = threading.Event()
 
     def done() -> int:
-        return sum(sizes.get(name, 0) for name in finished(out))  # files that are no manifests may lie there
+        return sum(sizes.get(name, 0) for name in finished(out))  # there may be files that are not manifests
 
     def watch() -> None:
         while not stop.wait(LOOK_EVERY[files.is_remote(out)]):

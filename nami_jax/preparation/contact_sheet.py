@@ -1,4 +1,4 @@
-"""A picture to check a preparation by: originals above what the stored latents decode to, with their captions."""
+"""A picture for checking a preparation: originals above what the stored latents decode to, with their captions."""
 
 import collections
 import io

@@ -1,4 +1,4 @@
-"""Pixels and captions to records, in batches of few shapes. `worker` feeds it and writes what it gives."""
+"""Pixels and captions to records, in batches of few shapes."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ CAPTIONS_AT_ONCE = 64  # at least: their states, in float32, are the largest thi
 
 
 class Picture(NamedTuple):
-    """An image that is fit to be encoded."""
+    """An image that is ready to be encoded."""
 
     id: str
     bucket: Bucket
@@ -29,7 +29,7 @@ class _Encoded(NamedTuple):
 
 
 class RecordEncoder:
-    """Collects pictures until there are enough of one shape to encode, then their captions, and hands on records.
+    """Collects pictures until there are enough of one shape to encode, then their captions, and passes on records.
 
     The order of records, and so the bytes of files, follow from the order of pictures alone.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong in a preparation: one record, which is left out and listed, or the whole of it."""
+"""What can go wrong in a preparation: a single record, which is left out and listed, or all of it."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Which kind of source a user means by `--source`."""
+"""Determines which kind of source `--source` names."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ from nami_jax.preparation.tfds_source import TfdsSource
 
 TFDS_NAME = re.compile(r"[a-zA-Z]\w*(/[\w.+-]+)?(:[\d.*]+)?")
 KINDS = (
-    f"Give a folder that holds {METADATA} beside its images, a folder, a tar file or a pattern such as "
+    f"Pass a folder that contains {METADATA} and images, a folder, a tar file or a pattern such as "
     "'data/*.tar' of WebDataset tars, or the name of a tensorflow-datasets data set"
 )
 
@@ -29,7 +29,7 @@ def find_source(source: str, data: DataConfig, eval_share: float) -> RecordSourc
         eval_share: of the records of a folder or tars to hold out.
 
     Raises:
-        ConfigError: it names nothing, or could mean two things.
+        ConfigError: it names nothing, or is ambiguous.
     """
     if os.path.isdir(source):
         return _in_folder(source, eval_share)
@@ -45,7 +45,7 @@ def find_source(source: str, data: DataConfig, eval_share: float) -> RecordSourc
     try:
         prepared_builder(data, data.train_split)
     except ConfigError as error:
-        raise ConfigError(f"source = {source!r}: no such folder, and as a data set: {error}") from error
+        raise ConfigError(f"source = {source!r}: no such folder, and not usable as a data set: {error}") from error
     return TfdsSource(data)
 
 
@@ -56,10 +56,16 @@ def _in_folder(folder: str, eval_share: float) -> RecordSource:
         not (lines and tars),
         field="source",
         value=folder,
-        rule=f"holds both {METADATA} and tars",
-        remedy=f"Give {files.join(folder, '*.tar')!r}, or move the tars away",
+        rule=f"contains both {METADATA} and tars",
+        remedy=f"Pass {files.join(folder, '*.tar')!r}, or move the tars away",
     )
-    require(bool(lines or tars), field="source", value=folder, rule=f"holds neither {METADATA} nor tars", remedy=KINDS)
+    require(
+        bool(lines or tars),
+        field="source",
+        value=folder,
+        rule=f"contains neither {METADATA} nor tars",
+        remedy=KINDS,
+    )
     return FolderSource(folder, eval_share) if lines else _tars(folder, tars, eval_share)
 
 

@@ -26,7 +26,7 @@ from nami_jax.preparation.sources import (
 
 METADATA = "metadata.jsonl"
 CAPTION_FIELDS = ("text", "caption")
-# What opening a file that is not there, or is none, raises. Any other failure may pass: no record is lost to it.
+# What opening a missing file, or something that is not a file, raises. Other failures may pass: they reject no record.
 NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 NO_FILE_NUMBERS = (errno.ELOOP, errno.ENAMETOOLONG)
 
@@ -43,7 +43,7 @@ class FolderSource:
     eval_share: float
 
     def plan(self, unit_size: int) -> UnitList:
-        """Reads through the lines once. Blank ones are no records."""
+        """Reads through the lines once. Blank lines are not records."""
         digest, seen, position = hashlib.sha256(), set[str](), 0
         units: list[Unit] = []
         with files.reading(files.join(self.folder, METADATA)) as lines:
@@ -102,12 +102,12 @@ def _file_name(line: bytes) -> str | None:
 
 
 def read_inside(folder: str, name: str) -> bytes:
-    """Reads a file below a folder, of which a stranger chose the name.
+    """Reads a file below a folder by an untrusted name.
 
     Raises:
         RejectedError: the name leads out of the folder, by `..`, by its root or by a link; or there is no such file, or
-            it is no regular one, or too large.
-        PreparationError: it cannot be read now, for want of file handles or by a fault of the disk or network.
+            it is not a regular file, or too large.
+        PreparationError: it cannot be read now: no file handles are left, or the disk or network failed.
     """
     if posixpath.isabs(name) or ".." in name.split("/") or "\0" in name or files.is_remote(name):
         raise RejectedError("unsafe path", name)
@@ -134,6 +134,6 @@ def _require_inside(folder: str, name: str, path: str) -> None:
     except RuntimeError as error:  # links in a circle, before Python 3.13
         raise RejectedError("missing file", str(error)) from error
     if not inside:
-        raise RejectedError("unsafe path", f"{name} is a link to outside of the folder")
+        raise RejectedError("unsafe path", f"{name} is a link that leads outside the folder")
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-        raise RejectedError("missing file", f"{name} is no regular file")
+        raise RejectedError("missing file", f"{name} is not a regular file")

@@ -1,4 +1,4 @@
-"""What a preparation is: the settings that every worker is sent, and the networks that each loads once."""
+"""What a preparation is: the settings that are sent to every worker, and the networks that each loads once."""
 
 import dataclasses
 import functools
@@ -20,16 +20,18 @@ from nami_jax.text.caption_table import TextEncoder, encoder_id, load_text_encod
 class Options(Settings):
     """What a user can set of a preparation, besides the config."""
 
-    unit_size: Positive = field("images of a unit of work, which an interruption may undo", default=256)
-    eval_share: Share = field("share to hold out; tensorflow-datasets has splits instead", default=0.01)
-    max_upscale: float = field("reject images that would be enlarged more than this", default=2.0, ge=1)
-    max_pixels: Positive = field("reject larger images, undecoded", default=89_478_485)  # Pillow's own: 256 MiB decoded
-    batch_size: Positive = field("images that the autoencoder is given at once", default=16)
+    unit_size: Positive = field("images per unit of work; an interruption loses unfinished units", default=256)
+    eval_share: Share = field("share of images to hold out; tensorflow-datasets has splits instead", default=0.01)
+    max_upscale: float = field("reject images that would be enlarged by more than this factor", default=2.0, ge=1)
+    max_pixels: Positive = field(
+        "reject images with more pixels, without decoding them", default=89_478_485
+    )  # Pillow's own: 256 MiB decoded
+    batch_size: Positive = field("images that the autoencoder encodes at once", default=16)
     dtype: Dtype = field("compute type of both networks", default="float32")
 
     @property
     def limits(self) -> Limits:
-        """What images must keep to."""
+        """The limits that images must respect."""
         return Limits(self.max_pixels, self.max_upscale)
 
 
@@ -85,7 +87,7 @@ class Networks(NamedTuple):
 
 
 def release_networks() -> None:
-    """Lets go of this process's networks, which otherwise take up memory while others do the work."""
+    """Releases this process's networks, which otherwise take up memory while others do the work."""
     _load.cache_clear()
 
 

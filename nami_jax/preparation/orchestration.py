@@ -1,4 +1,4 @@
-"""A whole preparation, as the command runs it: plan, work, summary. Top of the package."""
+"""A whole preparation, as the command runs it: plan, work, summary."""
 
 import dataclasses
 import os
@@ -44,10 +44,10 @@ def prepare(
         own_flags: names of the command's own flags, for hints.
 
     Returns:
-        A summary for a person.
+        A human-readable summary.
 
     Raises:
-        ConfigError: settings that cannot work, or other ones than those that `out` was begun with.
+        ConfigError: settings that cannot work, or that differ from those that `out` was started with.
         PreparationError: the work cannot go on; it continues with the next call.
     """
     begun = time.monotonic()
@@ -55,15 +55,15 @@ def prepare(
         cfg.autoencoder.folder is not None,
         field="autoencoder.folder",
         value=None,
-        rule="there is nothing to prepare for a flow of pixels",
-        remedy="Set the folder of an autoencoder, and data.prepared",
+        rule="a flow of pixels needs no preparation",
+        remedy="To train on latents, set it and data.prepared",
     )
     require_beam()
     pipeline_options = beam_options(beam_arguments, own_flags)
     job = Job(cfg, find_source(source, cfg.data, options.eval_share), out, options)
     with files.only_run(out):
         plan = job.source.plan(options.unit_size)
-        require(bool(plan.units), field="source", value=source, rule="holds no records", remedy="Give another")
+        require(bool(plan.units), field="source", value=source, rule="contains no records", remedy="Use another source")
         begin(job, plan)
         done = finished(out)
         waiting = [unit for unit in plan.units if os.path.basename(manifest_name(unit.index)) not in done]
@@ -83,7 +83,7 @@ def begin(job: Job, plan: UnitList) -> None:
     """Writes what the data depend on and the states of the empty caption, or checks that nothing has changed.
 
     Raises:
-        ConfigError: the folder was begun with other settings, or holds something else.
+        ConfigError: the folder was started with other settings, or contains something else.
     """
     path, settings = files.join(job.out, SETTINGS_FILE), job.settings(plan)
     if files.exists(path):
@@ -94,16 +94,16 @@ def begin(job: Job, plan: UnitList) -> None:
         not others,
         field="out",
         value=job.out,
-        rule=f"holds other files, such as {min(others, default=None)}",
-        remedy="Give a folder that is empty or new",
+        rule=f"contains other files, such as {min(others, default=None)}",
+        remedy="Use an empty or a new folder",
     )
     for name in (MANIFESTS, DATA):  # of settings that nobody knows any more
         require(
             not files.listing(files.join(job.out, name)),
             field="out",
             value=job.out,
-            rule=f"holds prepared {name} but no {SETTINGS_FILE}",
-            remedy=f"Remove {MANIFESTS} and {DATA} in it, or give another --out",
+            rule=f"contains prepared {name} but no {SETTINGS_FILE}",
+            remedy=f"Remove {MANIFESTS} and {DATA} in it, or use another --out",
         )
     states = job.networks().text([""])
     files.write(files.join(job.out, EMPTY_FILE), msgpack_serialize(states._asdict()))
@@ -115,6 +115,6 @@ def _require_same(begun: Prepared, settings: Prepared, out: str) -> None:
         before, now = getattr(begun, field.name), getattr(settings, field.name)
         if before != now:
             raise ConfigError(
-                f"{out} was begun with other settings: {field.name} = {before!r}, now {now!r}. "
-                "Set that value, give another --out, or remove the folder to prepare all of it again."
+                f"{out} was started with other settings: {field.name} = {before!r}, now {now!r}. "
+                "Set that value, use another --out, or remove the folder to prepare all of it again."
             )

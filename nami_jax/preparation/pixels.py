@@ -1,4 +1,4 @@
-"""Encoded images to pixels of one of the buckets' sizes. `worker` calls it and hands the pixels to the autoencoder."""
+"""Encoded images to pixels of one of the buckets' sizes."""
 
 import io
 import math
@@ -17,7 +17,7 @@ from nami_jax.preparation.errors import RejectedError
 
 # No others are opened: some of the many that Pillow knows run other programs or serve no one here.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-# What Pillow raises for bytes that are no image, are cut short or have been overwritten.
+# What Pillow raises for bytes that are not an image, are truncated or have been overwritten.
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -32,9 +32,9 @@ UNREADABLE = (
 
 
 class Limits(NamedTuple):
-    """What images must keep to."""
+    """The limits that images must respect."""
 
-    max_pixels: int  # width times height, as the file's header says it
+    max_pixels: int  # width times height, as given in the file's header
     max_upscale: float  # times that an image may be enlarged to fill its bucket
 
 
@@ -64,12 +64,12 @@ def fit_image(encoded: bytes, buckets: Sequence[Bucket], limits: Limits) -> tupl
             if math.prod(image.size) > limits.max_pixels:
                 raise RejectedError("decompression bomb", _sizes(image.size, f"at most {limits.max_pixels} pixels"))
             if image.mode in ("I", "F"):
-                raise RejectedError("unreadable image", f"mode {image.mode}: which level is white is not known")
+                raise RejectedError("unreadable image", f"mode {image.mode}: its white level is unknown")
             image = ImageOps.exif_transpose(image)
             bucket = nearest_bucket(image.height, image.width, buckets)
             upscale = _upscale(image.height, image.width, bucket)
             if upscale > limits.max_upscale:
-                raise RejectedError("too small", _sizes(image.size, f"to be enlarged {upscale:.3g} times"))
+                raise RejectedError("too small", _sizes(image.size, f"would be enlarged {upscale:.3g} times"))
             pixels = ImageOps.fit(on_white(image), (bucket[1], bucket[0]), Image.Resampling.LANCZOS)
             return bucket, np.asarray(pixels)
     except Image.DecompressionBombError as error:

@@ -1,7 +1,6 @@
 """What data are prepared from: any source is cut into units of work, and a unit is read record by record.
 
-The three kinds are `FolderSource`, `TarSource` and `TfdsSource`; `find_source` says which a user means. First in the
-data flow: `worker` reads units, anywhere, so sources are small and can be pickled.
+Units are read on any machine, so sources are small and can be pickled.
 """
 
 import hashlib
@@ -78,12 +77,12 @@ def split_by_hash(record_id: str, eval_share: float) -> str:
 
 
 def printable(name: str) -> str:
-    """Returns a name with bytes that are no UTF-8, which Python keeps as lone surrogates, spelt out."""
+    """Returns a name with bytes that are not UTF-8, which Python keeps as lone surrogates, spelt out."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def parse_json(content: bytes) -> Any:
-    """Parses JSON from anyone; raises `RejectedError` if it is broken, no UTF-8, or nested without end."""
+    """Parses JSON from anyone; raises `RejectedError` if it is broken, not UTF-8, or nested too deeply."""
     try:
         return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -96,12 +95,12 @@ def clean_captions(value: Any) -> tuple[str, ...]:
     """Returns the captions in a field, a text, a list of texts or nothing; blank ones are dropped.
 
     Raises:
-        RejectedError: it is something else, or holds what is no Unicode text.
+        RejectedError: it is something else, or contains text that is not valid Unicode.
     """
     texts = value if isinstance(value, list) else [] if value is None else [value]
     for text in texts:
         if not isinstance(text, str):
-            raise RejectedError("caption is no text", f"{text!r:.80}")
+            raise RejectedError("caption is not text", f"{text!r:.80}")
         try:
             text.encode()
         except UnicodeEncodeError as error:  # a lone surrogate, which JSON can hold

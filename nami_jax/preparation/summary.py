@@ -1,4 +1,4 @@
-"""What came of a preparation: counts, the list of rejects and a few lines for a person, all from the manifests."""
+"""The results of a preparation: counts, the list of rejects and a few lines for people, all from the manifests."""
 
 import collections
 import json
@@ -28,7 +28,7 @@ def summarise(manifests: Sequence[dict[str, Any]], images: int, seconds: float) 
 
     Args:
         manifests: of all units.
-        images: records that this run went through, others were done before.
+        images: records that this run went through; others were done before.
         seconds: that it took, with loading and compilation.
     """
     shards = all_shards(manifests)
@@ -69,8 +69,11 @@ def as_text(out: str, summary: dict[str, Any]) -> str:
         share = f"{summary['rejected']} rejected ({100 * summary['rejected_share']:.2g} %)"
         lines.append(f"{share}: {listed(summary['reasons'])}; see {files.join(out, REJECTS_FILE)}")
     run = summary["this_run"]
-    lines.append(f"this run: {run['images']} images in {run['seconds']} s, {run['images_per_second']:.1f} a second")
+    lines.append(f"this run: {run['images']} images in {run['seconds']} s, {run['images_per_second']:.1f} per second")
     empty = [split for split, count in summary["splits"].items() if not count]
     if empty:
-        lines.append(f"Nothing in {' and '.join(empty)}: training needs both. Prepare more images, or a larger share.")
+        lines.append(
+            f"No images in {' and '.join(empty)}: training needs both splits. "
+            "Prepare more images, or hold out another share."
+        )
     return "\n".join(lines)

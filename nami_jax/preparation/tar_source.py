@@ -31,7 +31,7 @@ class Group(NamedTuple):
 
     key: str
     members: dict[str, tarfile.TarInfo]  # by ending
-    stop: int  # first byte behind them
+    stop: int  # first byte after them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TarSource:
         if damage and not units:
             units.append(Unit(index, name, start, start, 0, 0))
         if damage:
-            units[-1] = units[-1]._replace(damage=f"{damage} behind record {number + 1}")
+            units[-1] = units[-1]._replace(damage=f"{damage} after record {number + 1}")
         return units
 
     def read(self, unit: Unit) -> Iterator[Item | Reject]:
@@ -87,7 +87,7 @@ class TarSource:
                     else:
                         yield read_group(file, group, record_id)
             except RejectedError as error:
-                raise PreparationError(f"{unit.part} has changed: {error.detail}. Set another --out.") from error
+                raise PreparationError(f"{unit.part} has changed: {error.detail}. Use another --out.") from error
         if unit.damage:
             yield Reject(unit.part, "damaged tar", unit.damage)
 
@@ -134,7 +134,7 @@ def _members(file: BinaryIO, size: int, stop: int | None) -> Iterator[tuple[tarf
                 tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  (it would remember all of them)
                 end = min(tar.offset, member.offset_data + member.size)  # the padding may be missing
                 if member.size < 0 or tar.offset <= member.offset or end > size:
-                    raise RejectedError("damaged tar", f"{printable(member.name)} is cut short")
+                    raise RejectedError("damaged tar", f"{printable(member.name)} is truncated")
                 if not member.isdir():
                     yield member, tar.offset
                 if stop is not None and tar.offset >= stop:
@@ -157,13 +157,13 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def read_group(file: BinaryIO, group: Group, record_id: str) -> Item | Reject:
-    """Reads the image and captions of a record; one that is hostile or not as it should be is rejected."""
+    """Reads the image and captions of a record; a hostile or malformed one is rejected."""
     try:
         for member in group.members.values():
             if posixpath.isabs(member.name) or ".." in member.name.split("/"):
                 raise RejectedError("unsafe path", printable(member.name))
             if not member.isreg() or member.issparse():
-                raise RejectedError("unsafe path", f"{printable(member.name)} is no regular file")
+                raise RejectedError("unsafe path", f"{printable(member.name)} is not a regular file")
         image = next((group.members[ending] for ending in IMAGE_ENDINGS if ending in group.members), None)
         if image is None:
             raise RejectedError("no image", f"only {', '.join(map(printable, group.members))}")
@@ -190,6 +190,6 @@ def _captions(file: BinaryIO, members: dict[str, tarfile.TarInfo]) -> tuple[str,
 
 def _content(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
     if member.size > MAX_FILE_BYTES:
-        raise RejectedError("file too large", f"{member.size} bytes, of at most {MAX_FILE_BYTES}")
+        raise RejectedError("file too large", f"{member.size} bytes; at most {MAX_FILE_BYTES} are allowed")
     file.seek(member.offset_data)
     return file.read(member.size)

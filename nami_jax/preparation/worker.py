@@ -1,8 +1,8 @@
 """One unit of work from its source to its files: the function that Beam calls, on whatever machine.
 
-`sources`, `pixels` and `encoding` come before. The manifest is written last: a unit counts once its manifest is there.
-Each attempt at a unit names its files anew, so that one that was thought dead cannot write over what another has
-finished; files of interrupted attempts stay and are never read.
+The manifest is written last: a unit counts once its manifest is there. Each attempt at a unit gives its files new
+names, so that one that was thought dead cannot overwrite what another has finished; files of interrupted attempts stay
+and are never read.
 """
 
 import functools
@@ -61,7 +61,7 @@ def prepare_unit(fields: Sequence[Any], job: Job) -> tuple[int, int]:
         written = shards.publish()
     kept = sum(shard.records for shard in written)
     if kept + len(rejects) != unit.count + bool(unit.damage):
-        raise PreparationError(f"{unit.part} has changed while it was prepared. Run again, with another --out.")
+        raise PreparationError(f"{unit.part} has changed while it was being prepared. Run again with another --out.")
     content = {
         "unit": unit.index,
         "shards": [shard._asdict() for shard in written],
@@ -108,10 +108,10 @@ def fill_templates(captions: Sequence[str], templates: Sequence[str]) -> tuple[s
     if not captions:
         raise RejectedError("empty caption")
     if len(captions) > MAX_CAPTIONS:
-        raise RejectedError("too many captions", f"{len(captions)}, of at most {MAX_CAPTIONS}")
+        raise RejectedError("too many captions", f"{len(captions)}; at most {MAX_CAPTIONS} are allowed")
     longest = max(map(len, captions))
     if longest > MAX_LETTERS:
-        raise RejectedError("caption too long", f"{longest} letters, of at most {MAX_LETTERS}")
+        raise RejectedError("caption too long", f"{longest} characters; at most {MAX_LETTERS} are allowed")
     return tuple(dict.fromkeys(template.replace("{}", text) for text in captions for template in templates))
 
 

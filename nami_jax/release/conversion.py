@@ -17,10 +17,10 @@ from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE
 
 
 class Converted(NamedTuple):
-    """What became of a release."""
+    """The outcome of a conversion."""
 
     sizes: dict[str, int]  # part -> bytes
-    left_out: dict[str, int]  # part -> bytes of tensors that are no part of its network
+    left_out: dict[str, int]  # part -> bytes of tensors that are not part of its network
     absent: list[str]
 
 
@@ -36,20 +36,20 @@ def convert_release(source: Path, target: Path, *, allow_missing: bool = False) 
 
     Raises:
         ConfigError: `target` exists, or a part is missing.
-        WeightsError: a file is damaged, a network is not one that is computed here, or tensors do not fit.
+        WeightsError: a file is damaged, a network is not supported, or tensors do not match it.
         ModuleNotFoundError: the weights are pickles, and torch is not installed.
     """
     require_new(target)
     if not source.is_dir():
-        raise ConfigError(f"from = {str(source)!r}: is no folder. Give the folder that holds transformer/.")
+        raise ConfigError(f"from = {str(source)!r}: is not a folder. Pass the folder that contains transformer/.")
     found = {name: read_part(source, name) for name in PARTS}
     parts = {name: part for name, part in found.items() if part is not None}
     absent = missing_files(parts)
     if "transformer" not in parts or (absent and not allow_missing):
         remedy = (
-            "Complete the release, or go on without with --allow_missing"
+            "Complete the release, or convert it without them with --allow_missing"
             if "transformer" in parts
-            else ("Give the folder that holds transformer/")
+            else ("Pass the folder that contains transformer/")
         )
         raise ConfigError(f"from = {str(source)!r}: lacks {', '.join(absent)}. {remedy}.")
     networks = check_parts(parts)
@@ -82,7 +82,7 @@ def missing_files(parts: dict[str, ReleasedPart]) -> list[str]:
 
 
 def plan(part: ReleasedPart, network: Network) -> tuple[dict[str, Tensor], Record]:
-    """Chooses the tensors that are taken over, and records what going back needs."""
+    """Chooses the tensors to convert, and records what exporting needs."""
     left_out = {key: tensor for key, tensor in part.tensors.items() if network.is_left_out(key)}
     # A second name of a tensor is not stored again, unless the network asks for it by that name.
     aliases = {

@@ -30,14 +30,14 @@ def export_release(source: Path, target: Path, *, as_safetensors: bool = False) 
         as_safetensors: write safetensors files only, which needs no torch.
 
     Raises:
-        ConfigError: `target` exists, or `source` holds no converted weights.
+        ConfigError: `target` exists, or `source` contains no converted weights.
         WeightsError: a file is damaged, or `source` has other tensors than its release.json says.
         ModuleNotFoundError: pickles are to be written, and torch is not installed.
     """
     require_new(target)
     names = [name for name in PARTS if (source / name).is_dir()]
     if "transformer" not in names:
-        raise ConfigError(f"from = {str(source)!r}: holds no transformer/. Give a folder that convert has made.")
+        raise ConfigError(f"from = {str(source)!r}: contains no transformer/. Pass a folder made by nami_jax.convert.")
     records = {} if as_safetensors else read_records(source)
     tensors = {name: open_tensors(source / name) for name in names}
     for name in names:
@@ -55,7 +55,7 @@ def export_release(source: Path, target: Path, *, as_safetensors: bool = False) 
 
 
 def export_run(workdir: Path, target: Path, *, step: int | None = None, as_safetensors: bool = False) -> None:
-    """Writes the weights of a training run as a release has them: `transformer/` and, if there is one, the bridge.
+    """Writes the weights of a training run in the layout of a release: `transformer/` and, if there is one, the bridge.
 
     Args:
         workdir: of the run.
@@ -74,8 +74,8 @@ def export_run(workdir: Path, target: Path, *, step: int | None = None, as_safet
         run.bridge is None or isinstance(run.bridge, Bridge),
         field="bridge.kind",
         value=run.cfg.bridge.kind,
-        rule="a release has bridges of the kind 'full' only",
-        remedy="Export a run with that kind, or with none",
+        rule="a release can only contain a bridge of kind 'full'",
+        remedy="Export a run with a bridge of that kind, or with none",
     )
     bridge = export_bridge(run.bridge) if isinstance(run.bridge, Bridge) else None
     export_network(target, run.model.cfg, export_nami(run.model), bridge, as_safetensors=as_safetensors)
@@ -89,7 +89,7 @@ def export_network(
     *,
     as_safetensors: bool = False,
 ) -> None:
-    """Writes a network as a release has it: `transformer/` and, if there is one, the bridge.
+    """Writes a network in the layout of a release: `transformer/` and, if there is one, the bridge.
 
     Args:
         target: a new folder.
@@ -126,7 +126,7 @@ def write_part(
         name: of the part.
         tensors: key -> tensor.
         record: the files to write, and their index; None: safetensors by the usual names.
-        progress: told the bytes of each piece once it is written.
+        progress: called with the bytes of each piece once it is written.
     """
     if record is None:
         folder, stem = (release, BRIDGE) if name == BRIDGE else (release / name, PARTS[name].stem)

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders that appear complete or not at all."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ from nami_jax.weights import WeightsError
 
 @contextlib.contextmanager
 def new_folder(target: Path, size: int) -> Iterator[Path]:
-    """Gives a hidden folder beside `target` to write into, and renames it to `target` at the end.
+    """Yields a hidden folder beside `target` to write into, and renames it to `target` at the end.
 
-    So what is killed or fails on the way leaves nothing by that name. The hidden folder has one name for each target:
+    What is killed or fails on the way leaves nothing by that name. The hidden folder has one name for each target:
     what a killed process left there, tens of gigabytes, is deleted by the next.
 
     Args:
@@ -38,19 +38,19 @@ def new_folder(target: Path, size: int) -> Iterator[Path]:
                 free = shutil.disk_usage(partial).free
                 if free < size:
                     raise WeightsError(
-                        f"{target}: {size / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free. Make room there."
+                        f"{target}: {size / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free. Free some space there."
                     )
                 yield partial
                 partial.rename(target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise WeightsError(f"{target}: {error}. Nothing was kept. Make room there, or give another folder.") from error
+        raise WeightsError(f"{target}: {error}. Nothing was kept. Free some space, or use another folder.") from error
 
 
 @contextlib.contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """Holds a lock, a hidden file beside `target`, which the system gives up for a process that is killed.
+    """Holds a lock, a hidden file beside `target`, which the system releases if the process is killed.
 
     Raises:
         ConfigError: another process holds it.
@@ -64,7 +64,7 @@ def _locked(target: Path) -> Iterator[None]:
         except (BlockingIOError, FileNotFoundError):
             held = False
         if not held:
-            raise ConfigError(f"to = {str(target)!r}: another process writes it. Wait for it, or give a new folder.")
+            raise ConfigError(f"to = {str(target)!r}: another process is writing it. Wait for it, or use a new folder.")
         try:
             yield
         finally:
@@ -79,5 +79,5 @@ def require_new(target: Path) -> None:
         field="to",
         value=str(target),
         rule="exists and is not empty",
-        remedy="Give a new folder, or delete this one first",
+        remedy="Use a new folder, or delete this one first",
     )

@@ -1,4 +1,4 @@
-"""What the tensors of each part must be, by the networks' own tables; every mismatch of all parts at once."""
+"""What the tensors of each part must be, by the networks' own tables; reports the mismatches of all parts at once."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -29,8 +29,8 @@ class Network(NamedTuple):
     sizes: Any  # its configuration
     shapes: TensorShapes  # key -> shape of every tensor that it needs
     known_as: Callable[[str], str] = str  # a key that a release may use -> the network's own
-    is_unused: Callable[[str], bool] = lambda _: False  # keys that may be there and are not computed
-    is_left_out: Callable[[str], bool] = lambda _: False  # those among them that are not even taken over
+    is_unused: Callable[[str], bool] = lambda _: False  # keys that may be there and are not used
+    is_left_out: Callable[[str], bool] = lambda _: False  # those among them that are not even converted
 
 
 def describe_transformer(config: Mapping[str, Any]) -> Network:
@@ -69,8 +69,8 @@ def check_parts(parts: Mapping[str, ReleasedPart]) -> dict[str, Network]:
         parts: by name; the transformer is among them.
 
     Raises:
-        WeightsError: config.json describes a network that is not computed here, or tensors are missing, unexpected or
-            misshapen. Everything that is wrong is listed.
+        WeightsError: config.json describes a network that is not supported, or tensors are missing, unexpected or of
+            the wrong shape. Everything that is wrong is listed.
     """
     networks, problems = {}, []
     for name, part in parts.items():
@@ -78,7 +78,7 @@ def check_parts(parts: Mapping[str, ReleasedPart]) -> dict[str, Network]:
             continue
         try:
             if not isinstance(part.config, Mapping):
-                raise WeightsError("no config.json, or not one of a network. Give a complete release.")
+                raise WeightsError("no config.json, or not one of a network. Use a complete release.")
             networks[name] = DESCRIBE[name](part.config)
         except ValueError as error:  # the error of all configurations
             problems.append(f"{name}: {error}")
@@ -92,12 +92,12 @@ def check_parts(parts: Mapping[str, ReleasedPart]) -> dict[str, Network]:
     problems += _strangers({name: network.sizes for name, network in networks.items()})
     if problems:
         listed = "\n  ".join(problems)
-        raise WeightsError(f"the release does not fit; take all parts from one release, complete:\n  {listed}")
+        raise WeightsError(f"the release does not fit together; use all parts of one complete release:\n  {listed}")
     return networks
 
 
 def _strangers(sizes: Mapping[str, Any]) -> Iterator[str]:
-    """Says which parts give the transformer another width than it takes."""
+    """Names the parts whose width is not the one that the transformer takes."""
     if "transformer" not in sizes:
         return
     cfg = sizes["transformer"]
@@ -128,7 +128,7 @@ def pipeline_config(networks: Mapping[str, Network]) -> PipelineConfig:
     if BRIDGE in networks and cfg.num_stages > 1:
         _, _, height, width = networks[BRIDGE].shapes[f"shift.{cfg.num_stages - 2}"]
         if height != width:
-            raise ConfigError(f"{BRIDGE}: is for latents of {height}x{width}. Only a bridge for squares is read.")
+            raise ConfigError(f"{BRIDGE}: is for latents of {height}x{width}. Only square bridges are supported.")
         side = height * downscale
     compute = {"dtype": "bfloat16", "scan_blocks": True}
     return PipelineConfig(

@@ -46,7 +46,7 @@ def open_pickle(path: Path) -> dict[str, PickledTensor]:
     """Lists the tensors of a file that `torch.save` wrote.
 
     Raises:
-        WeightsError: it holds something else than tensors by name, is damaged, or is an attack.
+        WeightsError: it contains anything but tensors by name, is damaged, or is malicious.
         ModuleNotFoundError: torch is not installed, or too old to be safe.
     """
     places: dict[tuple, str] = {}
@@ -70,16 +70,16 @@ def _load(path: Path) -> dict[str, Any]:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it asks to run {names[0]}" if names else "it is no file of tensors"
+        what = f"it asks to run {names[0]}" if names else "it is not a file of tensors"
         raise WeightsError(
-            f"{path} was refused, and nothing in it was run: {what}. Weights hold tensors only. "
+            f"{path} was refused, and nothing in it was run: {what}. Weights contain only tensors. "
             "Fetch the file again from a source you trust."
         ) from error
     except DAMAGED as error:
         reason = (str(error).splitlines() or [""])[0].partition(". ")[0].rstrip(".")
-        raise WeightsError(f"{path} is damaged or no file of torch.save: {reason}. Fetch it again.") from error
+        raise WeightsError(f"{path} is damaged or was not written by torch.save: {reason}. Fetch it again.") from error
     if not isinstance(loaded, Mapping) or not all(_is_plain(key, value) for key, value in loaded.items()):
-        raise WeightsError(f"{path} holds {_outline(loaded)}: expected tensors by name. Save that part by itself.")
+        raise WeightsError(f"{path} contains {_outline(loaded)}: expected tensors by name. Save that part by itself.")
     return {key: tensor.detach() for key, tensor in loaded.items()}
 
 
@@ -114,7 +114,7 @@ def save_pickle(
         tensors: key -> tensor.
         path: of the file, replaced if it exists.
         aliases: key -> key in `tensors` that it is a second name of.
-        progress: told the bytes of each tensor once it is read.
+        progress: called with the bytes of each tensor once it is read.
 
     Raises:
         OSError: the file cannot be written.
@@ -130,7 +130,7 @@ def save_pickle(
     try:
         torch.save(loaded | {key: loaded[other] for key, other in aliases.items()}, path)
     except RuntimeError as error:  # what torch makes of a full disk, with a text that does not say so
-        raise OSError(f"{path} could not be written: the disk is full, or may not be written to") from error
+        raise OSError(f"{path} could not be written: the disk is full or not writable") from error
 
 
 def import_torch() -> Any:

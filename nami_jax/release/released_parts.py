@@ -1,4 +1,4 @@
-"""Which files a release has, and which of its tensors lie in which: read, checked for form, kept in release.json.
+"""Which files a release has, and which tensors are in which: read, checked for form, kept in release.json.
 
 A release has `transformer/`, `vae/`, `mt5/` and `mclip/`, each with config.json and weights as .bin or .safetensors,
 single or cut into shards with an index, and `bridge_flow.bin` beside them. Our folders differ in this: the bridge has a
@@ -44,20 +44,20 @@ PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """How a part lay in its release: what going back needs to know."""
+    """How a part was stored in its release: what exporting needs to know."""
 
     files: dict[str, list[str]]  # file, from the release's folder -> its keys, without `prefix`
     index: str | None = None  # the index of the shards
     prefix: str = ""  # of every key
     aliases: dict[str, str] = dataclasses.field(default_factory=dict)  # key -> another, of which it is a second name
-    left_out: int = 0  # tensors that were not taken over, since they are no part of the network
+    left_out: int = 0  # tensors that were not converted, since they are not part of the network
     left_out_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name in (*self.files, *([] if self.index is None else [self.index])):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or len(path.parts) > 2 or "\\" in name:
-                raise WeightsError(f"{RECORD_FILE} names the file {name!r}, which is in no release. Convert again.")
+                raise WeightsError(f"{RECORD_FILE} names the file {name!r}, which no release has. Convert again.")
 
 
 class ReleasedPart(NamedTuple):
@@ -73,7 +73,7 @@ def read_part(release: Path, name: str) -> ReleasedPart | None:
     """Lists what a release holds of one part; None: nothing.
 
     Raises:
-        WeightsError: a file is missing, damaged or not what a release has; what it is stands in the message.
+        WeightsError: a file is missing, damaged or not what a release has; the message says which.
         ModuleNotFoundError: the weights are pickles, and torch is not installed.
     """
     files, index = find_weights(release, name)
@@ -117,12 +117,12 @@ def find_weights(release: Path, name: str) -> tuple[list[Path], Path | None]:
             files = [file for file in [release / f"{BRIDGE}.{suffix}"] if file.is_file()]
         if len(indices) > 1 or (not indices and not _is_one_set(files)):
             names = ", ".join(file.name for file in indices or files)
-            raise WeightsError(f"{folder} has several sets of weights, or a part of one: {names}. Keep one.")
+            raise WeightsError(f"{folder} has several sets of weights, or an incomplete one: {names}. Keep one.")
         if indices:
             files = [folder / file for file in indexed_files(indices[0])]
             missing = [file.name for file in files if not file.is_file()]
             if missing:
-                raise WeightsError(f"{folder}: {', '.join(missing)} not found. Give a complete release.")
+                raise WeightsError(f"{folder}: {', '.join(missing)} not found. Use a complete release.")
         if files:
             return files, indices[0] if indices else None
     return [], None
@@ -160,7 +160,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_records(folder: Path) -> dict[str, Record]:
-    """Returns how the parts of a converted folder lay in their release, {} if it was not converted from one.
+    """Returns how the parts of a converted folder were stored in their release, {} if it was not converted from one.
 
     Raises:
         WeightsError: release.json is damaged.

@@ -36,7 +36,7 @@ def compare(folder: Path) -> Iterator[tuple[str, float]]:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ConfigError(
-            f"{folder}: {', '.join(missing)} not found. Give a folder laid out like tests/golden/nami_tiny."
+            f"{folder}: {', '.join(missing)} not found. Use a folder laid out like tests/golden/nami_tiny."
         )
     config = json.loads((folder / "config.json").read_text())
     vectors = {k: _nhwc(v) for k, v in load_file(folder / "vectors.safetensors").items()}

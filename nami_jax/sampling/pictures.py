@@ -1,4 +1,4 @@
-"""Pictures for people: arrays to PIL images, and captioned grids. Last in the data flow."""
+"""Pictures for people: arrays to PIL images, and captioned grids."""
 
 import textwrap
 from collections.abc import Mapping, Sequence

@@ -57,7 +57,7 @@ class NamiPipeline:
             load_encoder: makes the text encoder, when prompts are first encoded.
             autoencoder: between pixels and latents; None for a model of pixels.
             bridge: the learned transition, if the model has one.
-            source: says where all this comes from, for the pictures' metadata.
+            source: where all this comes from, for the pictures' metadata.
             keep_encoder: whether the text encoder stays in memory once it has encoded.
             layout: how pictures and the network are spread over devices.
         """
@@ -100,7 +100,7 @@ class NamiPipeline:
                 step is None,
                 field="step",
                 value=step,
-                rule=f"{path} holds converted weights, not a run",
+                rule=f"{path} contains converted weights, not a run",
                 remedy="Leave it out",
             )
             model, cfg, bridge, source = _load_converted(path, dtype, shardings)
@@ -149,11 +149,11 @@ class NamiPipeline:
         other prompts, on `num_images` or on `batch_size` (beyond the rounding of other matrix shapes).
 
         Args:
-            prompts: one text or several; longer ones than the text window are cut, with a warning.
-            negative_prompt: what guidance leads away from; the empty text is what training dropped captions to.
+            prompts: one text or several; those longer than the text window are truncated, with a warning.
+            negative_prompt: what guidance steers away from; the empty text is what training dropped captions to.
             preset: a named set of the next five, "released" for the released model's own; None: the model's defaults.
             steps: solver steps per stage; this and the next four replace what the preset says.
-            guidance_scale: 1 is no guidance.
+            guidance_scale: 1 means no guidance.
             grid: "linear" or "released".
             solver: "euler" or "heun".
             transition: "renoise" or "bridge", the jump between stages.
@@ -169,7 +169,7 @@ class NamiPipeline:
 
         Raises:
             ConfigError: an empty prompt, steps of the wrong length, or a size that the stages, the patches or the
-                bridge do not take.
+                bridge do not support.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         _check_prompts(prompts, num_images, batch_size)
@@ -275,7 +275,7 @@ class NamiPipeline:
             sample.grid != "released" or self.cfg.flow.sigma_ends is None,
             field="grid",
             value=sample.grid,
-            rule="the released grid knows the default flow.sigma_ends only",
+            rule="the released grid works only with the default flow.sigma_ends",
             remedy="Set 'linear'",
         )
         transition = make_transition(self.bridge if sample.transition == "bridge" else None)

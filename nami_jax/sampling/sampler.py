@@ -1,6 +1,6 @@
 """Sampling: one jitted function per stage, from noise and text states to the final latents.
 
-Compiled functions are kept by shape, so further prompts, seeds, guidance scales and weights cost no compilation.
+Compiled functions are cached by shape, so further prompts, seeds, guidance scales and weights cost no compilation.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Guidance(NamedTuple):
 
     Attributes:
         text: token states (2B, T, D) and pooled vectors (2B, P), the prompts' and then the negative prompts'.
-        scale: () float32; 1 is no guidance.
+        scale: () float32; 1 means no guidance.
     """
 
     text: tuple[Any, Any]
@@ -185,7 +185,7 @@ class Sampler:
             (B, height, width, C) float32, on every device.
 
         Raises:
-            ConfigError: a side that the stages, the patches or the bridge do not take, steps of the wrong length, or
+            ConfigError: a side that the stages, the patches or the bridge do not support, steps of the wrong length, or
                 initial latents of another shape.
         """
         # The batch is filled up with its own first images, which are dropped again.
@@ -231,7 +231,7 @@ class Sampler:
             field="initial",
             value=x.shape,
             rule="is not the shape of the first stage's latents",
-            remedy=f"Give {wanted}",
+            remedy=f"Pass latents of shape {wanted}",
         )
         for program, grid in self.programs(sample):
             jumps = program.before is not None
@@ -267,7 +267,7 @@ class Sampler:
             downscale: pixels per latent, each way.
 
         Raises:
-            ConfigError: a side that the stages, the patches or the bridge do not take, or steps of the wrong length.
+            ConfigError: a side that the stages, the patches or the bridge do not support, or steps of the wrong length.
         """
         require_side(height, self.model, "height", downscale)
         require_side(width, self.model, "width", downscale)
@@ -278,7 +278,7 @@ class Sampler:
             field="steps",
             value=sample.steps,
             rule=f"the model has {count} stages",
-            remedy=f"Give {count} counts, one per stage",
+            remedy=f"Set {count} counts, one per stage",
         )
 
 

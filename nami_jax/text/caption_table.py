@@ -1,8 +1,4 @@
-"""Captions to text states on disk: each is encoded once, so that training never runs the encoder.
-
-Stands between a data set's captions and the loader, which looks up the states of those it draws. The encoders
-themselves, for a user's prompts, are in `nami_jax.text.encoders` and can be imported from here too.
-"""
+"""Captions to text states on disk: each is encoded once, so that training never runs the encoder."""
 
 import errno
 import hashlib
@@ -66,7 +62,7 @@ class TextTable:
         if unknown:
             raise LookupError(
                 f"caption {unknown[0]!r} is not among the {len(self._index)} encoded ones. "
-                "Give encode_captions every caption that the data set can draw."
+                "Pass encode_captions every caption that the data set can draw."
             )
         rows = self._rows[[self._index[caption] for caption in captions]]
         return TextStates(rows["embeds"].astype(np.float32), rows["pooled"].astype(np.float32))
@@ -87,14 +83,14 @@ def encode_captions(
 ) -> TextTable:
     """Encodes every distinct caption once, and the empty one, into a file that later calls reuse.
 
-    The file is named by a hash of all it depends on and appears under that name only once it is whole. So a changed
+    The file is named by a hash of all it depends on and appears under that name only once it is complete. So a changed
     setting or caption makes a new file, an interrupted run leaves nothing that is ever read, and processes that encode
     the same captions at once replace each other's equal files. A valid file is used without loading the encoder.
 
     Args:
         cfg: the encoder, its window and whether padding is zeroed.
         captions: in any order, with repeats.
-        folder: where the data set lies; made if need be.
+        folder: where the data set is; created if needed.
         dtype: of the encoder's parameters and computation.
         shardings: of the encoder's parameters, as `load_text_encoder` takes them.
 
@@ -158,7 +154,7 @@ def _new_rows(path: Path, record: np.dtype, count: int) -> np.memmap:
             raise
         size = count * record.itemsize / 1e9
         raise ConfigError(
-            f"{path.parent}: {size:.2f} GB of text states do not fit: {error.strerror}. Make room there, or "
+            f"{path.parent}: {size:.2f} GB of text states do not fit: {error.strerror}. Free some space there, or "
             "set another data.data_dir."
         ) from error
     return rows

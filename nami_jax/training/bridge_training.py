@@ -29,7 +29,7 @@ RATE = "bridge.learning_rate"
 def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[ExampleSource]) -> Any:
     """Trains a bridge by Adam for `bridge.steps` steps, on the batches of the run's first phase.
 
-    The same run trains the same bridge again, so one that was interrupted simply begins anew.
+    The same run trains the same bridge again, so one that was interrupted simply starts over.
 
     Args:
         cfg: the run; its `bridge.kind` is set.

@@ -1,7 +1,7 @@
 """The closed set of shapes that a run trains on, compiled before its first step.
 
 Each bucket of image sizes and each phase's mixture of stages makes one program of the training step. Validation and
-sample grids compile theirs when they are first due.
+sample grids compile theirs when they are first needed.
 """
 
 import itertools
@@ -57,7 +57,7 @@ def compile_steps(
         cfg: the run.
         mesh: as `sharding.make_mesh` arranges it.
         state: the training state, arrays or ShapeDtypeStructs with shardings.
-        null: states of the empty caption, B = 1, which tell the text's shapes.
+        null: states of the empty caption, B = 1, which give the text's shapes.
         start: steps that are done.
 
     Returns:
@@ -71,7 +71,7 @@ def compile_steps(
         compiled = {}
         for stages, program in zip(shapes, pool.map(lambda low: low.compile(), lowered), strict=True):
             if is_main():
-                bar.write(f"compiled images of {shapes_text(stages)}")
+                bar.write(f"compiled the step on images of {shapes_text(stages)}")
             bar.update()
             compiled[stages] = program
     return compiled

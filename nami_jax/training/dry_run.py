@@ -1,4 +1,4 @@
-"""A run's first two steps in a folder that is removed again: what compiles, fits and reads there will in the run."""
+"""A run's first two steps in a temporary folder: what compiles, fits and loads there will do so in the run."""
 
 import contextlib
 import shutil
@@ -18,13 +18,13 @@ COMPILED = "/jax/core/compile/backend_compile_duration"  # jax's event for each 
 
 
 def dry_run(task: Task, workdir: Path) -> str:
-    """Makes the first two steps of a run, with all that the run compiles, validates, draws and saves.
+    """Runs the first two steps of a run, with all that the run compiles, validates, draws and saves.
 
     A bridge is trained for two steps as well. What is in `workdir` is neither read nor changed.
 
     Args:
         task: the run.
-        workdir: where it would be kept; the temporary folder lies beside it, so that saving is tried where it will be.
+        workdir: where it would be stored; the temporary folder is beside it, so that saving is tried on the same disk.
 
     Returns:
         What it took, for people.
@@ -53,18 +53,18 @@ def report(
     Args:
         figures: what was logged last: of the last step alone.
         compile_seconds: of each program.
-        saved: bytes of a checkpoint, which the file system may hold in fewer.
+        saved: bytes of a checkpoint, which may take less on disk.
         kept: how many checkpoints there will be.
-        memory: what the device tells of its own; None: nothing.
+        memory: what the device reports of its own; None: nothing.
     """
     lines = [
         f"compiled {len(compile_seconds)} programs in {sum(compile_seconds):.1f} s, one after the other",
         f"last step: {figures['step_time_ms/p50'] / 1e3:.3f} s, {figures['images_per_second']:.1f} images/s"
         + (f", MFU {figures['mfu']:.0%}" if "mfu" in figures else ""),
-        f"checkpoints: {kept} of up to {saved / 1e9:.3f} GB",
+        f"checkpoints: {kept}, each up to {saved / 1e9:.3f} GB",
     ]
     if memory is None or "peak_bytes_in_use" not in memory:
-        lines.append("memory: the device does not tell")
+        lines.append("memory: not reported by the device")
     else:
         limit = f" of {memory['bytes_limit'] / 2**30:.2f} GiB" if "bytes_limit" in memory else ""
         lines.append(f"memory: at most {memory['peak_bytes_in_use'] / 2**30:.2f} GiB{limit} on the first device")

@@ -72,7 +72,7 @@ class FlowTask:
         require_divisible("train.eval_batch", ((train.eval_batch,),), self.mesh)
         if self.cfg.data.prepared is None:  # text states come with the latents, whose reader checks their widths
             self._require_text_widths()
-        return f"{', then '.join(' + '.join(map(str, sizes)) for sizes in train.stage_batches)} images a step"
+        return f"{', then '.join(' + '.join(map(str, sizes)) for sizes in train.stage_batches)} images per step"
 
     def _require_text_widths(self) -> None:
         for field, width in zip(("text_dim", "pooled_dim"), encoder_widths(self.cfg.text), strict=True):
@@ -81,7 +81,7 @@ class FlowTask:
                 value == width,
                 field=f"model.{field}",
                 value=value,
-                rule=f"the text encoder gives {width}",
+                rule=f"the text encoder's width is {width}",
                 remedy=f"Set {width}",
             )
 

@@ -94,7 +94,7 @@ def begin_or_continue(
     """Returns the state of the newest checkpoint, or that of a new run, and the loader at its position.
 
     Raises:
-        ConfigError: the run was begun on another number of samples, so that its order cannot be kept.
+        ConfigError: the run was started on another number of samples, so that its order cannot be kept.
     """
     restored, loader = checkpoints.restore_latest(task.abstract_state().items()), task.loader()
     if restored is None:
@@ -110,7 +110,7 @@ def begin_or_continue(
 
 
 def require_same_samples(data: DataConfig, begun: Sequence[int], found: Sequence[int]) -> None:
-    """Checks that a run continues on as many samples, source by source, as it was begun on.
+    """Checks that a run continues on as many samples, source by source, as it was started on.
 
     Raises:
         ConfigError: it does not.
@@ -119,6 +119,6 @@ def require_same_samples(data: DataConfig, begun: Sequence[int], found: Sequence
         begun == found,
         field="data.prepared" if data.prepared else "data.name",
         value=data.prepared or data.name,
-        rule=f"the run was begun on {begun} samples, and here are {found}",
-        remedy="Set the data that it was begun on, or another --workdir",
+        rule=f"the run was started on {begun} samples, but here there are {found}",
+        remedy="Set the data that it was started on, or use another --workdir",
     )

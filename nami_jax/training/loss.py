@@ -35,7 +35,7 @@ def draw(key: jax.Array, shape: tuple[int, ...], flow: FlowConfig, caption_dropo
 
 
 def start_after(transition: Transition, before: Stage, latents: jax.Array, noise: jax.Array) -> jax.Array:
-    """Returns where a stage's path starts behind a transition.
+    """Returns where a stage's path starts after a transition.
 
     Args:
         transition: from the stage before into this one.
@@ -74,7 +74,7 @@ def stage_losses(
         batch: images (B, H, W, C), pixels in [-1, 1] or latents, at the stage's size, and the states of their captions.
         null: the states of the empty caption, B = 1.
         draws: noise, times and dropped captions.
-        start: (B, H, W, C) where the path starts, behind a learned transition; None: at x_start.
+        start: (B, H, W, C) where the path starts, after a learned transition; None: at x_start.
         layout: how the network is spread over devices.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The pictures by which a person watches a run: samples of fixed captions with fixed noise, growing sharper."""
+"""The pictures for watching a run: samples of fixed captions with fixed noise, growing sharper."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -43,7 +43,7 @@ class TrainState:
         return cls(params, ema, opt, step, key, frozen or {}, bridge or {})
 
     def items(self) -> dict[str, Any]:
-        """Returns what is saved of it, by the checkpoint's items: all but what is frozen, which lies elsewhere."""
+        """Returns what is saved of it, by the checkpoint's items: all but what is frozen, which is stored elsewhere."""
         items = {"ema": self.ema, "train": {name: getattr(self, name) for name in TRAIN_PARTS}}
         return items | ({"bridge": self.bridge} if self.bridge else {})
 

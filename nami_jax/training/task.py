@@ -57,7 +57,7 @@ class Task(Protocol):
         ...
 
     def needs_weights(self, workdir: Path) -> bool:
-        """Tells whether the run, kept in `workdir`, will read trained weights to start from."""
+        """Returns whether the run, stored in `workdir`, will read trained weights to start from."""
         ...
 
     def open_weights(self) -> Mapping[str, Any]:

@@ -1,8 +1,7 @@
 """Tensors on disk and parameters on devices: every network's weights are read and written through here.
 
-`tensors` reads and writes safetensors without ever holding a whole file; `slots` relates released tensors to our
-parameters by one table, which loading and exporting both walk. Neither knows a network: how each one's release names
-its tensors stands in `nami_keys`, `bert_keys` and so on.
+Safetensors files are read and written without ever holding a whole file in memory. One table relates released tensors
+to our parameters; loading and exporting both walk it.
 """
 
 from nami_jax.weights.slots import (

@@ -23,7 +23,7 @@ def read_autoencoder_config(fields: Mapping[str, Any]) -> AutoencoderKLConfig:
     """Picks the sizes out of a parsed config.json, whose other entries do not change what is computed.
 
     Raises:
-        ConfigError: a size is missing or of the wrong type, or the file describes a variant not computed here.
+        ConfigError: a size is missing or of the wrong type, or the file describes an unsupported variant.
     """
     known = {f.name for f in dataclasses.fields(AutoencoderKLConfig)}
     picked = {name: value for name, value in fields.items() if name in known}
@@ -46,7 +46,7 @@ def read_autoencoder_config(fields: Mapping[str, Any]) -> AutoencoderKLConfig:
             given == value,
             field=name,
             value=given,
-            rule=f"only {value!r} is computed here",
+            rule=f"only {value!r} is supported",
             remedy="Use another autoencoder",
         )
     return cfg

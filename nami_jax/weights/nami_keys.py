@@ -35,13 +35,13 @@ def model_config(released: Mapping[str, Any]) -> ModelConfig:
     """Reads our sizes from the released `transformer/config.json`.
 
     Raises:
-        WeightsError: a size is missing, or the configuration describes a network that NAMI is not.
-        ConfigError: a size cannot be.
+        WeightsError: a size is missing, or the configuration is not that of a NAMI network.
+        ConfigError: a size is invalid.
     """
     fields: dict[str, Any] = FIXED | {"num_single_layers": None, "out_channels": None} | dict(released)
     bad = [name for name in SIZES if not _is_size(fields.get(name), name in LISTS)]
     if bad:
-        raise WeightsError(f"config.json: {', '.join(bad)} missing or no sizes. Use the transformer of a NAMI release.")
+        raise WeightsError(f"config.json: {', '.join(bad)} missing or invalid. Use the transformer of a NAMI release.")
     stages = tuple(fields["stage_singleblock_index"])
     rules = [(name, (value,)) for name, value in FIXED.items()]
     rules += [
@@ -77,7 +77,7 @@ def _is_size(value: Any, is_list: bool) -> bool:
 def released_transformer_config(cfg: ModelConfig) -> dict[str, Any]:
     """Returns the released `transformer/config.json` of a network; undoes `model_config`.
 
-    How it computes (type, scanning, rematerialisation, low-rank pairs) is no part of a release.
+    How it computes (type, scanning, rematerialisation, low-rank pairs) is not part of a release.
 
     Raises:
         WeightsError: the release's code cannot run such a network.
@@ -89,7 +89,7 @@ def released_transformer_config(cfg: ModelConfig) -> dict[str, Any]:
         if getattr(cfg, name) != value
     ]
     if wrong:
-        raise WeightsError(f"{'; '.join(wrong)}: the released layout cannot say so. Train with the released values.")
+        raise WeightsError(f"{'; '.join(wrong)}: a release cannot express this. Train with the released values.")
     return {
         "_class_name": "FluxTransformer2DModel",
         **FIXED,
@@ -184,7 +184,7 @@ def load_nami(
         shardings: abstract parameters -> shardings; None puts all on the first device.
 
     Raises:
-        WeightsError: keys are missing, unexpected or misshapen; all are listed.
+        WeightsError: keys are missing, unexpected or of the wrong shape; all are listed.
     """
     return load_module(
         lambda: Nami(cfg, rngs=nnx.Rngs(0)),
@@ -206,7 +206,7 @@ def bridge_shapes(found: TensorShapes, cfg: ModelConfig | None = None) -> dict[s
     Each shift has twice the height and width of the one before it.
 
     Args:
-        found: shapes of the tensors at hand, of which the last shift says the size.
+        found: shapes of the tensors found; the last shift determines the size.
         cfg: sizes of the network; None takes the number of transitions and the channels from `found`.
     """
     count = (*found.get("scale", ()), 0)[0] if cfg is None else cfg.num_stages - 1

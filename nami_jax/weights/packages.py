@@ -1,4 +1,4 @@
-"""Where an installed package that carries weights has its files.
+"""Finds the files of an installed package that contains weights.
 
 Such a package is never imported: that would pull in whatever framework its weights were made with.
 """
@@ -8,23 +8,23 @@ from pathlib import Path
 
 
 def installed_folder(package: str, version: str, what: str) -> Path:
-    """Finds the folder that an installed package's files lie in.
+    """Returns the folder of an installed package's files.
 
     Args:
-        package: its name in the index.
+        package: its name on the package index.
         version: of the package, the only one whose weights are known.
         what: is missing without it, for messages.
 
     Raises:
-        ModuleNotFoundError: it is not installed, or in another version.
+        ModuleNotFoundError: it is not installed, or another version of it is.
     """
     remedy = install_remedy(package, version)
     try:
         found = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:
-        raise ModuleNotFoundError(f"{what} are missing: no {package}. {remedy}") from error
+        raise ModuleNotFoundError(f"{what} are missing: {package} is not installed. {remedy}") from error
     if found.version != version:
-        raise ModuleNotFoundError(f"{package} is {found.version}: its weights may differ. {remedy}")
+        raise ModuleNotFoundError(f"{package} {found.version} is installed: its weights may differ. {remedy}")
     return Path(str(found.locate_file("")))
 
 

@@ -27,7 +27,7 @@ class Pretrained(Generic[SizesT, NetworkT]):
         network: (sizes, dtype=, rngs=) -> the network.
         names: our name of a module -> its released name, where they differ.
         known_as: a key that a file may use -> the release's own.
-        is_unused: says whether a tensor, by the release's own key, may be there and is not computed.
+        is_unused: says whether a tensor, by the release's own key, may be there and is not used.
     """
 
     network: Callable[..., NetworkT]
@@ -48,7 +48,7 @@ class Pretrained(Generic[SizesT, NetworkT]):
 
         Args:
             cfg: the sizes of the checkpoint.
-            tensors: the weights by their key, those that are not computed among them or not.
+            tensors: the weights by their key, with or without those that are not used.
             dtype: compute type.
             param_dtype: type of the parameters, whatever type they are stored in.
             shardings: abstract parameters -> shardings; None puts all on the first device.
@@ -94,7 +94,7 @@ def read_sizes(kind: type[SizesT], fields: Mapping[str, Any], network: str) -> S
         WeightsError: a field without a default is missing, a value is not a positive number of its type, or the values
             do not go together.
     """
-    remedy = "Take the checkpoint's own config.json."
+    remedy = "Use the checkpoint's own config.json."
     known = dataclasses.fields(kind)  # pyright: ignore[reportArgumentType]
     missing = [f.name for f in known if f.default is dataclasses.MISSING and f.name not in fields]
     if missing:

@@ -1,4 +1,4 @@
-"""The table of slots: where each released tensor lies in our parameters.
+"""The table of slots: where each released tensor is stored in our parameters.
 
 Every network here stores its weights under the key names of its PyTorch release. Reading (`load_params`) and writing
 (`export_tensors`) both walk the table.
@@ -22,7 +22,7 @@ ALIGNMENT = 64  # bytes
 
 
 class Slot(NamedTuple):
-    """Where one released tensor lies in our parameters.
+    """Where one released tensor is stored in our parameters.
 
     Attributes:
         path: of our parameter.
@@ -42,12 +42,12 @@ def differences(expected: TensorShapes, found: TensorShapes, unused: Collection[
         unused: keys that the file may hold and the network does not need.
 
     Returns:
-        A line for each missing, unexpected or misshapen key, sorted.
+        A line for each missing, unexpected or mismatched key, sorted.
     """
     lines = [f"missing     {key} {expected[key]}" for key in expected.keys() - found.keys()]
     lines += [f"unexpected  {key} {found[key]}" for key in found.keys() - expected.keys() - set(unused)]
     lines += [
-        f"misshapen   {key}: {found[key]}, the network has {expected[key]}"
+        f"mismatched  {key}: {found[key]}, the network has {expected[key]}"
         for key in expected.keys() & found.keys()
         if tuple(expected[key]) != tuple(found[key])
     ]
@@ -59,7 +59,7 @@ def require_tensors(expected: TensorShapes, found: TensorShapes, unused: Collect
     lines = differences(expected, found, unused)
     if lines:
         listed = "\n  ".join(lines)
-        raise WeightsError(f"the weights do not fit the network; take weights and sizes from one release:\n  {listed}")
+        raise WeightsError(f"the weights do not match the network; use both from the same release:\n  {listed}")
 
 
 RELEASED_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
@@ -103,7 +103,7 @@ def load_module(
         unused: keys that may be there and are not needed.
 
     Raises:
-        WeightsError: keys are missing, unexpected or misshapen; all are listed.
+        WeightsError: keys are missing, unexpected or of the wrong shape; all are listed.
     """
     graphdef, state = nnx.split(nnx.eval_shape(make))
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, param_dtype), nnx.to_pure_dict(state))
@@ -124,8 +124,8 @@ def load_params(
     device, the part becomes the array without a copy. `python -m benchmarks.load_memory` measures it.
 
     Args:
-        abstract: our parameters as nested dicts of ShapeDtypeStruct, whose dtype and sharding say how each is to lie on
-            the devices; without a sharding it goes to the first device.
+        abstract: our parameters as nested dicts of ShapeDtypeStruct, whose dtype and sharding give each array's type
+            and placement; without a sharding it goes to the first device.
         slots: released key -> slot; together they must cover every parameter.
         tensors: released key -> tensor; linear weights are (outputs, inputs), those of convolutions (O, I, H, W).
         unused: keys that may be there and are not needed.
@@ -134,7 +134,7 @@ def load_params(
         Nested dicts of arrays.
 
     Raises:
-        WeightsError: keys are missing, unexpected or misshapen; all are listed.
+        WeightsError: keys are missing, unexpected or of the wrong shape; all are listed.
     """
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     require_tensors(expected_shapes(slots, abstract), found, unused)

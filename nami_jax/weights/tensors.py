@@ -1,4 +1,4 @@
-"""Safetensors files, single or cut into shards: read part by part, written piece by piece, never held whole."""
+"""Safetensors files, single or sharded: read part by part, written piece by piece, never held whole in memory."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -34,11 +34,11 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class WeightsError(ValueError):
-    """Weights that do not fit a network. The message lists every missing, unexpected and misshapen key."""
+    """Weights that do not fit a network. The message lists every missing, unexpected and mismatched key."""
 
 
 class Tensor(Protocol):
-    """What a loader needs of a tensor: NumPy arrays have it, and `StoredTensor` reads the asked part from disk."""
+    """What a loader needs of a tensor: NumPy arrays have it, and `StoredTensor` reads the requested part from disk."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...  # noqa: D102
@@ -88,9 +88,7 @@ def open_tensors(path: Path) -> dict[str, StoredTensor]:
         files = [path / name for name in indexed_files(indices[0])]
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
-        raise WeightsError(
-            f"{path}: {', '.join(missing) or 'no .safetensors file'} not found. Give a complete release."
-        )
+        raise WeightsError(f"{path}: {', '.join(missing) or '*.safetensors'} not found. Use a complete release.")
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         for key, tensor in _list_file(file).items():
@@ -104,7 +102,7 @@ def indexed_files(index: Path) -> list[str]:
     """Returns the names of the files that an `*.index.json` lists, sorted.
 
     Raises:
-        WeightsError: it is no such file, or names a file in another folder.
+        WeightsError: it is not such a file, or names a file in another folder.
     """
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -112,7 +110,7 @@ def indexed_files(index: Path) -> list[str]:
         raise WeightsError(f"{index} is damaged: it has no weight_map of files. Fetch it again.") from error
     foreign = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if foreign:
-        raise WeightsError(f"{index} names {foreign[0]!r}: shards lie in the index's own folder. Fetch it again.")
+        raise WeightsError(f"{index} names {foreign[0]!r}: shards must be in the index's own folder. Fetch it again.")
     return names
 
 
@@ -126,7 +124,7 @@ def _list_file(file: Path) -> dict[str, StoredTensor]:
                     raise WeightsError(f"{file}: {key} is {part.get_dtype()}. Known types: {', '.join(DTYPES)}.")
                 tensors[key] = StoredTensor(file, key, tuple(part.get_shape()), DTYPES[part.get_dtype()])
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file} is damaged or no safetensors file: {error}. Fetch it again.") from error
+        raise WeightsError(f"{file} is damaged or not a safetensors file: {error}. Fetch it again.") from error
     return tensors
 
 
@@ -141,10 +139,10 @@ def save_tensors(
 
     Args:
         tensors: key -> array or `StoredTensor`; of the latter no more than a piece is in memory at a time.
-        folder: made if need be.
+        folder: created if needed.
         stem: e.g. "model" or "diffusion_pytorch_model", as the release names it.
         shard_bytes: largest size of one file; a larger tensor has a file to itself.
-        progress: told the bytes of each piece once it is written.
+        progress: called with the bytes of each piece once it is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[list[str]] = [[]]
@@ -177,7 +175,7 @@ def write_tensors(
 ) -> None:
     """Writes one safetensors file: the header's length (8 bytes), the header (JSON), then the tensors.
 
-    The library's own writer wants all tensors in memory at once; this one holds a piece of one tensor.
+    The library's own writer needs all tensors in memory at once; this one holds a piece of one tensor.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

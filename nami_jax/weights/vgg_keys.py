@@ -17,7 +17,7 @@ def load_vgg(num_blocks: int, tensors: Mapping[str, Tensor]) -> Vgg:
         tensors: "block1_conv1.weight" (O, I, 3, 3), "block1_conv1.bias" (O,), ... of exactly these blocks.
 
     Raises:
-        WeightsError: keys are missing, unexpected or misshapen; all are listed.
+        WeightsError: keys are missing, unexpected or of the wrong shape; all are listed.
     """
     return load_module(lambda: Vgg(num_blocks, rngs=nnx.Rngs(0)), _slots, tensors)
 

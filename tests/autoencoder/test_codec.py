@@ -166,7 +166,7 @@ def test_settings_of_a_run_are_compared_with_the_autoencoder(folder):
         Autoencoder.from_config(settings, dataclasses.replace(sizes, channels=3))
     with pytest.raises(ConfigError, match=r"autoencoder.downscale = 8: the autoencoder in .* has 2. Set 2"):
         Autoencoder.from_config(AutoencoderConfig(str(folder), downscale=8), sizes)
-    with pytest.raises(ConfigError, match=r"autoencoder.folder = None: the flow is of pixels"):
+    with pytest.raises(ConfigError, match=r"autoencoder.folder = None: the flow is one of pixels"):
         Autoencoder.from_config(AutoencoderConfig(), sizes)
 
 
@@ -187,7 +187,7 @@ def test_an_interrupted_save_leaves_no_weights_with_the_scaling_of_an_earlier_on
 
 
 def test_incomplete_folder_is_refused_with_what_it_lacks(folder):
-    with pytest.raises(ConfigError, match=r"nowhere'?: has no config.json. Give a vae folder"):
+    with pytest.raises(ConfigError, match=r"nowhere'?: has no config.json. Use a diffusers vae folder"):
         Autoencoder.from_folder(folder / "nowhere")
     (weights,) = folder.glob("*.safetensors")
     whole = weights.read_bytes()
@@ -200,7 +200,7 @@ def test_incomplete_folder_is_refused_with_what_it_lacks(folder):
     weights.write_bytes(whole)
     fields = json.loads((folder / "config.json").read_text())
     for text, message in (
-        ("{", "config.json is no JSON"),
+        ("{", "config.json is not valid JSON"),
         (json.dumps(fields | {"act_fn": "relu"}), "config.json: act_fn = 'relu'"),
     ):
         (folder / "config.json").write_text(text)

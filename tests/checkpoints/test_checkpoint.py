@@ -127,7 +127,7 @@ def test_damage_that_orbax_does_not_notice_is_found(copy, caplog):
         shutil.rmtree(copy / "checkpoints" / "7" / item)
         shutil.copytree(copy / "checkpoints" / "5" / item, copy / "checkpoints" / "7" / item)
     assert restore(copy) == 5
-    assert "does not hold what was saved as ['ema', 'train']" in caplog.text
+    assert "does not contain what was saved as ['ema', 'train']" in caplog.text
 
 
 def test_a_step_damaged_twice_is_kept_twice(copy):
@@ -143,7 +143,7 @@ def test_a_step_damaged_twice_is_kept_twice(copy):
 def test_nothing_but_damaged_checkpoints_is_an_error_that_moves_nothing(copy, item):
     for step in ("5", "7"):
         damage(copy / "checkpoints" / step, item)
-    with pytest.raises(CheckpointError, match=r"(?s)no checkpoint that is whole.*checkpoints/7 .*checkpoints/5 .*copy"):
+    with pytest.raises(CheckpointError, match=r"(?s)no valid checkpoint.*checkpoints/7 .*checkpoints/5 .*good copy"):
         restore(copy)
     assert {path.name for path in (copy / "checkpoints").iterdir()} == {"5", "7"}
     assert not (copy / "damaged").exists()

@@ -28,7 +28,7 @@ def test_a_folder_is_held_by_one_and_free_afterwards(tmp_path):
     with held(tmp_path):
         with pytest.raises(ConfigError) as refused, held(tmp_path):
             pass
-        whom = f"process {os.getpid()} on {socket.gethostname()} is training in it. Wait for its end, stop it,"
+        whom = f"process {os.getpid()} on {socket.gethostname()} is training in it. Wait for it to finish, stop it,"
         assert f"workdir = {str(tmp_path)!r}: {whom}" in str(refused.value)
     with held(tmp_path):
         pass

@@ -41,7 +41,7 @@ def test_fine_tuning_is_of_low_rank_or_full_by_the_config_s_argument():
         for trained in ("lora", "full")
     }
     assert ranks == {"lora": 16, "full": None}
-    with pytest.raises(ValueError, match="give :lora or :full"):
+    with pytest.raises(ValueError, match="use :lora or :full"):
         nami_2b_finetune.get_config("all")
 
 
@@ -60,12 +60,12 @@ LATENTS = {"data": {"prepared": "p"}, "autoencoder": {"folder": "vae", "downscal
         ({"data": {"buckets": ((16, 16),)}}, r"data\.buckets = .* Set data\.prepared"),
         ({"model": {"lora_rank": 4}}, r"model\.lora_rank = 4: .* Set train\.init_from"),
         ({"sample": {"transition": "bridge"}}, r"sample\.transition = 'bridge': the model has no bridge"),
-        ({"bridge": {"kind": "conv"}}, r"sample\.transition = 'renoise': the stages are trained behind the bridge"),
+        ({"bridge": {"kind": "conv"}}, r"sample\.transition = 'renoise': the stages are trained to start from"),
         ({"bridge": {"kind": "wide"}}, r"bridge\.kind = 'wide'"),
         (LATENTS | {"data": {"prepared": "p", "buckets": ((16, 16), (16, 32))}, "bridge": {"kind": "full"},
                     "sample": {"transition": "bridge"}},
          r"bridge\.kind = 'full': .* fits one image size, .* Set 'conv'"),
-        ({"text": {"encoder": "t5_bert"}}, r"text\.folder = None: t5_bert needs its weights"),
+        ({"text": {"encoder": "t5_bert"}}, r"text\.folder = None: t5_bert needs a folder of weights"),
     ],
 )  # fmt: skip
 def test_sections_that_do_not_fit_each_other_are_refused(sections, message):
@@ -122,18 +122,18 @@ def test_wrong_type_and_missing_section_name_what_they_are_of():
         ("sample", {"steps": (10, 0, 10)}, r"sample\.steps"),
         ("sample", {"solver": "rk4"}, r"sample\.solver = 'rk4'"),
         ("train", {"stage_batches": ((8, 8),)}, r"train\.stage_batches = \(8, 8\): the model has 3 stages"),
-        ("train", {"stage_batches": ((8, 0, 8),)}, r"each stage needs an image"),
-        ("train", {"phase_starts": (0.5,)}, r"train\.phase_starts = \(0\.5,\): must begin with 0"),
+        ("train", {"stage_batches": ((8, 0, 8),)}, r"each stage needs at least one image"),
+        ("train", {"phase_starts": (0.5,)}, r"train\.phase_starts = \(0\.5,\): must start at 0"),
         ("train", {"steps": 0}, r"train\.steps = 0: must be at least 1"),
         ("train", {"caption_dropout": 1.5}, r"train\.caption_dropout = 1\.5"),
-        ("model", {"stage_single_blocks": (3, 2, 1)}, r"counts must not fall.*Set e\.g\. \(1, 2, 3\)"),
+        ("model", {"stage_single_blocks": (3, 2, 1)}, r"not decreasing from stage to stage.*Set e\.g\. \(1, 2, 3\)"),
         ("model", {"rope_axes": (4, 5, 6)}, r"model\.rope_axes"),
         ("model", {"dtype": "float16"}, r"model\.dtype = 'float16'"),
         ("flow", {"sigma_ends": (0.3, 0.6, 0.0)}, r"flow\.sigma_ends"),
-        ("model", {"channels": 4}, r"model\.channels = 4: the images have 3"),
+        ("model", {"channels": 4}, r"model\.channels = 4: images have 3 channels"),
         ("train", {"weight_decay": -1.0}, r"train\.weight_decay = -1\.0"),
         ("text", {"max_length": 1000}, r"text\.max_length = 1000"),
-        ("data", {"caption_templates": ("a photo",)}, r"each template must hold \{\} once"),
+        ("data", {"caption_templates": ("a photo",)}, r"each template must contain \{\} exactly once"),
     ],
 )
 def test_bad_values_are_refused_with_field_value_and_remedy(section, fields, message):
@@ -147,7 +147,7 @@ def test_every_wrong_field_of_a_section_is_told_at_once():
     assert str(caught.value).splitlines() == [
         "train.steps = 0: must be at least 1. Set e.g. 10000.",
         "train.stage_batches[0][1] = '8': must be an integer. Set e.g. ((32, 16, 8), (16, 32, 8), (8, 16, 32)).",
-        "train.decay = 'cosinus': is not one of its choices. Set 'constant' or 'cosine'.",
+        "train.decay = 'cosinus': is not a valid choice. Set 'constant' or 'cosine'.",
         "train.ema_decay = 1.0: must be in [0, 1). Set e.g. 0.999.",
     ]
 

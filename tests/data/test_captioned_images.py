@@ -198,9 +198,9 @@ def test_positions_outside_the_data_set_raise(damaged):
         ({"name": "colour_cards:7.0.0"}, r"data\.name.*7\.0\.0.*only: 1\.0\.0"),
         ({"name": "emoji_captions/food_animal_32"}, r"data\.name.*Did you mean 'food_animals_32'"),
         ({"image_key": "picture/frnt"}, r"data\.image_key = 'picture/frnt'.*Did you mean 'picture/front'"),
-        ({"image_key": "title"}, r"data\.image_key = 'title': is no Image but a Text.*picture/front"),
+        ({"image_key": "title"}, r"data\.image_key = 'title': must be Image, not Text.*picture/front"),
         ({"caption_key": "titel"}, r"data\.caption_key = 'titel'.*Did you mean 'title'"),
-        ({"caption_key": "captions/id"}, r"data\.caption_key.*is no Text or ClassLabel.*captions/text"),
+        ({"caption_key": "captions/id"}, r"data\.caption_key.*must be Text or ClassLabel, not .*captions/text"),
     ],
 )
 def test_wrong_names_fail_before_anything_is_prepared(cards, fields, message):
@@ -212,7 +212,7 @@ def test_wrong_names_fail_before_anything_is_prepared(cards, fields, message):
 @pytest.mark.parametrize(
     ("split", "message"),
     [("trian", r"data\.eval_split = 'trian'.*Did you mean 'train'"), ("train[:9", r"data\.eval_split"),
-     ("train[:0]", r"data\.eval_split = 'train\[:0\]': holds no images")],
+     ("train[:0]", r"data\.eval_split = 'train\[:0\]': contains no images")],
 )  # fmt: skip
 def test_splits_that_do_not_exist_or_are_empty_fail(cards, split, message):
     with pytest.raises(ConfigError, match=message):

@@ -140,7 +140,7 @@ def test_training_needs_no_text_encoder(folder, cfg, caplog):
     with caplog.at_level(logging.WARNING, "absl"):
         PreparedLatents(folder, dataclasses.replace(cfg, text=text))
     (record,) = caplog.records
-    assert "text encoder of this config is not known: text.folder = 'not here'" in record.getMessage()
+    assert "text encoder of this config: text.folder = 'not here'" in record.getMessage()
 
 
 def test_another_autoencoder_is_refused(folder, cfg):

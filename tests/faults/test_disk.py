@@ -37,8 +37,8 @@ def test_wherever_space_ends_the_error_is_clear_and_nothing_older_is_lost(disk):
     for report in reports:
         assert report["error"] == "CheckpointError", report
         assert f"{disk}/run/checkpoints: saving failed, the disk is full" in report["message"]
-        assert f"finished before are whole: [1, 2{', 3' * (report['newest'] == 3)}]" in report["message"]
-        assert "Free space, and the same command continues from the newest." in report["message"]
+        assert f"checkpoints are intact: [1, 2{', 3' * (report['newest'] == 3)}]" in report["message"]
+        assert "Free space and rerun the same command: it continues from the newest." in report["message"]
         assert report["newest"] >= 2
         assert report["seconds"] < 60
         assert not report["differing"], report  # from an undisturbed run, once there was space again
@@ -72,7 +72,7 @@ def test_a_read_only_workdir_is_refused_before_anything_is_compiled(disk, tmp_pa
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == (
         f"error: workdir = '{disk}/run': cannot be written: Read-only file system. "
-        "Set a folder that can be made and written."
+        "Set a folder that can be created and written."
     )
     assert "compiling" not in run.stderr
     assert "Traceback" not in run.stderr

@@ -35,7 +35,7 @@ def test_a_run_refuses_a_second_one_and_stopped_by_each_signal_continues_bit_equ
             output, seconds = stop(process, number)
         holder = f"process {process.pid} on {socket.gethostname()}"
         last = refused.splitlines()[-1]
-        assert last.startswith(f"error: workdir = {str(workdir)!r}: {holder} is training in it. Wait for its end"), last
+        assert last.startswith(f"error: workdir = {str(workdir)!r}: {holder} is training in it. Wait for it to"), last
         assert process.returncode == 0, output
         assert seconds < IN_TIME
         assert f"{number.name}: stopping after this step" in output
@@ -72,7 +72,7 @@ def test_a_dry_run_that_is_stopped_does_not_look_like_one_that_went_well(tmp_pat
         read_until(process, "compiling:")
         output, _ = stop(process, signal.SIGTERM)
     assert process.returncode == 1, output
-    assert "SIGTERM: this dry run ends before it can tell anything" in output
+    assert "SIGTERM: this dry run was stopped before it could report anything" in output
 
 
 def test_a_signal_during_a_preview_breaks_it_off(folder):

@@ -66,7 +66,7 @@ def test_an_error_that_the_first_host_alone_meets_ends_both(commands, tmp_path):
     hosts = start_hosts(commands.config, tmp_path / "run", flags, hosts=2, devices=1)
     printed = finish(hosts, timeout=120)
     assert [host.returncode for host in hosts] == [1, 1], "\n\n".join(printed)
-    assert "error: data: process 0 failed, and says why." in printed[1]
+    assert "error: data: process 0 failed; see its output." in printed[1]
 
 
 def test_an_error_that_one_host_meets_later_ends_the_other_within_a_minute(commands, tmp_path):
@@ -97,7 +97,7 @@ def test_a_file_that_one_host_alone_reads_makes_both_use_the_checkpoint_before(c
     printed = run_hosts(commands, workdir, f"--stop_after={first + 1}")
     for text in printed:
         assert f"checkpoints/{first + 1} cannot be read" in text
-        assert f"used instead: step {first}." in text
+        assert f"before it instead: step {first}." in text
         assert "Traceback" not in text
     assert newest(workdir) == first + 1
     assert {path.name for path in (workdir / "damaged").iterdir()} == {str(first + 1)}

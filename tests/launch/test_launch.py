@@ -130,7 +130,7 @@ def test_missing_argument_is_named_with_an_example(host, name, missing):
     run = host.launch(file, action, *named(needed))
     assert run.returncode == 2
     assert re.fullmatch(
-        rf"error: --{missing} is missing\. Give e\.g\. --{missing}=\S+\n", run.stderr.split("note: ")[0]
+        rf"error: --{missing} is missing\. Pass e\.g\. --{missing}=\S+\n", run.stderr.split("note: ")[0]
     )
     assert not {call[0] for call in host.calls()} & {"sbatch", "xpk"}
 
@@ -138,16 +138,16 @@ def test_missing_argument_is_named_with_an_example(host, name, missing):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tpu.sh"], "error: '' is no action. Give one of: up create wait"),
-        (["gke.sh", "begin"], "error: 'begin' is no action. Give one of: storage start logs delete"),
-        (["tpu.sh", "logs", "--zoen=a"], "error: --zoen is not known. Known: name project zone"),
+        (["tpu.sh"], "error: '' is not an action. Use one of: up create wait"),
+        (["gke.sh", "begin"], "error: 'begin' is not an action. Use one of: storage start logs delete"),
+        (["tpu.sh", "logs", "--zoen=a"], "error: --zoen is not an argument. Known: name project zone"),
         (["tpu.sh", "logs", "--zone"], "error: --zone has no value."),
-        (["tpu.sh", "logs", "nami"], "error: nami: arguments are given as --name=value"),
-        (["worker/install.sh", "gpu"], "error: 'gpu' is no accelerator. Give tpu, cuda or cpu"),
+        (["tpu.sh", "logs", "nami"], "error: nami: pass arguments as --name=value"),
+        (["worker/install.sh", "gpu"], "error: 'gpu' is not an accelerator. Use tpu, cuda or cpu"),
         (["worker/mount.sh", "b"], "error: bucket and folder are missing."),
-        (["worker/service.sh", "begin"], "error: 'begin' is nothing that"),
-        (["worker/run.sh", "--workdir=a"], "error: --config is missing. Give e.g. --config=configs/emoji_tiny.py"),
-        (["worker/run.sh", "--config", "a"], "error: --workdir is missing. Give e.g. --workdir=/bucket/runs/mine"),
+        (["worker/service.sh", "begin"], "error: 'begin' is not an action of"),
+        (["worker/run.sh", "--workdir=a"], "error: --config is missing. Pass e.g. --config=configs/emoji_tiny.py"),
+        (["worker/run.sh", "--config", "a"], "error: --workdir is missing. Pass e.g. --workdir=/bucket/runs/mine"),
     ],
 )
 def test_wrong_arguments_are_refused_with_what_there_is(host, arguments, message):
@@ -159,16 +159,16 @@ def test_wrong_arguments_are_refused_with_what_there_is(host, arguments, message
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("slurm.sh start", {"code": "/my code"}, "error: --code=/my code has a space, which make cannot take."),
+        ("slurm.sh start", {"code": "/my code"}, "error: --code=/my code contains a space, which make cannot handle."),
         (
             "tpu.sh start",
             {"accelerator_type": "v9-8"},
-            "error: --accelerator_type=v9-8 is not known. Give e.g. v5litepod-256",
+            "error: --accelerator_type=v9-8 is not known. Use e.g. v5litepod-256",
         ),
         (
             "gke.sh start",
             {"accelerator_type": "v6e-4x4"},
-            "error: --accelerator_type=v6e-4x4 is not known. Give e.g. v5litepod-256",
+            "error: --accelerator_type=v6e-4x4 is not known. Use e.g. v5litepod-256",
         ),
         ("tpu.sh start", {"workdir": "/bucket/a"}, "error: --workdir=/bucket/a must be a folder below the bucket."),
         ("tpu.sh start", {"workdir": "gs://b/a"}, "error: --workdir=gs://b/a must be a folder below the bucket."),

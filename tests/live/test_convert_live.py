@@ -198,12 +198,12 @@ def test_a_pickle_cut_short_is_called_damaged(release, tmp_path, share, zipped):
     [
         (
             {"state_dict": {"a": torch.zeros(1)}, "step": 3},
-            r"holds {'state_dict': dict, 'step': int}: expected tensors",
+            r"contains {'state_dict': dict, 'step': int}: expected tensors",
         ),
-        ({"a": torch.zeros(2), 3: torch.zeros(2)}, r"holds {3: torch.float32, ...}: expected"),
-        ({"a": torch.zeros(2).to_sparse()}, r"holds {'a': torch.float32}: expected"),
-        ({"a": torch.zeros(2, dtype=torch.complex64)}, r"holds {'a': torch.complex64}: expected"),
-        ([torch.zeros(2)], r"holds one list: expected tensors by name"),
+        ({"a": torch.zeros(2), 3: torch.zeros(2)}, r"contains {3: torch.float32, ...}: expected"),
+        ({"a": torch.zeros(2).to_sparse()}, r"contains {'a': torch.float32}: expected"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, r"contains {'a': torch.complex64}: expected"),
+        ([torch.zeros(2)], r"contains one list: expected tensors by name"),
     ],
 )
 def test_what_holds_no_tensors_by_name_is_described(tmp_path, content, message):
@@ -215,7 +215,7 @@ def test_what_holds_no_tensors_by_name_is_described(tmp_path, content, message):
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_program_archive_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "a.bin")
-    with pytest.raises(WeightsError, match=r"a.bin is damaged or no file of torch.save"):
+    with pytest.raises(WeightsError, match=r"a.bin is damaged or was not written by torch.save"):
         open_pickle(tmp_path / "a.bin")
 
 

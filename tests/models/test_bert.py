@@ -79,7 +79,7 @@ def test_full_size_bilingual_clip_text_tower_has_its_published_shape():
 
 
 def test_text_longer_than_the_position_table_is_refused(bert):
-    with pytest.raises(ValueError, match="length 13: this BERT knows 12 positions"):
+    with pytest.raises(ValueError, match="length 13: this BERT has 12 positions"):
         bert(jnp.zeros((1, 13), jnp.int32), jnp.ones((1, 13), jnp.int32))
 
 

@@ -28,7 +28,7 @@ def files(folder):
 def test_steps_of_the_window_are_traced(tmp_path, capsys):
     assert traced(Window(3, 5), range(1, 9), tmp_path) == ([3], [5])
     assert len(files(tmp_path)) == 1
-    assert f"trace of the steps 3 to 5 in {tmp_path}" in capsys.readouterr().out
+    assert f"trace of steps 3 to 5 in {tmp_path}" in capsys.readouterr().out
 
 
 def test_a_window_may_be_one_step(tmp_path):
@@ -49,7 +49,7 @@ def test_run_that_ends_within_the_window_keeps_what_was_traced(tmp_path):
 @pytest.mark.parametrize("steps", [range(6, 9), range(1, 3)])
 def test_run_outside_the_window_says_that_nothing_was_traced(tmp_path, capsys, steps):
     assert traced(Window(3, 5), steps, tmp_path) == ([], [])
-    assert "no trace: none of the steps 3 to 5 was made this time" in capsys.readouterr().out
+    assert "no trace: none of steps 3 to 5 ran this time" in capsys.readouterr().out
     assert not files(tmp_path)
 
 

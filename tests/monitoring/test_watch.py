@@ -81,7 +81,7 @@ def test_trace_of_the_asked_steps_is_written(watched_run):
     _, workdir, _, said = watched_run
     (trace,) = workdir.glob("profile/plugins/profile/*/*.xplane.pb")
     assert trace.stat().st_size > 10_000
-    assert f"trace of the steps 3 to 5 in {workdir / 'profile'}" in said
+    assert f"trace of steps 3 to 5 in {workdir / 'profile'}" in said
 
 
 def test_flops_of_a_step_are_those_of_its_own_images():
@@ -234,7 +234,7 @@ def test_only_the_first_process_shows_and_writes_anything(tmp_path, monkeypatch)
         "step 3: the loss is nan",
         "step 6: validation/loss 0.5000",
         "samples in",
-        "trace of the steps 1 to 2",
+        "trace of steps 1 to 2",
     ):
         assert text in first[0]
     assert "training:" in first[1]

@@ -32,9 +32,9 @@ def _flags():
     [
         (
             {"num_processes": 2, "process_id": 0},
-            r"coordinator_address = None: is missing beside --num_processes --proc",
+            r"coordinator_address = None: is required with --num_processes --proc",
         ),
-        ({"coordinator_address": "a:1"}, r"num_processes = None: is missing .*Set e\.g\. --num_processes 2"),
+        ({"coordinator_address": "a:1"}, r"num_processes = None: is required .*Set e\.g\. --num_processes 2"),
         ({"process_id": 1, "distributed": True}, r"distributed = True: contradicts --process_id"),
         (
             {"coordinator_address": "a", "num_processes": 2, "process_id": 1},
@@ -65,7 +65,7 @@ def test_process_without_flags_is_alone_and_the_main_one():
 def test_no_cluster_to_join_is_an_error_and_not_a_run_of_one_process():
     run = subprocess.run([sys.executable, "-c", ALONE, "--distributed"], env=os.environ, capture_output=True, text=True)
     assert run.returncode == 1
-    assert "ConfigError: distributed = True: jax finds no TPU pod, GKE or Slurm job around this process." in run.stderr
+    assert "ConfigError: distributed = True: jax finds no TPU pod, GKE or Slurm job that this process is" in run.stderr
 
 
 def test_block_that_takes_too_long_ends_the_process():

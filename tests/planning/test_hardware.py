@@ -29,7 +29,7 @@ def test_devices_of_the_host_share_its_memory():
     ],
 )
 def test_unknown_topologies_are_refused_with_examples(topology, rule):
-    with pytest.raises(ConfigError, match=rf"topology = '{topology}': {rule}\. Give host, .* v5e:16x16, v5p:4x4x4"):
+    with pytest.raises(ConfigError, match=rf"topology = '{topology}': {rule}\. Pass host, .* v5e:16x16, v5p:4x4x4"):
         find_hardware(topology)
 
 

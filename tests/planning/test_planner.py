@@ -88,7 +88,7 @@ def test_xla_counts_a_little_more_than_the_matrix_products(text):
 def test_cost_is_flops_by_rate_and_price(plan, host):
     rate = make_rate(dataclasses.replace(host, chip=find_chip("TPU v5e")), 0.4, 2.0)
     text = report(plan, rate, 0.4)
-    assert "At an MFU of 0.4, which is assumed, and 2.00 USD for a chip and hour (16.00 for all)" in text
+    assert "Assuming an MFU of 0.4, and 2.00 USD per chip and hour (16.00 for all)" in text
     steps, images, _, seconds, *_ = rows(text)["phase 1"]
     assert (steps, images) == ("6", "24")
     flops = sum(training_flops(CFG, (16, 8)))
@@ -101,10 +101,10 @@ def test_a_run_that_does_not_fit_says_by_how_much_and_what_to_change(host):
     text = report(misfit, None, 0.4)
     assert rows(text)["sum"][0].startswith("at least ")
     assert "Largest batch: not even (8, 16) images fit" in text
-    start = text.index("It does not fit: a training step on 8x8x8x3 + 16x16x16x3 takes at least 0.")
+    start = text.index("It does not fit: a training step on 8x8x8x3 + 16x16x16x3 needs at least 0.")
     assert " GiB of each device's 9.313e-06, 0." in text[start:]
     assert "\n- mesh.fsdp = 8 instead of 1: " in text[start:]
-    assert "It does not fit: drawing 8 pictures beside the training state takes at least " in text[start:]
+    assert "It does not fit: drawing 8 pictures beside the training state needs at least " in text[start:]
 
 
 @pytest.mark.parametrize(

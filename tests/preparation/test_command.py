@@ -36,7 +36,7 @@ def test_other_runners_are_given_flags_that_only_they_know():
         ({"max_pixels": 0}, "max_pixels = 0"),
         ({"eval_share": 1.0}, r"eval_share = 1\.0: must be in \[0, 1\)"),
         ({"max_upscale": 0.5}, r"max_upscale = 0\.5: must be at least 1"),
-        ({"dtype": "float16"}, r"dtype = 'float16': is not one of its choices"),
+        ({"dtype": "float16"}, r"dtype = 'float16': is not a valid choice"),
     ],
 )
 def test_options_out_of_range_are_refused(fields, message):
@@ -77,7 +77,7 @@ def test_the_source_is_by_default_the_config_s_data_set(tmp_path):
     arguments = ["--out", str(tmp_path / "out"), "--config.autoencoder.folder=x", "--config.data.name=not_a_set"]
     run = run_command("configs/emoji_latent.py", *arguments)
     assert run.returncode == 1
-    assert "error: source = 'not_a_set': no such folder, and as a data set: " in run.stderr
+    assert "error: source = 'not_a_set': no such folder, and not usable as a data set: " in run.stderr
     run = run_command("configs/emoji_latent.py", *arguments[:-1], "--config.data.name=")
     assert "error: source = '': neither --source nor the config's data.name is set" in run.stderr
 

@@ -39,13 +39,13 @@ def test_a_name_is_a_data_set_and_replaces_that_of_the_config(tmp_path, data):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nothing", r"source = 'nothing': no such folder, and as a data set: data\.name = 'nothing'"),
+        ("nothing", r"source = 'nothing': no such folder, and not usable as a data set: data\.name = 'nothing'"),
         ("plain_card", r"Did you mean 'plain_cards'"),
-        ("./nothing", r"no such folder, file or data set\. Give a folder that holds metadata\.jsonl"),
+        ("./nothing", r"no such folder, file or data set\. Pass a folder that contains metadata\.jsonl"),
         ("nothing/*.tar", r"matches no file that ends in \.tar"),
         ("nothing.tar", r"matches no file that ends in \.tar"),
-        ("{tmp_path}/empty", r"holds neither metadata\.jsonl nor tars\. Give"),
-        ("{tmp_path}/both", r"holds both metadata\.jsonl and tars\. Give '.*/both/\*\.tar'"),
+        ("{tmp_path}/empty", r"contains neither metadata\.jsonl nor tars\. Pass"),
+        ("{tmp_path}/both", r"contains both metadata\.jsonl and tars\. Pass '.*/both/\*\.tar'"),
     ],
 )
 def test_what_names_nothing_or_two_things_is_refused_with_what_was_looked_for(tmp_path, data, source, message):

@@ -84,8 +84,8 @@ def test_bad_lines_are_rejected_by_their_number_and_the_others_read(tmp_path, so
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [(3, "caption is no text"), (["x", None], "caption is no text"), ({}, "caption is no text"),
-     ("\ud800", "text is not UTF-8"), ([["x"]], "caption is no text")],
+    [(3, "caption is not text"), (["x", None], "caption is not text"), ({}, "caption is not text"),
+     ("\ud800", "text is not UTF-8"), ([["x"]], "caption is not text")],
 )  # fmt: skip
 def test_captions_that_are_no_text_are_rejected(tmp_path, source, value, reason):
     write_lines(tmp_path, [{"file_name": "a.png", "text": value}])

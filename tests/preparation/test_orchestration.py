@@ -49,7 +49,7 @@ BAD = {
     "small.png": "too small",
     "blank.png": "empty caption",
     "silent.png": "empty caption",
-    "number.png": "caption is no text",
+    "number.png": "caption is not text",
     "many.png": "too many captions",
     "long.png": "caption too long",
     "good/03.png": "duplicate id",
@@ -268,7 +268,7 @@ def test_data_of_unknown_settings_are_refused(prepared, tmp_path):
     for name in ("prepared.json", "summary.json", "rejects.jsonl", "contact_sheet.png"):
         (tmp_path / name).unlink()
     with pytest.raises(
-        ConfigError, match=r"holds prepared manifests but no prepared\.json\. Remove manifests and data"
+        ConfigError, match=r"contains prepared manifests but no prepared\.json\. Remove manifests and data"
     ):
         prepare(prepared.cfg, str(prepared.source), str(tmp_path), OPTIONS)
 
@@ -312,27 +312,27 @@ def test_a_folder_that_was_begun_with_other_settings_is_refused(prepared, data_f
     else:
         cfg = data_fields(cfg, **change)
     try:
-        with pytest.raises(ConfigError, match=rf"was begun with other settings: {message}.*give another --out"):
+        with pytest.raises(ConfigError, match=rf"was started with other settings: {message}.*use another --out"):
             prepare(cfg, str(prepared.source), str(prepared.out), options)
     finally:
         lines.write_bytes(before)
 
 
 def test_two_preparations_in_one_folder_are_refused(prepared):
-    with files.only_run(str(prepared.out)), pytest.raises(PreparationError, match="another preparation is at work"):
+    with files.only_run(str(prepared.out)), pytest.raises(PreparationError, match="another preparation is running"):
         prepare(prepared.cfg, str(prepared.source), str(prepared.out), OPTIONS)
 
 
 def test_a_folder_with_other_files_is_refused(prepared, tmp_path):
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(ConfigError, match=r"out = .*: holds other files, such as .*thesis\.txt"):
+    with pytest.raises(ConfigError, match=r"out = .*: contains other files, such as .*thesis\.txt"):
         prepare(prepared.cfg, str(prepared.source), str(tmp_path), OPTIONS)
     assert not (tmp_path / "prepared.json").exists()
 
 
 def test_a_config_without_autoencoder_is_refused(prepared, tmp_path):
     pixels = card_config(tmp_path)
-    with pytest.raises(ConfigError, match=r"autoencoder\.folder = None: there is nothing to prepare"):
+    with pytest.raises(ConfigError, match=r"autoencoder\.folder = None: a flow of pixels needs no preparation"):
         prepare(pixels, str(prepared.source), str(tmp_path / "out"), OPTIONS)
 
 

@@ -109,4 +109,4 @@ def test_images_to_be_enlarged_too_much_are_rejected():
     assert fit_image(png(8, 8), BUCKETS, LIMITS)[0] == SQUARE
     error = rejected(png(8, 7))
     assert error.reason == "too small"
-    assert error.detail == "8x7 pixels, to be enlarged 2.29 times"
+    assert error.detail == "8x7 pixels, would be enlarged 2.29 times"

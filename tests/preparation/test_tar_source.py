@@ -116,7 +116,7 @@ def test_bad_records_are_rejected_with_their_reason(tmp_path):
         "broken JSON",
         "broken JSON",
         "text is not UTF-8",
-        "caption is no text",
+        "caption is not text",
         "text is not UTF-8",
     ]
     assert list(reasons(read_all(tmp_path)).values()) == expected
@@ -212,7 +212,7 @@ def test_a_tar_that_cannot_be_read_stops_the_run(tmp_path):
     (unit,) = source.plan(1).units
     (tmp_path / "0.tar").unlink()
     for reading in (lambda: source.plan(1), lambda: list(source.read(unit))):
-        with pytest.raises(PreparationError, match=r"0\.tar cannot be read: .*Run the same command"):
+        with pytest.raises(PreparationError, match=r"0\.tar cannot be read: .*Rerun the same command"):
             reading()
 
 

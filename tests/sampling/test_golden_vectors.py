@@ -42,5 +42,5 @@ def test_every_key_that_does_not_fit_is_listed_at_once(tmp_path):
     save_file(tensors, folder / "transformer.safetensors")
     with pytest.raises(WeightsError) as error:
         list(compare(folder))
-    for part in ("missing     x_embedder.bias", "unexpected  left.over", "misshapen   proj_out.weight"):
+    for part in ("missing     x_embedder.bias", "unexpected  left.over", "mismatched  proj_out.weight"):
         assert part in str(error.value)

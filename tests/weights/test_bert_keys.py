@@ -39,10 +39,10 @@ def test_every_mismatched_key_is_listed_at_once(cfg, weights):
     del broken["embeddings.word_embeddings.weight"]
     broken["encoder.layer.3.output.dense.bias"] = np.zeros(24, np.float32)
     broken["encoder.layer.0.intermediate.dense.weight"] = np.zeros((24, 56), np.float32)
-    with pytest.raises(ValueError, match="weights do not fit the network") as error:
+    with pytest.raises(ValueError, match="weights do not match the network") as error:
         load_bert(cfg, broken)
     assert str(error.value).splitlines()[1:] == [
-        "  misshapen   encoder.layer.0.intermediate.dense.weight: (24, 56), the network has (56, 24)",
+        "  mismatched  encoder.layer.0.intermediate.dense.weight: (24, 56), the network has (56, 24)",
         "  missing     embeddings.word_embeddings.weight (40, 24)",
         "  missing     encoder.layer.2.output.dense.bias (24,)",
         "  unexpected  encoder.layer.3.output.dense.bias (24,)",
@@ -60,7 +60,7 @@ def test_half_precision_weights_become_float32_parameters(cfg, weights):
         ({"hidden_act": "gelu_new"}, "hidden_act = 'gelu_new'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
         ({"num_attention_heads": 5}, "hidden_size = 24: must be a multiple of num_attention_heads = 5"),
-        ({"hidden_size": None}, "hidden_size = None: must be an integer above 0. Take the checkpoint's own"),
+        ({"hidden_size": None}, "hidden_size = None: must be an integer above 0. Use the checkpoint's own"),
         ({"num_attention_heads": 0}, "num_attention_heads = 0: must be an integer above 0"),
         ({"num_hidden_layers": True}, "num_hidden_layers = True: must be an integer"),
         ({"layer_norm_eps": "1e-12"}, "layer_norm_eps = '1e-12': must be a number above 0"),

@@ -58,10 +58,10 @@ def test_every_mismatched_key_is_listed_at_once(cfg, weights):
     del broken["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
     broken["encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"] = np.zeros((12, 3), np.float32)
     broken["encoder.block.2.layer.1.DenseReluDense.wo.weight"] = np.zeros((40, 24), np.float32)
-    with pytest.raises(WeightsError, match="weights do not fit the network") as error:
+    with pytest.raises(WeightsError, match="weights do not match the network") as error:
         load_t5(cfg, broken)
     assert str(error.value).splitlines()[1:] == [
-        "  misshapen   encoder.block.2.layer.1.DenseReluDense.wo.weight: (40, 24), the network has (24, 40)",
+        "  mismatched  encoder.block.2.layer.1.DenseReluDense.wo.weight: (40, 24), the network has (24, 40)",
         "  missing     encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight (12, 3)",
         "  missing     shared.weight (64, 24)",
         "  unexpected  encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight (12, 3)",

@@ -14,8 +14,8 @@ from nami_jax.data.emoji_captions import catalogue, near_duplicates
 
 _DESCRIPTION = """Emoji drawn by Twemoji on white, each with several English captions (its CLDR name first).
 
-Every picture once, without skin tones. About 5 % of the pictures are held out, by groups of near-twins: no held-out
-picture has a recoloured, mirrored or otherwise nearly equal one in training. `group` names the group.
+Every picture once, without skin tones. About 5 % of the pictures are held out, by groups of near-duplicates: no
+held-out picture has a recoloured, mirrored or otherwise nearly equal one in training. `group` names the group.
 
 Art: Twemoji, copyright Twitter, Inc. and other contributors, maintained by jdecked and contributors, licensed under
 CC-BY 4.0 (https://creativecommons.org/licenses/by/4.0/); rasterised, centred and put on white here.

@@ -1,7 +1,7 @@
-"""Readable captions from CLDR's short names of emoji: the first step of building `emoji_captions`.
+"""Readable captions from CLDR's short names of emoji.
 
 The `emoji` package gives a name such as "keycap_1" or "man_red_hair" and aliases such as "point_up_2". `readable` and
-`articled` turn the name into English, `plain_alias` does so for an alias or drops it. `catalogue` comes next.
+`articled` turn the name into English, `plain_alias` does so for an alias or drops it.
 """
 
 import collections

@@ -53,7 +53,7 @@ class AutoencoderTask:
 
     @functools.cached_property
     def vgg(self) -> Vgg | None:
-        """The frozen network of the perceptual part of the loss, whole on every device; None for a loss without it."""
+        """The frozen network of the perceptual part of the loss, on every device; None for a loss without it."""
         loss = self.cfg.loss
         vgg = load_perceptual(loss.perceptual_blocks) if loss.perceptual else None
         return jax.device_put(vgg, NamedSharding(self.mesh, PartitionSpec()))
@@ -66,7 +66,7 @@ class AutoencoderTask:
 
     def check(self) -> str:  # noqa: D102
         require_divisible("train.batch", ((self.cfg.train.batch,),), self.mesh)
-        return f"{self.cfg.train.batch} images a step"
+        return f"{self.cfg.train.batch} images per step"
 
     def state_shapes(self) -> TrainState:  # noqa: D102
         return reconstruction.state_shapes(self.cfg)
@@ -140,7 +140,7 @@ class AutoencoderTask:
                 save_autoencoder(workdir / "vae", with_unit_latents(self.cfg, state.ema, self.data.train))
 
     def what_next(self, workdir: Path) -> str:  # noqa: D102
-        return f"For a flow of its latents set autoencoder.folder = {str(workdir / 'vae')!r}."
+        return f"To train a flow of its latents, set autoencoder.folder = {str(workdir / 'vae')!r}."
 
     def shortened(self, steps: int) -> "AutoencoderTask":  # noqa: D102
         del steps

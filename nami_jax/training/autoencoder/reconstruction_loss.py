@@ -1,6 +1,6 @@
-"""What an autoencoder is trained to minimise: likeness to the images, in pixels and features, and tame latents.
+"""What an autoencoder is trained to minimise: differences from the images, in pixels and features, and the latents' KL.
 
-There is no discriminator, as there is in the paper: at the small sizes trained
+Unlike in the paper there is no discriminator: at the small sizes trained
 here the features keep reconstructions sharp. Rombach et al., arXiv 2112.10752, sec. 3.1 and appendix G.
 """
 

@@ -79,7 +79,7 @@ def latent_statistics(autoencoder: Autoencoder, source: CaptionedImages) -> Late
 def with_unit_latents(cfg: AutoencoderRun, params: Any, source: CaptionedImages) -> AutoencoderKL:
     """Returns the network with the factors that give the latents of `source` mean 0 and deviation 1 as a whole.
 
-    One factor for all channels keeps what the channels carry in the proportion that the decoder hears them with.
+    One factor for all channels keeps what the channels carry in the proportion that the decoder expects.
     Rombach et al., arXiv 2112.10752, appendix G.
 
     Raises:
@@ -90,7 +90,7 @@ def with_unit_latents(cfg: AutoencoderRun, params: Any, source: CaptionedImages)
         statistics.std > 0,
         field="loss.kl",
         value=cfg.loss.kl,
-        rule="all latents have become the same",
+        rule="all latents have collapsed to one value",
         remedy="Lower it",
     )
     network = dataclasses.replace(network_config(cfg), scaling_factor=1 / statistics.std, shift_factor=statistics.mean)

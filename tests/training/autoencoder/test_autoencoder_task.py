@@ -134,7 +134,7 @@ def test_run_on_eight_devices_is_that_on_one(whole_run, data_dir, tmp_path):
 
 def test_workdir_of_another_network_is_refused(whole_run, data_dir):
     cfg = make_autoencoder_run(data_dir, model={"block_out_channels": (8, 8)})
-    with pytest.raises(ConfigError, match=r"model\.block_out_channels = \(8, 8\): the run in .* begun with \(4, 8\)"):
+    with pytest.raises(ConfigError, match=r"model\.block_out_channels = \(8, 8\): the run in .* started with \(4, 8\)"):
         train_autoencoder(cfg, whole_run[0], ONE_DEVICE)
 
 

