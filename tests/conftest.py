@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-# Without LLVM's optimisation a test compiles in two thirds of the time, and rounds as well as with it.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+from tests.support import xla
+
+os.environ["XLA_FLAGS"] = xla.flags(devices=8)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # jax 0.10.2 hangs when it runs a program from the cache on several forced CPU devices.

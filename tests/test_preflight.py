@@ -12,6 +12,7 @@ from nami_jax.data.captioned_images import open_source
 from nami_jax.host_checks.findings import FAILED, OK, WARNING, Finding, Report, summary_lines
 from nami_jax.host_checks.storage import check_storage, clean
 from nami_jax.preflight import examine
+from tests.support import xla
 from tests.support.autoencoder_runs import make_autoencoder_run
 from tests.support.paths import ROOT
 from tests.support.runs import card_config
@@ -164,7 +165,7 @@ def start(config_file, workdir, *arguments):
         f"--workdir={workdir}",
         *arguments,
     ]
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = os.environ | {"XLA_FLAGS": xla.flags(devices=4)}
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

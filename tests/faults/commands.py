@@ -15,6 +15,7 @@ from nami_jax.checkpoints.checkpoint import Checkpoints
 from nami_jax.config import Config
 from nami_jax.config.autoencoder_run import AutoencoderRun
 from nami_jax.training.tasks import read_task
+from tests.support import xla
 from tests.support.autoencoder_runs import make_autoencoder_run
 from tests.support.paths import ROOT
 from tests.support.runs import card_config, numbers, restored
@@ -44,7 +45,7 @@ def small_config(data_dir: pathlib.Path | str, **train: Any) -> Config:
 def environment(cache: pathlib.Path) -> dict[str, str]:
     """Returns the environment of a process with one device: on several, jax 0.10.2 hangs on cached programs."""
     return os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
+        "XLA_FLAGS": xla.FAST, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
         "JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }  # fmt: skip

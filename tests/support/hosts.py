@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support import xla
 from tests.support.paths import ROOT
 
 CONFIG = """
@@ -29,14 +30,13 @@ def start_hosts(config: Path, workdir: Path, flags: Sequence[str] = (), *, hosts
     """Starts `python -m nami_jax.train` on `hosts` processes of `devices` CPU devices each; stdout holds all output."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    xla = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     command = [sys.executable, "-m", "nami_jax.train", f"--config={config}", f"--workdir={workdir}", *flags,
                f"--coordinator_address={address}", f"--num_processes={hosts}"]  # fmt: skip
     return [
         subprocess.Popen(
             [*command, f"--process_id={i}"],
             cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": xla},
+            env=os.environ | {"XLA_FLAGS": xla.flags(devices)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
