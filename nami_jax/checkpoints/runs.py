@@ -1,7 +1,4 @@
-"""Trained weights from disk: of a training run, to sample from or to export, and of a release, to fine-tune.
-
-`checkpoint` and `pretrained` read the files; here their parts become networks.
-"""
+"""Trained weights from disk: of a training run, to sample from or to export, and of a release, to fine-tune."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

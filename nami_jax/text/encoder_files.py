@@ -1,6 +1,6 @@
 """Where the text encoders' files lie, what they say of the encoder's sizes, and a name for the encoder they make.
 
-`nami_jax.text.encoders` loads what is found here; whoever keeps text states on disk keeps `encoder_id` beside them.
+Whoever keeps text states on disk keeps `encoder_id` beside them.
 """
 
 import dataclasses
