@@ -76,8 +76,13 @@ def test_conversion_keeps_every_tensor_bit_for_bit(ours, tensors):
 
 
 def test_conversion_copies_configurations_and_tokenisers(release, ours):
-    for name in ("transformer/config.json", "mt5/config.json", "mt5/spiece.model", "mclip/vocab.txt",
-                 "mclip/tokenizer_config.json"):  # fmt: skip
+    for name in (
+        "transformer/config.json",
+        "mt5/config.json",
+        "mt5/spiece.model",
+        "mclip/vocab.txt",
+        "mclip/tokenizer_config.json",
+    ):
         assert (ours / name).read_bytes() == (release / name).read_bytes()
 
 
@@ -133,9 +138,12 @@ def test_export_as_safetensors_uses_the_usual_names_and_converts_again(ours, ten
     export_release(tmp_path / "copy", tmp_path / "back", as_safetensors=True)
     weights = {name for name in files(tmp_path / "back") if name.endswith(".safetensors")}
     assert weights == {
-        "transformer/diffusion_pytorch_model.safetensors", "bridge_flow.safetensors", "mt5/model.safetensors",
-        "vae/diffusion_pytorch_model.safetensors", "mclip/model.safetensors",
-    }  # fmt: skip
+        "transformer/diffusion_pytorch_model.safetensors",
+        "bridge_flow.safetensors",
+        "mt5/model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "mclip/model.safetensors",
+    }
     convert_release(tmp_path / "back", tmp_path / "again")
     assert_same_bits({k: t[...] for k, t in open_tensors(tmp_path / "again" / "mt5").items()}, tensors["mt5"])
 
@@ -145,13 +153,16 @@ def test_a_network_in_memory_is_exported_as_a_release(tensors, tmp_path):
     export_network(tmp_path / "out", cfg, tensors["transformer"], tensors["bridge_flow"], as_safetensors=True)
     converted = convert_release(tmp_path / "out", tmp_path / "ours", allow_missing=True)
     assert converted.absent == ["vae/", "mt5/", "mclip/"]
-    assert_same_bits({k: t[...] for k, t in open_tensors(tmp_path / "ours" / "bridge_flow").items()},
-                     tensors["bridge_flow"])  # fmt: skip
+    assert_same_bits(
+        {k: t[...] for k, t in open_tensors(tmp_path / "ours" / "bridge_flow").items()}, tensors["bridge_flow"]
+    )
 
 
 def test_every_mismatch_of_every_part_is_listed_and_nothing_written(changed, tmp_path):
-    replace(changed / "transformer" / "diffusion_pytorch_model.safetensors",
-            {"x_embedder.bias": None, "left.over": np.zeros(2, np.float32)})  # fmt: skip
+    replace(
+        changed / "transformer" / "diffusion_pytorch_model.safetensors",
+        {"x_embedder.bias": None, "left.over": np.zeros(2, np.float32)},
+    )
     replace(changed / "bridge_flow.safetensors", {"shift.1": None})
     replace(changed / "vae" / "diffusion_pytorch_model.safetensors", {"decoder.conv_in.bias": np.zeros(3, np.float32)})
     replace(changed / "mclip" / "model.safetensors", {"embeddings.LayerNorm.bias": None})

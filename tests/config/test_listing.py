@@ -12,7 +12,7 @@ def test_the_page_of_all_fields_is_that_of_the_declarations():
     page = (ROOT / "configs" / "README.md").read_text()
     assert page == base.explained(), "write it anew: python -m configs.base > configs/README.md"
     assert "| `train.steps`" not in page
-    assert "| `steps` | `10000` | of the whole run. | yes |" in page
+    assert "| `steps` | `10000` |" in page
 
 
 def test_defaults_keep_their_types_and_those_that_are_none_take_their_own():

@@ -23,21 +23,33 @@ torch: Any = pytest.importorskip("torch")
 transformers: Any = pytest.importorskip("transformers")
 
 T5 = {
-    "vocab_size": 160, "d_model": 40, "d_kv": 12, "d_ff": 56, "num_layers": 4, "num_heads": 5,  # 5 x 12 is not 40
-    "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "feed_forward_proj": "gated-gelu",
-}  # fmt: skip
+    "vocab_size": 160,
+    "d_model": 40,
+    "d_kv": 12,
+    "d_ff": 56,
+    "num_layers": 4,
+    "num_heads": 5,  # 5 x 12 is not 40
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "feed_forward_proj": "gated-gelu",
+}
 BERT = {
-    "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 72,
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 72,
     "max_position_embeddings": 80,
-}  # fmt: skip
+}
 SENTENCES = [
     "a watercolour painting of an old lighthouse on a cliff at dusk, waves breaking below it",
     "one small boat with a red sail coming home before the storm, gulls in the wind",
     "a portrait of a smiling woman with a straw hat in a field of yellow tulips",
     "two dogs play with a ball on the beach; the sun is low and the water shines",
     "a bowl of apples, pears and grapes on a wooden table beside a blue jug",
-    "街道上的一只黑猫", "山上的灯塔和大海",
-]  # fmt: skip
+    "街道上的一只黑猫",
+    "山上的灯塔和大海",
+]
 WORDS = "a an the of and in on with red blue old black small boat cat dog ##s sail light ##house table ,  . 灯 塔 大 海"
 LENGTH, POOLED_LENGTH = 40, 20
 
@@ -58,9 +70,16 @@ def folder(tmp_path_factory) -> Path:
     mt5.save_pretrained(folder / "mt5")
     bert.save_pretrained(folder / "mclip")
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES), model_prefix=str(folder / "mt5" / "spiece"), vocab_size=88,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, normalization_rule_name="nmt_nfkc", minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(SENTENCES),
+        model_prefix=str(folder / "mt5" / "spiece"),
+        vocab_size=88,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        normalization_rule_name="nmt_nfkc",
+        minloglevel=2,
+    )
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split()]
     (folder / "mclip" / "vocab.txt").write_text("\n".join(words) + "\n")
     return folder
@@ -170,8 +189,9 @@ def test_released_text_encoder_agrees(folder, prompts, dtype, tolerance, mask_pa
     t5_mask = t5_tokens["attention_mask"]
     embeds = torch_states(
         transformers.MT5EncoderModel.from_pretrained(folder / "mt5"),
-        t5_tokens["input_ids"], t5_mask if mask_padding else None,
-    )  # fmt: skip
+        t5_tokens["input_ids"],
+        t5_mask if mask_padding else None,
+    )
     bert = transformers.BertModel.from_pretrained(folder / "mclip")
     pooled = torch_states(bert, bert_tokens["input_ids"], bert_tokens["attention_mask"])[:, 0]
     cfg = TextConfig("t5_bert", LENGTH, mask_padding, str(folder), POOLED_LENGTH)

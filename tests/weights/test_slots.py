@@ -44,12 +44,19 @@ ABSTRACT = {
     "table": {"embedding": jax.ShapeDtypeStruct((24, 16), jnp.float32)},
     "bias": jax.ShapeDtypeStruct((2, 4, 3), jnp.float32),
 }
-SLOTS = {
-    f"block.{i}.{name}.weight": Slot(("blocks", "qk", "kernel"), (i, slice(None), part))
-    for i in range(2) for part, name in enumerate(("q", "k"))
-} | {f"block.{i}.norm.weight": Slot(("blocks", "norm", "scale"), (i,)) for i in range(2)} | {
-    "conv.weight": Slot(("conv", "kernel")), "table.weight": Slot(("table", "embedding")),
-} | {f"{name}.bias": Slot(("bias",), (part,)) for part, name in enumerate(("q", "k"))}  # fmt: skip
+SLOTS = (
+    {
+        f"block.{i}.{name}.weight": Slot(("blocks", "qk", "kernel"), (i, slice(None), part))
+        for i in range(2)
+        for part, name in enumerate(("q", "k"))
+    }
+    | {f"block.{i}.norm.weight": Slot(("blocks", "norm", "scale"), (i,)) for i in range(2)}
+    | {
+        "conv.weight": Slot(("conv", "kernel")),
+        "table.weight": Slot(("table", "embedding")),
+    }
+    | {f"{name}.bias": Slot(("bias",), (part,)) for part, name in enumerate(("q", "k"))}
+)
 TENSORS = (
     {f"block.{i}.{name}.weight": random(12, 16) for i in range(2) for name in ("q", "k")}
     | {f"block.{i}.norm.weight": random(16) for i in range(2)}
@@ -219,13 +226,21 @@ def test_a_loaded_linear_layer_and_convolution_compute_what_pytorch_defines():
     "specs",
     [
         {},
-        {("blocks", "qk", "kernel"): (None, "fsdp"), ("table", "embedding"): ("fsdp",), ("conv", "kernel"): (
-            None, None, None, "fsdp")},
-        {("blocks", "qk", "kernel"): (None, None, None, "fsdp"), ("conv", "kernel"): (None, None, ("data", "fsdp")),
-         ("table", "embedding"): ("data", "fsdp"), ("bias",): (None, "fsdp"), ("blocks", "norm", "scale"): ("data",)},
+        {
+            ("blocks", "qk", "kernel"): (None, "fsdp"),
+            ("table", "embedding"): ("fsdp",),
+            ("conv", "kernel"): (None, None, None, "fsdp"),
+        },
+        {
+            ("blocks", "qk", "kernel"): (None, None, None, "fsdp"),
+            ("conv", "kernel"): (None, None, ("data", "fsdp")),
+            ("table", "embedding"): ("data", "fsdp"),
+            ("bias",): (None, "fsdp"),
+            ("blocks", "norm", "scale"): ("data",),
+        },
         {("blocks", "qk", "kernel"): ("data", "fsdp"), ("table", "embedding"): (None, ("fsdp", "data"))},
     ],
-)  # fmt: skip
+)
 def test_sharded_parameters_equal_unsharded_ones(mesh, specs, pieces, monkeypatch):
     monkeypatch.setattr("nami_jax.weights.tensors.PIECE_ELEMENTS", pieces)
     expected = load_params(ABSTRACT, SLOTS, TENSORS)
