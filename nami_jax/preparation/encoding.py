@@ -28,7 +28,7 @@ class _Encoded(NamedTuple):
     latents: np.ndarray  # (h, w, C) bfloat16
 
 
-class Encoder:
+class RecordEncoder:
     """Collects pictures until there are enough of one shape to encode, then their captions, and hands on records.
 
     The order of records, and so the bytes of files, follow from the order of pictures alone.

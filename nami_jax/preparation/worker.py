@@ -18,7 +18,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from nami_jax.data.latents import DATA, Bucket, LatentSample, Shard, manifest_name
 from nami_jax.preparation import beam_files as files
-from nami_jax.preparation.encoding import Encoder, Picture
+from nami_jax.preparation.encoding import Picture, RecordEncoder
 from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
 from nami_jax.preparation.job import Job
 from nami_jax.preparation.pixels import fit_image, limit_pillow
@@ -51,7 +51,7 @@ def prepare_unit(fields: Sequence[Any], job: Job) -> tuple[int, int]:
     rejects: list[Reject] = []
     with files.scratch(job.out) as folder:
         shards = ShardWriter(job, unit, folder)
-        encoder = Encoder(job, shards.write)
+        encoder = RecordEncoder(job, shards.write)
         for result in pictures(job, unit):
             if isinstance(result, Reject):
                 rejects.append(result)
