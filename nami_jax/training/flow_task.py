@@ -33,7 +33,7 @@ from nami_jax.training.bridge_training import train_bridge
 from nami_jax.training.compilation import compile_steps, shapes_of
 from nami_jax.training.preview import make_preview
 from nami_jax.training.state import TrainState
-from nami_jax.training.task import Step, ready_splits
+from nami_jax.training.task import TrainStep, ready_splits
 
 
 class FlowTask:
@@ -135,7 +135,7 @@ class FlowTask:
         dtype = "float32" if self.cfg.model.lora_rank is None else self.cfg.model.dtype  # frozen ones need not be finer
         return load_base(self.cfg, dtype, lambda params: state_shardings(params, self.mesh))
 
-    def compile(self, state: TrainState, steps: range) -> Step:
+    def compile(self, state: TrainState, steps: range) -> TrainStep:
         """See `Task`: compiles every shape that is still to come now."""
         null, start = self.data.empty, steps.start - 1
         programs = compile_steps(self.cfg, self.mesh, state, null, start) if steps else {}

@@ -16,7 +16,7 @@ from nami_jax.data.tfds_builder import is_prepared
 from nami_jax.monitoring.watch import Views
 from nami_jax.training.state import TrainState
 
-Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]  # (state, batch) -> (state, metrics)
+TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]  # (state, batch) -> (state, metrics)
 
 
 class Task(Protocol):
@@ -100,7 +100,7 @@ class Task(Protocol):
         """Makes the state of a run that continues, of what its checkpoint holds."""
         ...
 
-    def compile(self, state: TrainState, steps: range) -> Step:
+    def compile(self, state: TrainState, steps: range) -> TrainStep:
         """Returns what makes the training steps `steps`; it donates the state that it is given."""
         ...
 

@@ -24,7 +24,7 @@ from nami_jax.training.autoencoder import reconstruction
 from nami_jax.training.autoencoder.perceptual import load_perceptual
 from nami_jax.training.autoencoder.review import make_preview, make_validation, with_unit_latents
 from nami_jax.training.state import TrainState
-from nami_jax.training.task import Step, ready_splits
+from nami_jax.training.task import TrainStep, ready_splits
 
 
 class Splits(NamedTuple):
@@ -108,7 +108,7 @@ class AutoencoderTask:
     def continued_state(self, items: Mapping[str, Any]) -> TrainState:  # noqa: D102
         return TrainState.from_items(items)
 
-    def compile(self, state: TrainState, steps: range) -> Step:
+    def compile(self, state: TrainState, steps: range) -> TrainStep:
         """See `Task`: there is one shape, compiled at the first step."""
         del state, steps
         step, vgg = reconstruction.make_train_step(self.cfg, self.mesh), self.vgg
