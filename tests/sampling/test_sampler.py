@@ -10,7 +10,7 @@ from nami_jax.config import ConfigError, SampleConfig
 from nami_jax.flow.stages import make_stages
 from nami_jax.models.bridge import Bridge
 from nami_jax.sampling.sampler import image_noise, jump, run_stage, sample_latents
-from tests.models.test_nami import awake
+from tests.models.test_nami import awake, velocity_of
 from tests.support.sizes import MODEL
 
 STAGES = make_stages(3)
@@ -48,8 +48,8 @@ def test_sampling_is_the_stages_one_after_another():
     for before, stage in zip((None, *STAGES), STAGES, strict=False):
         if before is not None:
             x = jump(x, image_noise(0, [0, 1], stage, (x.shape[1] * 2, x.shape[2] * 2, 3)), before, None)
-        velocity = model(
-            jnp.concatenate([x, x]), jnp.full(4, stage.time_start), *map(jnp.asarray, states), stage=stage.number
+        velocity = velocity_of(
+            model, jnp.concatenate([x, x]), jnp.full(4, stage.time_start), *map(jnp.asarray, states), stage=stage.number
         )
         x = x - (2 * velocity[:2] - velocity[2:])  # one Euler step over the whole stage, guidance 2
     np.testing.assert_allclose(latents, x, rtol=2e-4, atol=2e-4)
