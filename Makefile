@@ -31,6 +31,7 @@ READY := $(VENV)/.ready-$(ACCELERATOR)
 READY_PREPARE := $(VENV)/.ready-prepare
 READY_PLAN := $(VENV)/.ready-plan
 READY_DEV := $(VENV)/.ready-dev
+READY_TEST := $(READY_DEV) $(if $(findstring Linux x86_64,$(shell uname -sm)),$(READY_PLAN))
 READY_PARITY := $(VENV)/.ready-parity
 READY_LAUNCH := $(LAUNCH_VENV)/.ready
 TPU_COMPILER := $(VENV)/tpu_compiler
@@ -47,7 +48,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train sample prepare plan test parity launch-check lint format bench lock clean
+.PHONY: help train sample prepare plan test test-all parity launch-check lint format bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -65,7 +66,10 @@ prepare: $(READY_PREPARE)  ## encode images and captions of SOURCE for CONFIG, a
 plan: $(READY_PLAN)  ## plan a run of CONFIG on TOPOLOGY, e.g. v5e:16x16: memory, time and cost, without a TPU
 	PYTHONPATH="$(TPU_COMPILER)" $(BIN)/python -m nami_jax.plan --config "$(CONFIG)" --topology "$(TOPOLOGY)" $(ARGS)
 
-test: $(READY_DEV) $(if $(findstring Linux x86_64,$(shell uname -sm)),$(READY_PLAN))  ## run the test suite; ARGS="-k jump" picks tests
+test: $(READY_TEST)  ## run the tests but the slow ones: 10 minutes on two cores; ARGS="-k jump" picks tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(READY_TEST)  ## run all tests, as CI does
 	$(BIN)/python -m pytest $(ARGS)
 
 parity:  ## compare with transformers and diffusers, run live in an environment of their own (downloads torch)

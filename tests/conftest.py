@@ -16,6 +16,23 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # jax 0.10.2 hangs when it runs a program from the cache on several forced CPU devices.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
+# The files that take a minute and more, the longest first: begun late, one would keep a single core busy at the end.
+LONGEST = (
+    "faults/test_sigkill.py", "test_hosts.py", "faults/test_disk.py", "faults/test_signals.py",
+    "faults/test_two_hosts.py", "parallel/test_activations.py", "test_finetune.py", "sampling/test_pipeline.py",
+    "test_train.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first; each keeps its own order."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0].removeprefix("tests/")
+        return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_of_one_file():

@@ -98,6 +98,7 @@ def test_the_first_host_alone_speaks_for_the_run(two_hosts):
     assert "validation" not in second
 
 
+@pytest.mark.slow
 def test_when_a_host_dies_the_other_stops_with_a_reason_and_both_continue(config_file, tmp_path):
     flags = [*FLAGS, "--config.train.steps=100000", "--config.train.checkpoint_every=5", *QUIET]
     hosts = start_hosts(config_file, tmp_path, flags, hosts=2, devices=4)
@@ -132,6 +133,7 @@ def wait_for(path, hosts, seconds=240):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_run_goes_from_two_hosts_to_four_devices_to_one(two_hosts, one_host, cfg, tmp_path):
     workdir = shutil.copytree(two_hosts[0], tmp_path / "run")
     train(cfg, workdir, jax.devices()[:4], stop_after=9)

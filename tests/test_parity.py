@@ -11,7 +11,7 @@ VECTORS = GOLDEN / "nami_tiny"
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((str(VECTORS),), 0, "cpu: 0 vectors above 2e-05"),
+        pytest.param((str(VECTORS),), 0, "cpu: 0 vectors above 2e-05", marks=pytest.mark.slow),
         ((str(VECTORS), "--tolerance=1e-12"), 1, "sample.final_latents  ABOVE THE TOLERANCE"),
         (("nowhere",), 1, "error: nowhere: config.json"),
     ],

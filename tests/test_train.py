@@ -99,6 +99,7 @@ def test_validation_batch_that_devices_cannot_share_is_named(data_dir, tmp_path)
         train(card_config(data_dir, train={"eval_batch": 6}), tmp_path)
 
 
+@pytest.mark.slow
 def test_run_on_eight_devices_continues_on_one(whole_run, data_dir, tmp_path):
     train(card_config(data_dir, mesh={"fsdp": 2}), tmp_path, stop_after=6)
     found = numbers(train(card_config(data_dir), tmp_path, ONE_DEVICE))

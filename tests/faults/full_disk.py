@@ -1,4 +1,4 @@
-"""Fills the disk beneath a run: `python -m tests.faults.full_disk ACTION DISK FOLDER`.
+"""Fills the disk beneath a run: `python -m tests.faults.full_disk ACTION DISK FOLDER [POINTS]`.
 
 DISK is a small file system, FOLDER has room for what does not belong on it. What happened is checked by `test_disk`,
 from the lines of JSON that are printed here.
@@ -53,14 +53,14 @@ def pages(folder: pathlib.Path) -> int:
     return sum(path.stat().st_blocks * 512 // PAGE for path in folder.rglob("*"))
 
 
-def save(disk: pathlib.Path, folder: pathlib.Path) -> None:
-    """Runs out of space at eight points of a run's beginning and its saves, and continues when there is some again."""
+def save(disk: pathlib.Path, folder: pathlib.Path, points: str) -> None:
+    """Runs out of space at points of a run's beginning and its saves, and continues when there is some again."""
     mute_orbax()
     cfg = small_config(folder / "data", checkpoint_every=1, keep_checkpoints=3)
     whole, workdir = numbers(train(cfg, folder / "whole", stop_after=4)), disk / "run"
     train(cfg, disk / "begun", stop_after=2)
     size = pages(disk / "begun" / "checkpoints" / "2")
-    for free in np.linspace(1, 2.8 * size, 8, dtype=int):
+    for free in np.linspace(1, 2.8 * size, int(points), dtype=int):
         shutil.copytree(disk / "begun", workdir)
         with Ballast(disk, int(free)):
             failure = failure_of(lambda: train(cfg, workdir, stop_after=4))
@@ -102,4 +102,4 @@ def events(disk: pathlib.Path, folder: pathlib.Path) -> None:
 
 if __name__ == "__main__":
     actions = {"save": save, "command": command, "events": events}
-    actions[sys.argv[1]](*map(pathlib.Path, sys.argv[2:]))
+    actions[sys.argv[1]](*map(pathlib.Path, sys.argv[2:4]), *sys.argv[4:])

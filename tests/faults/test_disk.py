@@ -19,9 +19,9 @@ def disk(tmp_path):
     return folder
 
 
-def fill(action, disk):
+def fill(action, disk, *arguments):
     """Runs an action of `full_disk` on a small disk; returns what it reports and all else that it prints."""
-    command = [sys.executable, "-m", "tests.faults.full_disk", action, str(disk), str(disk.parent)]
+    command = [sys.executable, "-m", "tests.faults.full_disk", action, str(disk), str(disk.parent), *arguments]
     run = subprocess.run(
         mounted(disk, "size=20m", command), env=environment(disk.parent / "cache"), cwd=ROOT, capture_output=True,
         text=True, timeout=600,
@@ -31,9 +31,10 @@ def fill(action, disk):
     return [json.loads(line) for line in lines if line.startswith("{")], run.stderr
 
 
-def test_wherever_space_ends_the_error_is_clear_and_nothing_older_is_lost(disk):
-    reports, _ = fill("save", disk)
-    assert len(reports) == 8
+@pytest.mark.parametrize("points", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_wherever_space_ends_the_error_is_clear_and_nothing_older_is_lost(disk, points):
+    reports, _ = fill("save", disk, str(points))
+    assert len(reports) == points
     for report in reports:
         assert report["error"] == "CheckpointError", report
         assert f"{disk}/run/checkpoints: saving failed, the disk is full" in report["message"]
@@ -46,6 +47,7 @@ def test_wherever_space_ends_the_error_is_clear_and_nothing_older_is_lost(disk):
     assert {report["newest"] for report in reports} == {2, 3}
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_an_error_and_no_traceback_and_then_continues(disk):
     reports, _ = fill("command", disk)
     output = {report["name"]: report["output"] for report in reports}

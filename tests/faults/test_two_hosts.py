@@ -56,11 +56,13 @@ def test_a_signal_to_one_host_stops_both_after_the_same_step(commands, workdir):
     assert stop_one(commands, workdir, "4/100000") >= 4
 
 
+@pytest.mark.slow
 def test_a_signal_before_a_continued_run_makes_a_step_stops_both_after_the_first(commands, workdir):
     first = newest(workdir)
     assert stop_one(commands, workdir, "compiling:") == first + 1
 
 
+@pytest.mark.slow
 def test_an_error_that_the_first_host_alone_meets_ends_both(commands, tmp_path):
     flags = ["--config.data.data_dir=/proc/none"]  # where it cannot build the data; the other waits for them
     hosts = start_hosts(commands.config, tmp_path / "run", flags, hosts=2, devices=1)
@@ -69,6 +71,7 @@ def test_an_error_that_the_first_host_alone_meets_ends_both(commands, tmp_path):
     assert "error: data: process 0 failed; see its output." in printed[1]
 
 
+@pytest.mark.slow
 def test_an_error_that_one_host_meets_later_ends_the_other_within_a_minute(commands, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "events").touch()  # where the first host needs a folder
@@ -88,6 +91,7 @@ def test_an_error_that_one_host_meets_later_ends_the_other_within_a_minute(comma
     print(f"the other host ended {seconds:.0f} s after the error")
 
 
+@pytest.mark.slow
 def test_a_file_that_one_host_alone_reads_makes_both_use_the_checkpoint_before(commands, workdir):
     first = newest(workdir)
     run_hosts(commands, workdir, f"--stop_after={first + 1}")

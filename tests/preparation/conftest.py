@@ -35,7 +35,7 @@ def autoencoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def latent_config(autoencoder_folder: Path) -> Config:
     """A run on latents of two buckets, not prepared yet."""
     return make_config(
-        model={"channels": 4, "text_dim": 384, "pooled_dim": 384},
+        model={"channels": 4, "double_blocks": 0, "stage_single_blocks": (1, 1, 1), "text_dim": 384, "pooled_dim": 384},
         data={"prepared": "to be set", "buckets": (SQUARE, WIDE), "caption_templates": ("{}", "a {}")},
         autoencoder={"folder": str(autoencoder_folder), "downscale": 2},
     )

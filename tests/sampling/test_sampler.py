@@ -11,7 +11,7 @@ from nami_jax.flow.stages import make_stages
 from nami_jax.flow.transition import Bridged, Renoise
 from nami_jax.models.bridge import Bridge
 from nami_jax.sampling.sampler import Networks, Request, image_noise, make_sampler, run_stage
-from tests.models.test_nami import awake
+from tests.models.test_nami import awake, velocity_of
 from tests.support.sizes import MODEL
 
 STAGES = make_stages(3)
@@ -58,8 +58,8 @@ def test_sampling_is_the_stages_one_after_another():
         if before is not None:
             noise = image_noise(0, [0, 1], stage, (x.shape[1] * 2, x.shape[2] * 2, 3))
             x = networks.transition(x, noise, before)
-        velocity = model(
-            jnp.concatenate([x, x]), jnp.full(4, stage.time_start), *map(jnp.asarray, states), stage=stage.number
+        velocity = velocity_of(
+            model, jnp.concatenate([x, x]), jnp.full(4, stage.time_start), *map(jnp.asarray, states), stage=stage.number
         )
         x = x - (2 * velocity[:2] - velocity[2:])  # one Euler step over the whole stage, guidance 2
     np.testing.assert_allclose(latents, x, rtol=2e-4, atol=2e-4)

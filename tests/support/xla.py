@@ -1,7 +1,7 @@
 """How XLA compiles in tests, and in the processes that they start: as fast as it can."""
 
-# Without LLVM's optimisation, and with the loops that XLA wrote before its fusion emitters, which send every loop through
-# MLIR's passes: a test compiles in less than half of the time, and rounds as well.
+# Without LLVM's optimisation, and with the loops from before XLA's fusion emitters, which take every loop through MLIR
+# first: a test compiles in less than half of the time, and rounds as well.
 FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
