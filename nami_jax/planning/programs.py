@@ -11,21 +11,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.stages import Lowered
 
 from nami_jax.config import Config
-from nami_jax.flow.transition import make_transition
-from nami_jax.models.bridge import bridge_structure
-from nami_jax.models.nami import abstract_model
-from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import BATCH, batch_parts
-from nami_jax.sampling.sampler import Guidance, Networks, StageProgram, make_sampler, run_stage
+from nami_jax.sampling.sampler import Guidance, StageProgram, run_stage
 from nami_jax.text.caption_table import TextStates
 from nami_jax.training.compilation import BatchShapes, abstract_batch
+from nami_jax.training.flow_parts import flow_parts
 from nami_jax.training.state import TrainState
-from nami_jax.training.step import abstract_state, make_train_step, sampling_weights
+from nami_jax.training.step import abstract_state, make_train_step
 
 
 def run_state(cfg: Config, mesh: Mesh) -> TrainState:
@@ -57,7 +53,7 @@ def preview_images(cfg: Config, mesh: Mesh) -> int:
 
 def stage_tracers(cfg: Config, mesh: Mesh, images: int) -> list[Callable[[], Lowered]]:
     """Returns what traces each stage of drawing `images` pictures of data.side x data.side by a run's EMA."""
-    sampler = make_sampler(cfg.model, cfg.flow.sigma_ends, MeshLayout(mesh))
+    sampler = flow_parts(cfg, mesh).sampler
     side = cfg.data.side // cfg.autoencoder.downscale
     latents = [
         jax.ShapeDtypeStruct((images, *shape), jnp.float32, sharding=NamedSharding(mesh, BATCH))
@@ -65,7 +61,7 @@ def stage_tracers(cfg: Config, mesh: Mesh, images: int) -> list[Callable[[], Low
     ]
 
     def trace(program: StageProgram, grid: Any) -> Lowered:
-        networks, at = sampling_networks(cfg, mesh), program.stage.number - 1
+        networks, at = flow_parts(cfg, mesh).networks(run_state(cfg, mesh)), program.stage.number - 1
         x = latents[at] if program.before is None else latents[at - 1]
         noise = latents[at] if program.before is not None and networks.transition.needs_noise else None
         embeds, pooled = (
@@ -75,11 +71,3 @@ def stage_tracers(cfg: Config, mesh: Mesh, images: int) -> list[Callable[[], Low
         return run_stage.lower(program, networks, x, noise, guidance, grid)
 
     return [functools.partial(trace, program, grid) for program, grid in sampler.programs(cfg.sample)]
-
-
-def sampling_networks(cfg: Config, mesh: Mesh) -> Networks:
-    """Returns a run's EMA network and its transition, with ShapeDtypeStructs for parameters."""
-    state = run_state(cfg, mesh)
-    structure = bridge_structure(cfg) if cfg.sample.transition == "bridge" else None
-    bridge = None if structure is None else nnx.merge(structure, state.bridge)
-    return Networks(nnx.merge(abstract_model(cfg.model)[0], sampling_weights(state)), make_transition(bridge))

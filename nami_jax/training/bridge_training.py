@@ -15,12 +15,12 @@ from tqdm import tqdm
 from nami_jax.config import Config
 from nami_jax.data.examples import ExampleSource
 from nami_jax.data.loader import Batch, train_loader
-from nami_jax.flow.stages import make_stages
 from nami_jax.flow.transition import Bridged
-from nami_jax.models.bridge import bridge_structure, new_bridge
+from nami_jax.models.bridge import new_bridge
 from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.parallel.processes import is_main
 from nami_jax.parallel.sharding import BATCH, host_shard, shard_batch
+from nami_jax.training.flow_parts import flow_parts
 from nami_jax.training.loss import transition_loss
 
 RATE = "bridge.learning_rate"
@@ -80,8 +80,8 @@ def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, np.uint32],
     () uint32 alone.
     """
     stages, graphdef, optimizer = (
-        make_stages(cfg.model.num_stages, cfg.flow.sigma_ends),
-        bridge_structure(cfg),
+        flow_parts(cfg, mesh).stages,
+        flow_parts(cfg, mesh).bridge,
         _optimizer(cfg),
     )
     assert graphdef is not None

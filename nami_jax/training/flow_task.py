@@ -10,7 +10,6 @@ from typing import Any
 
 import grain
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from nami_jax.autoencoder.codec import Autoencoder
@@ -20,19 +19,18 @@ from nami_jax.config import Config, fixed_fields, require
 from nami_jax.data.examples import Data, open_data
 from nami_jax.data.latents import SPLITS, PreparedLatents
 from nami_jax.data.loader import Batch, eval_batches, train_loader
-from nami_jax.flow.transition import make_transition
-from nami_jax.models.bridge import bridge_structure
 from nami_jax.monitoring.flops import step_flops
 from nami_jax.monitoring.metrics import bar_text
 from nami_jax.monitoring.watch import Views
-from nami_jax.parallel.activations import MeshLayout, require_layout
+from nami_jax.parallel.activations import require_layout
 from nami_jax.parallel.sharding import host_shard, make_mesh, require_divisible, shard_batch, state_shardings
 from nami_jax.text.caption_table import encoder_widths
 from nami_jax.training import step as flow_step
 from nami_jax.training.bridge_training import train_bridge
 from nami_jax.training.compilation import compile_steps, shapes_of
+from nami_jax.training.flow_parts import FlowParts, flow_parts
 from nami_jax.training.preview import make_preview
-from nami_jax.training.state import TrainState
+from nami_jax.training.state import TrainState, sampling_weights
 from nami_jax.training.task import TrainStep, ready_splits
 
 
@@ -52,6 +50,11 @@ class FlowTask:
     def mesh(self) -> Mesh:  # noqa: D102
         self._mesh = self._mesh or make_mesh(self.cfg.mesh, self._devices)
         return self._mesh
+
+    @property
+    def parts(self) -> FlowParts:
+        """Network, stages, transition, optimizer, layout and sampler of the run."""
+        return flow_parts(self.cfg, self.mesh)
 
     @functools.cached_property
     def codec(self) -> Autoencoder | None:
@@ -147,23 +150,21 @@ class FlowTask:
     def views(self, folder: Path) -> Views:
         """See `Task`: rates, validation losses and sample grids."""
         cfg = self.cfg
-        structure = bridge_structure(cfg) if cfg.sample.transition == "bridge" else None
         decode = self.codec.decode if self.codec else np.asarray
-        preview = make_preview(cfg, self.data, decode, folder, MeshLayout(self.mesh))
+        preview = make_preview(cfg, self.data, decode, folder, self.parts.sampler)
 
         def scalars(summary: Mapping[str, float]) -> dict[str, float]:
             del summary
             return {"corrupt_images": sum(source.num_corrupt for source in self.data.train)}
 
         def draw(state: TrainState, step: int) -> Path:
-            bridge = None if structure is None else nnx.merge(structure, state.bridge)
-            return preview(flow_step.sampling_weights(state), make_transition(bridge), step)
+            return preview(self.parts.networks(state), step)
 
         return Views(scalars, bar_text, self.validate, draw)
 
     def validate(self, state: TrainState) -> dict[str, float]:
         """Returns the mean loss of each stage over the held-out split, with the same draws each time."""
-        losses, params = [], flow_step.sampling_weights(state)
+        losses, params = [], sampling_weights(state)
         eval_step = flow_step.make_eval_step(self.cfg, self.mesh)
         for i, batch in enumerate(eval_batches(self.data.held_out, self.cfg, host_shard(self.mesh))):
             batch = shard_batch(batch, self.mesh)

@@ -2,21 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from flax import nnx
 from PIL import Image
 
 from nami_jax.config import Config
 from nami_jax.data.examples import Data, Example, ExampleSource
 from nami_jax.data.images import to_stage
-from nami_jax.flow.transition import Transition
-from nami_jax.models.layout import Layout
-from nami_jax.models.nami import abstract_model
 from nami_jax.parallel.processes import is_main
 from nami_jax.sampling.pictures import grid, save_png, stack, to_images
-from nami_jax.sampling.sampler import Networks, Request, make_sampler
+from nami_jax.sampling.sampler import Networks, Request, Sampler
 from nami_jax.text.caption_table import TextStates
 
 Decode = Callable[[np.ndarray], np.ndarray]  # latents (B, h, w, C) -> pixels (B, H, W, 3) in [-1, 1]
@@ -30,9 +26,9 @@ class Panel(NamedTuple):
 
 
 def make_preview(
-    cfg: Config, data: Data, decode: Decode, folder: Path, layout: Layout
-) -> Callable[[Any, Transition, int], Path]:
-    """Returns (parameters, transition, step) -> path of a grid: training and held-out captions, originals over samples.
+    cfg: Config, data: Data, decode: Decode, folder: Path, sampler: Sampler
+) -> Callable[[Networks, int], Path]:
+    """Returns (networks, step) -> path of a grid: training and held-out captions, originals over samples.
 
     Args:
         cfg: the run; `train.sample_images` training captions and a third as many held-out ones, evenly spaced in the
@@ -40,7 +36,7 @@ def make_preview(
         data: what the run trains on.
         decode: makes pixels of the model's latents; the identity for a model of pixels.
         folder: where the grids go.
-        layout: how the sampled network is spread over devices.
+        sampler: of the networks.
     """
     train, held_out = _same_size(data)
     panels = [_panel("training captions", train, cfg.train.sample_images)]
@@ -50,12 +46,10 @@ def make_preview(
     captions = [example.caption for example in examples]
     text = TextStates(np.stack([v.embeds for v in examples]), np.stack([v.pooled for v in examples]))
     latents = to_stage(np.stack([v.image for v in examples]), 1)
-    originals, graphdef = to_images(decode(latents)), abstract_model(cfg.model)[0]
-    sampler = make_sampler(cfg.model, cfg.flow.sigma_ends, layout)
+    originals = to_images(decode(latents))
     request = Request(latents.shape[1], latents.shape[2], cfg.train.seed, range(len(captions)))
 
-    def preview(params: Any, transition: Transition, step: int) -> Path:
-        networks = Networks(nnx.merge(graphdef, params), transition)
+    def preview(networks: Networks, step: int) -> Path:
         drawn = sampler(networks, text, data.empty, cfg.sample, request)
         path = folder / f"step_{step:07d}.png"
         about = {"captions": captions, "step": step, "seed": cfg.train.seed, "steps": cfg.sample.steps}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from nami_jax.config import TrainConfig
+from nami_jax.models import lora
 
 TRAIN_PARTS = ("params", "opt", "step", "key")  # what resuming needs and sampling does not
 
@@ -51,6 +52,11 @@ class TrainState:
     def from_items(cls, items: Mapping[str, Any], frozen: Any = None) -> Self:
         """Undoes `items`."""
         return cls(**items["train"], ema=items["ema"], frozen=frozen or {}, bridge=items.get("bridge", {}))
+
+
+def sampling_weights(state: TrainState) -> Any:
+    """Returns the network's parameters to validate and sample with: the EMA, with what is not trained."""
+    return lora.join(state.ema, state.frozen)
 
 
 class Optimizer(NamedTuple):

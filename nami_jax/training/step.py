@@ -13,14 +13,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import Config
 from nami_jax.data.loader import Batch
-from nami_jax.flow.stages import make_stages
 from nami_jax.flow.transition import Bridged
 from nami_jax.models import lora
-from nami_jax.models.bridge import bridge_structure, new_bridge
-from nami_jax.models.nami import Nami, abstract_model
-from nami_jax.parallel.activations import MeshLayout
+from nami_jax.models.bridge import new_bridge
+from nami_jax.models.nami import Nami
 from nami_jax.parallel.sharding import BATCH, state_shardings
 from nami_jax.text.caption_table import TextStates
+from nami_jax.training.flow_parts import flow_parts
 from nami_jax.training.loss import StageDraws, by_quartile, draw, stage_losses, start_after
 from nami_jax.training.state import TrainState, advance, make_optimizer
 
@@ -67,11 +66,6 @@ def _new_state(cfg: Config, base: Any, bridge: Any) -> TrainState:
     return TrainState.begin(params, make_optimizer(cfg.train).transform.init(params), key, frozen=frozen, bridge=bridge)
 
 
-def sampling_weights(state: TrainState) -> Any:
-    """Returns the network's parameters to validate and sample with: the EMA, with what is not trained."""
-    return lora.join(state.ema, state.frozen)
-
-
 @functools.cache
 def make_train_step(
     cfg: Config, mesh: Mesh
@@ -86,7 +80,8 @@ def make_train_step(
         cfg: the run.
         mesh: as `sharding.make_mesh` arranges it.
     """
-    optimizer, stage_parts = make_optimizer(cfg.train), _stage_loss(cfg, mesh, cfg.train.caption_dropout)
+    optimizer = flow_parts(cfg, mesh).optimizer
+    stage_parts = _stage_loss(cfg, mesh, cfg.train.caption_dropout)
 
     def step(state, batch, null):
         def loss_fn(params, key):
@@ -125,12 +120,12 @@ def _stage_loss(
     cfg: Config, mesh: Mesh, caption_dropout: float
 ) -> Callable[..., Iterator[tuple[jax.Array, StageDraws]]]:
     """Returns (params, bridge, batch, null, key) -> each stage's losses (B_k,) and what was drawn for them."""
-    stages = make_stages(cfg.model.num_stages, cfg.flow.sigma_ends)
-    graphdef, bridge_graphdef, layout = abstract_model(cfg.model)[0], bridge_structure(cfg), MeshLayout(mesh)
+    parts = flow_parts(cfg, mesh)
+    stages, layout = parts.stages, parts.layout
 
     def losses(params, bridge, batch, null, key):
-        model = nnx.merge(graphdef, params)
-        learned = None if bridge_graphdef is None else Bridged(nnx.merge(bridge_graphdef, bridge))
+        model = nnx.merge(parts.structure, params)
+        learned = None if parts.bridge is None else Bridged(nnx.merge(parts.bridge, bridge))
         for before, stage, part in zip((None, *stages[:-1]), stages, batch, strict=True):
             draws = draw(jax.random.fold_in(key, stage.number), part.images.shape, cfg.flow, caption_dropout)
             start = None

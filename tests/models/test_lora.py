@@ -11,7 +11,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from nami_jax.models import lora
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.parallel.sharding import make_mesh, shard_batch
-from nami_jax.training.step import init_state, make_train_step, sampling_weights
+from nami_jax.training.state import sampling_weights
+from nami_jax.training.step import init_state, make_train_step
 from tests.support.sizes import MODEL, make_config
 from tests.training.test_step import NULL, batches
 
