@@ -18,8 +18,8 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 # The files that take a minute and more, the longest first: begun late, one would keep a single core busy at the end.
 LONGEST = (
-    "faults/test_sigkill.py", "test_hosts.py", "faults/test_disk.py", "faults/test_signals.py",
-    "faults/test_two_hosts.py", "parallel/test_activations.py", "test_finetune.py", "sampling/test_pipeline.py",
+    "faults/test_sigkill.py", "runs/test_hosts.py", "faults/test_disk.py", "faults/test_signals.py",
+    "faults/test_two_hosts.py", "parallel/test_activations.py", "runs/test_finetune.py", "sampling/test_pipeline.py",
     "test_train.py",
 )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The package's imports point downwards only, and importing it does nothing."""
 
 import ast
+import collections
 import graphlib
 import os
 import pathlib
@@ -17,6 +18,9 @@ FOLDERS = (
     "preparation planning host_checks"
 ).split()
 APART = {"flow", "models"}  # neither imports the other
+PUBLIC_API = {"nami_jax.sampling.pipeline"}  # what a user calls by keyword
+# What is tested beside the package, and what several of its modules do together.
+OTHER_TESTS = {"benchmarks", "faults", "launch", "live", "runs", "test_layout.py"}
 
 IMPORT_ALL = """
 import importlib, sys
@@ -76,6 +80,53 @@ def test_imports_point_downwards():
         if target != PACKAGE and rank[folder(target)] > rank[folder(module)]
     }
     assert not upward
+
+
+def test_no_two_modules_have_one_name():
+    names = collections.Counter(path.stem for path in (ROOT / PACKAGE).rglob("*.py") if path.stem != "__init__")
+    assert not [name for name, count in names.items() if count > 1]
+
+
+def test_no_two_public_classes_have_one_name():
+    names = collections.Counter(
+        node.name
+        for tree in TREES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert not [name for name, count in names.items() if count > 1]
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    found = function.args
+    named = [arg.arg for arg in (*found.posonlyargs, *found.args, *found.kwonlyargs) if arg.arg not in ("self", "cls")]
+    return named + [arg.arg for arg in (found.vararg, found.kwarg) if arg is not None]
+
+
+def test_functions_have_at_most_seven_parameters_outside_the_public_api():
+    long = {
+        f"{module}: {node.name} has {len(parameters(node))}"
+        for module, tree in TREES.items()
+        if module not in PUBLIC_API
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and len(parameters(node)) > 7
+    }
+    assert not long
+
+
+def test_the_formatter_lays_out_all_code():
+    assert not [path for path in (ROOT / PACKAGE).rglob("*.py") if "fmt: skip" in path.read_text()]
+
+
+def test_tests_mirror_the_package():
+    modules = {path.relative_to(ROOT / PACKAGE) for path in (ROOT / PACKAGE).rglob("*.py")}
+    stray = {
+        str(test)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if (test := path.relative_to(ROOT / "tests")).parts[0] not in OTHER_TESTS
+        and test.parent / test.name.removeprefix("test_") not in modules
+    }
+    assert not stray
 
 
 def test_flow_and_models_stand_apart():

@@ -1,7 +1,7 @@
 """Trained weights from disk: of a training run, to sample from or to export, and of a release, to fine-tune."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +14,9 @@ from nami_jax.config import Config, ConfigError, ModelConfig, require
 from nami_jax.models import lora
 from nami_jax.models.bridge import AnyBridge, bridge_structure, new_bridge
 from nami_jax.models.nami import Nami, abstract_model
-from nami_jax.weights import open_tensors
+from nami_jax.weights import Shardings, open_tensors
 from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, read_pipeline_config
 from nami_jax.weights.nami_keys import load_bridge, load_nami
-
-Shardings = Callable[[Any], Any]  # abstract parameters -> their shardings
 
 
 class Run(NamedTuple):

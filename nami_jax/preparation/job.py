@@ -44,7 +44,7 @@ class Job:
     out: str
     options: Options
 
-    def networks(self) -> "Networks":
+    def networks(self) -> "Encoders":
         """Returns autoencoder and text encoder, loaded once in each process.
 
         Raises:
@@ -79,7 +79,7 @@ class Job:
         )
 
 
-class Networks(NamedTuple):
+class Encoders(NamedTuple):
     """What turns images and captions into what is stored."""
 
     autoencoder: Autoencoder
@@ -95,5 +95,5 @@ _LOADING = threading.Lock()
 
 
 @functools.cache
-def _load(autoencoder: AutoencoderConfig, model: ModelConfig, text: TextConfig) -> Networks:
-    return Networks(Autoencoder.from_config(autoencoder, model), load_text_encoder(text, dtype=jnp.dtype(model.dtype)))
+def _load(autoencoder: AutoencoderConfig, model: ModelConfig, text: TextConfig) -> Encoders:
+    return Encoders(Autoencoder.from_config(autoencoder, model), load_text_encoder(text, dtype=jnp.dtype(model.dtype)))

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nami_jax.autoencoder.codec import Autoencoder
-from nami_jax.checkpoints.runs import Shardings, load_run
+from nami_jax.checkpoints.runs import load_run
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, PipelineConfig, SampleConfig, nearest, require
 from nami_jax.flow.transition import Transition, make_transition
 from nami_jax.models.bridge import AnyBridge
@@ -24,7 +24,7 @@ from nami_jax.parallel.sharding import make_mesh, state_shardings
 from nami_jax.sampling.pictures import to_images
 from nami_jax.sampling.sampler import Networks, Request, make_sampler
 from nami_jax.text.caption_table import TextEncoder, TextStates, load_text_encoder
-from nami_jax.weights import open_tensors
+from nami_jax.weights import Shardings, open_tensors
 from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, read_pipeline_config
 from nami_jax.weights.nami_keys import load_bridge, load_nami
 

@@ -18,7 +18,7 @@ from nami_jax.models.bert import Bert
 from nami_jax.models.t5 import T5Encoder
 from nami_jax.text.encoder_files import minilm_folder, read_config, released_folders
 from nami_jax.text.tokens import Tokenizer, Tokens, bert_tokenizer, t5_tokenizer
-from nami_jax.weights import open_tensors
+from nami_jax.weights import Shardings, open_tensors
 from nami_jax.weights.bert_keys import load_bert, read_bert_config
 from nami_jax.weights.t5_keys import load_t5, read_t5_config
 
@@ -27,8 +27,6 @@ MINILM_SHORTEST, T5_SHORTEST = 8, 32
 # A few prompts of a user, and the captions of a data set; mT5-XXL is large enough to give a prompt and its negative one
 # a shape of their own.
 MINILM_BATCHES, T5_BATCHES = (8, 32), (2, 8, 32)
-
-Shardings = Callable[[Any], Any]  # abstract parameters (nested dicts) -> their shardings in the same structure
 
 
 class TextStates(NamedTuple):

@@ -5,6 +5,7 @@ to our parameters; loading and exporting both walk it.
 """
 
 from nami_jax.weights.slots import (
+    Shardings,
     Slot,
     differences,
     expected_shapes,
@@ -29,6 +30,7 @@ from nami_jax.weights.tensors import (
 
 __all__ = [
     "SHARD_BYTES",
+    "Shardings",
     "Slot",
     "StoredTensor",
     "Tensor",

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from nami_jax.weights.tensors import Tensor, TensorShapes, WeightsError, row_pieces
 
 ParamPath = tuple[Any, ...]
+Shardings = Callable[[Any], Any]  # abstract parameters (nested dicts) -> their shardings in the same structure
 Members = list[tuple["Slot", Tensor]]  # the tensors that lie in one of our parameters
 TILE = 16  # rows turned at once: they and their columns stay in the processor's cache
 ALIGNMENT = 64  # bytes
@@ -89,7 +90,7 @@ def load_module(
     tensors: Mapping[str, Tensor],
     *,
     param_dtype: jax.typing.DTypeLike = jnp.float32,
-    shardings: Callable[[Any], Any] | None = None,
+    shardings: Shardings | None = None,
     unused: Collection[str] = (),
 ) -> Any:
     """Builds a network around released weights, without drawing random ones first.
