@@ -16,6 +16,7 @@ from nami_jax.host_checks.run_checks import check_data
 from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from nami_jax.preparation.job import Options
 from nami_jax.preparation.orchestration import prepare
+from nami_jax.training.flow_task import FlowTask
 from tests.preparation.conftest import png, write_lines
 from tests.support.runs import train
 
@@ -60,7 +61,7 @@ def test_samples_are_decoded_at_any_shape_that_the_stages_take(run):
 
 def test_preflight_reads_every_bucket(prepared):
     facts = {}
-    finding = check_data(prepared, facts)
+    finding = check_data(FlowTask(prepared, ONE_DEVICE), facts)
     counts = facts["samples"]["train"]
     assert finding.status == "ok"
     assert finding.text.startswith(f"{sum(json.loads(counts))} samples to train on; reads ")
