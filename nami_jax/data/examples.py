@@ -9,7 +9,8 @@ import numpy as np
 from nami_jax.config import Config
 from nami_jax.data.captioned_images import CaptionedImages, Sample, all_captions, open_source
 from nami_jax.data.latents import BucketSource, PreparedLatents
-from nami_jax.text.caption_table import TextStates, TextTable, encode_captions
+from nami_jax.text.caption_table import TextTable, encode_captions
+from nami_jax.text.encoders import TextStates
 
 
 class Example(NamedTuple):

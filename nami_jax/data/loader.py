@@ -17,7 +17,7 @@ from nami_jax.config import Config
 from nami_jax.data.examples import Example, ExampleSource
 from nami_jax.data.images import to_stage
 from nami_jax.parallel.host_shard import WHOLE, HostShard
-from nami_jax.text.caption_table import TextStates
+from nami_jax.text.encoders import TextStates
 
 
 @jax.tree_util.register_dataclass

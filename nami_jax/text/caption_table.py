@@ -15,20 +15,9 @@ from tqdm import tqdm
 
 from nami_jax.config import ConfigError, TextConfig
 from nami_jax.files.disk import is_full, written_whole
-from nami_jax.text.encoder_files import encoder_id, encoder_widths
+from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
 from nami_jax.weights import Shardings
-
-__all__ = [
-    "TextEncoder",
-    "TextStates",
-    "TextTable",
-    "encode_captions",
-    "encoder_id",
-    "encoder_widths",
-    "load_text_encoder",
-    "table_key",
-]
 
 CAPTIONS_AT_ONCE = 256  # encoded between two writes and two ticks of the progress bar
 
