@@ -50,7 +50,7 @@ def test_a_plan_for_tpus_that_are_not_here():
         (["--topology=host", "--mfu=40"], "error: mfu = 40.0: must be above 0 and at most 1. Set e.g. 0.4."),
         (
             ["--topology=host", "--config=configs/autoencoder_emoji.py"],
-            "error: config.task = 'autoencoder': plans are for flows.",
+            "error: config.task = 'autoencoder': only a flow can be planned.",
         ),
     ],
 )

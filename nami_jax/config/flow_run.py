@@ -18,6 +18,7 @@ from nami_jax.config.sections import (
 )
 from nami_jax.config.settings import Positive, Settings, Share, field, require, settings
 
+TASK = "flow"  # of a config that names none
 LearningRate = Annotated[float, pydantic.Field(gt=0)]
 
 
