@@ -35,7 +35,7 @@ def test_unknown_topologies_are_refused_with_examples(topology, rule):
 
 def test_missing_libtpu_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install libtpu"):
+    with pytest.raises(ModuleNotFoundError, match="pip install the libtpu"):
         find_hardware("v5e:2x2")
 
 

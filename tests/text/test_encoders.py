@@ -232,7 +232,7 @@ def test_tokeniser_of_another_network_is_refused(tmp_path, release):
 
 
 def test_pooled_window_beyond_the_positions_of_bert_is_refused(release):
-    with pytest.raises(ConfigError, match=r"text\.pooled_length = 17: the BERT in .* knows 16 positions"):
+    with pytest.raises(ConfigError, match=r"text\.pooled_length = 17: the BERT in .* has 16 positions"):
         load_text_encoder(text_config(release, pooled_length=17))
 
 

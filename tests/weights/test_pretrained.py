@@ -33,7 +33,7 @@ def test_sizes_are_picked_out_and_the_rest_is_ignored():
 
 @pytest.mark.parametrize("width", [0, -2, 2.0, True, "2", None])
 def test_what_is_no_positive_integer_is_no_size(width):
-    with pytest.raises(WeightsError, match=r"width = .*: must be an integer above 0\. Take the checkpoint's own"):
+    with pytest.raises(WeightsError, match=r"width = .*: must be an integer above 0\. Use the checkpoint's own"):
         read_sizes(Sizes, {"width": width}, "network")
 
 

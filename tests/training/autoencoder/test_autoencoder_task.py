@@ -175,7 +175,7 @@ def test_another_number_of_samples_is_another_run_and_checkpoints_without_it_are
     assert position["samples"] == [16]
     with Checkpoints(workdir, cfg, AutoencoderTask.fixed_fields) as checkpoints:
         checkpoints.save(13, state.items(), position | {"samples": [15]})
-    with pytest.raises(ConfigError, match=r"data\.name = 'plain_cards': the run was begun on \[15\] samples"):
+    with pytest.raises(ConfigError, match=r"data\.name = 'plain_cards': the run was started on \[15\] samples"):
         train_autoencoder(cfg, workdir, ONE_DEVICE)
     with Checkpoints(workdir, cfg, AutoencoderTask.fixed_fields) as checkpoints:
         checkpoints.save(14, state.items(), {"next_index": position["next_index"]})  # as before samples were counted

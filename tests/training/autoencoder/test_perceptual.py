@@ -94,7 +94,7 @@ def test_damaged_file_is_named_with_the_remedy(tmp_path):
 
 def test_missing_package_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setattr("nami_jax.training.autoencoder.perceptual.HED_PACKAGE", "no-such-package")
-    with pytest.raises(ModuleNotFoundError, match=r"no no-such-package\. Install it with"):
+    with pytest.raises(ModuleNotFoundError, match=r"no-such-package is not installed\. Install it with"):
         hed_file()
 
 
