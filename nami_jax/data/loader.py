@@ -1,7 +1,7 @@
 """Images or latents and text states, batched by stage: one element of the loader is one training step.
 
-The order is a function of the seed and the step alone: neither the number of
-processes nor where a run was interrupted changes which samples a step sees, nor how they are captioned and flipped.
+The order is a function of the seed and the step alone: neither the number of processes nor where a run was
+interrupted changes which samples a step sees, nor how they are captioned and flipped.
 """
 
 import dataclasses
