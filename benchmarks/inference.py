@@ -22,7 +22,7 @@ from flax import nnx
 
 from benchmarks.timing import Timed, interleave
 from configs import presets
-from nami_jax.config import ConfigError, ModelConfig, SampleConfig, parse_steps
+from nami_jax.config import ConfigError, ModelConfig, SampleConfig, choices, parse_steps
 from nami_jax.flow.transition import Renoise
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.monitoring.flops import sampling_flops
@@ -192,7 +192,7 @@ def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_enum("preset", "narrow", sorted(PRESETS), "sizes of the network")
     flags.DEFINE_integer("heads", None, "attention heads of 128 channels: the width is 128 times this", lower_bound=1)
-    flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "compute type")
+    flags.DEFINE_enum("dtype", None, choices(ModelConfig, "dtype"), "compute type")
     flags.DEFINE_list("steps", "10,10,10", "solver steps of each stage; the single-flow model takes their sum")
     flags.DEFINE_float("guidance_scale", 3.0, "scale of guidance; every scale costs the same")
     flags.DEFINE_integer("side", 128, "height and width of the final latents; 128 has 4096 tokens", lower_bound=1)

@@ -25,7 +25,7 @@ from nami_jax.monitoring.flops import training_flops
 from nami_jax.parallel.sharding import make_mesh, require_divisible, shard_batch
 from nami_jax.planning.report import table
 from nami_jax.sampling.sampler import make_sampler
-from nami_jax.text.caption_table import TextStates
+from nami_jax.text.encoders import TextStates
 from nami_jax.training.state import TrainState
 from nami_jax.training.step import init_state, make_train_step
 

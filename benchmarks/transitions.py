@@ -21,7 +21,7 @@ from nami_jax.data.images import to_stage
 from nami_jax.planning.report import table
 from nami_jax.sampling.pictures import grid, save_png, to_images
 from nami_jax.sampling.pipeline import NamiPipeline
-from nami_jax.text.caption_table import TextStates
+from nami_jax.text.encoders import TextStates
 from nami_jax.training.autoencoder.perceptual import load_perceptual, perceptual_distance
 from nami_jax.weights import WeightsError
 

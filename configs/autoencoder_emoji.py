@@ -2,8 +2,8 @@
 
 make train CONFIG=configs/autoencoder_emoji.py
 
-Hardware: two CPU cores, 10 minutes. Writes runs/autoencoder_emoji, and in it vae/ in the
-layout of diffusers. Held-out emoji are reconstructed at 27.6 dB.
+Hardware: two CPU cores, 10 minutes. Writes runs/autoencoder_emoji, and in it vae/ in the layout of diffusers.
+Held-out emoji are reconstructed at 27.6 dB.
 """
 
 from ml_collections import ConfigDict

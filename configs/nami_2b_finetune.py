@@ -17,6 +17,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import base, presets
+from nami_jax.config import SAMPLE_PRESETS
 
 WEIGHTS = "weights/nami_2b"
 
@@ -43,7 +44,5 @@ def get_config(trained: str = "lora") -> ConfigDict:
         eval_batch=8,
         sample_images=6,
     )
-    config.sample = ConfigDict(
-        {"steps": (10, 10, 10), "guidance_scale": 3.0, "grid": "released", "solver": "euler", "transition": "bridge"}
-    )
+    config.sample = ConfigDict(dataclasses.asdict(SAMPLE_PRESETS["released"]))
     return config

@@ -11,13 +11,14 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nami_jax.config import Config, ConfigError, require
+from nami_jax.config import ConfigError, require
+from nami_jax.config.flow_run import TASK
 from nami_jax.planning.costs import make_rate
 from nami_jax.planning.hardware import EXAMPLES, HOST, find_hardware
 from nami_jax.planning.planner import make_plan
 from nami_jax.planning.report import report
 from nami_jax.training.flags import parse_flags
-from nami_jax.training.tasks import FLOW, task_name
+from nami_jax.training.tasks import read_task, task_name
 
 
 def define_flags() -> None:
@@ -44,13 +45,13 @@ def main(argv: list[str]) -> None:
             0 < args.mfu <= 1, field="mfu", value=args.mfu, rule="must be above 0 and at most 1", remedy="Set e.g. 0.4"
         )
         require(
-            task_name(fields) == FLOW,
+            task_name(fields) == TASK,
             field="config.task",
             value=task_name(fields),
             rule="only a flow can be planned",
             remedy="Pass the config of a flow",
         )
-        cfg = Config.from_dict(fields)
+        cfg = read_task(fields).cfg
         hardware = find_hardware(args.topology)
         plan = make_plan(cfg, hardware, all_shapes=args.all_shapes, verify=args.verify)
     except (ConfigError, ModuleNotFoundError) as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
-from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, parse_steps
+from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, ModelConfig, SampleConfig, choices, parse_steps
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +22,7 @@ def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("checkpoint", None, "workdir of a training run, or folder of converted weights", required=True)
     flags.DEFINE_integer("step", None, "which checkpoint of a run; the newest if not given")
-    flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "compute type; as configured if not given")
+    flags.DEFINE_enum("dtype", None, choices(ModelConfig, "dtype"), "compute type; as configured if not given")
     flags.DEFINE_bool("keep_encoder", True, "--nokeep_encoder frees the text encoder's memory before sampling")
     flags.DEFINE_multi_string("prompt", None, "what to draw; repeat it for several", required=True)
     flags.DEFINE_string("negative_prompt", "", "what guidance steers away from")
@@ -31,9 +31,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_list("steps", None, "solver steps per stage, e.g. 10,10,10; the model's own if not given")
     flags.DEFINE_float("guidance_scale", None, "1 means no guidance; the model's own if not given")
-    flags.DEFINE_enum("transition", None, ["renoise", "bridge"], "jump between stages")
-    flags.DEFINE_enum("grid", None, ["linear", "released"], "time grid")
-    flags.DEFINE_enum("solver", None, ["euler", "heun"], "ODE solver")
+    flags.DEFINE_enum("transition", None, choices(SampleConfig, "transition"), "jump between stages")
+    flags.DEFINE_enum("grid", None, choices(SampleConfig, "grid"), "time grid")
+    flags.DEFINE_enum("solver", None, choices(SampleConfig, "solver"), "ODE solver")
     flags.DEFINE_integer("height", None, "pixels; as trained if not given")
     flags.DEFINE_integer("width", None, "pixels; as trained if not given")
     flags.DEFINE_integer("seed", 0, "seed of the noise")

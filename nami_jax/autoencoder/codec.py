@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from nami_jax.autoencoder.tiling import tiled
-from nami_jax.config import AutoencoderConfig, ConfigError, ModelConfig, require
+from nami_jax.config import AutoencoderConfig, ConfigError, ModelConfig, choices, require
 from nami_jax.files.disk import written_whole
 from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from nami_jax.weights import open_tensors, save_tensors
@@ -27,6 +27,7 @@ from nami_jax.weights.autoencoder_keys import (
     released_autoencoder_config,
 )
 
+DTYPES = choices(ModelConfig, "dtype")
 TILE = 128  # latents: 1024 pixels with a downscale of 8
 
 
@@ -70,11 +71,11 @@ class Autoencoder:
             WeightsError: the weights do not fit config.json, or a shard is missing or damaged.
         """
         require(
-            dtype in ("float32", "bfloat16"),
+            dtype in DTYPES,
             field="dtype",
             value=dtype,
             rule="is not a compute type",
-            remedy="Set 'float32' or 'bfloat16'",
+            remedy=f"Set {' or '.join(map(repr, DTYPES))}",
         )
         folder = Path(folder)
         for pattern in ("config.json", "*.safetensors"):

@@ -20,6 +20,7 @@ from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_js
 from nami_jax.checkpoints.orbax import Reading, brief, open_reader, open_writer
 from nami_jax.checkpoints.workdir import held, move_aside
 from nami_jax.config import Config, Settings, require
+from nami_jax.config.flow_run import TASK
 from nami_jax.files.disk import is_full
 from nami_jax.parallel.processes import first_error
 
@@ -27,7 +28,6 @@ FINGERPRINTS = "fingerprints"
 JSON_ITEMS = ("data", "config")
 ARRAY_ITEMS = ("ema", "train", "bridge")
 ITEMS = (*ARRAY_ITEMS, *JSON_ITEMS, FINGERPRINTS)
-FLOW = "flow"  # the task of a run whose config names none
 T = TypeVar("T")
 AnyConfig = TypeVar("AnyConfig", bound=Settings)
 Items = Mapping[str, Any]  # what is saved, pytrees of arrays by name
@@ -196,7 +196,7 @@ class Checkpoints:
             CheckpointError: it is of another one.
         """
         fields = self._restore(step, config=ocp.args.JsonRestore())["config"]
-        wanted, task = getattr(kind, "task", FLOW), fields.get("task", FLOW)
+        wanted, task = getattr(kind, "task", TASK), fields.get("task", TASK)
         if task != wanted:
             raise CheckpointError(
                 f"{self.folder} belongs to a run whose task is {task!r}, not {wanted!r}. Use another workdir."

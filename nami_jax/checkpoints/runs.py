@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nami_jax.checkpoints.checkpoint import Checkpoints
-from nami_jax.config import Config, ConfigError, ModelConfig, require
+from nami_jax.config import Config, ConfigError, ModelConfig, fixed_fields, require
 from nami_jax.models import lora
 from nami_jax.models.bridge import AnyBridge, bridge_structure, new_bridge
 from nami_jax.models.nami import Nami, abstract_model
@@ -105,12 +105,12 @@ def open_base(cfg: Config) -> Mapping[str, Any]:
 
 def _require_same_network(found: ModelConfig, wanted: ModelConfig, folder: Path) -> None:
     """Compares what the tensors' shapes alone do not show, such as how the stages are cut."""
-    for field in dataclasses.fields(ModelConfig):
-        if field.name not in ("dtype", "scan_blocks", "remat", "lora_rank"):
-            value, own = getattr(wanted, field.name), getattr(found, field.name)
+    for name in fixed_fields(Config)["model"]:
+        if name != "lora_rank":  # pairs are added to what is loaded
+            value, own = getattr(wanted, name), getattr(found, name)
             require(
                 value == own,
-                field=f"model.{field.name}",
+                field=f"model.{name}",
                 value=value,
                 rule=f"the network in {folder} has {own!r}",
                 remedy="Set that value",

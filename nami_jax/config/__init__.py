@@ -1,7 +1,7 @@
 """Settings of a run: frozen dataclasses made from an ml_collections file, and every check of what a user sets.
 
-`configs/*.py` say what a run is, `Config.from_dict` checks it before any device is touched or
-anything is compiled, and all other modules receive the dataclasses (never a ConfigDict, never flags).
+`configs/*.py` say what a run is, `Config.from_dict` checks it before any device is touched or anything is compiled,
+and all other modules receive the dataclasses (never a ConfigDict, never flags).
 """
 
 from nami_jax.config.flow_run import SAMPLE_PRESETS, Config, PipelineConfig, SampleConfig, TrainConfig

@@ -18,6 +18,7 @@ from nami_jax.config.sections import (
 )
 from nami_jax.config.settings import Positive, Settings, Share, field, require, settings
 
+TASK = "flow"  # of a config that names none
 LearningRate = Annotated[float, pydantic.Field(gt=0)]
 
 
@@ -193,6 +194,13 @@ class Config(Settings):
             rule="LoRA needs a trained network to adapt",
             remedy="Set train.init_from",
         )
+        self._require_bridge()
+        require_side(self.data.side, self.model, "data.side", self.autoencoder.downscale)
+        for side in itertools.chain.from_iterable(self.data.bucket_sizes):
+            require_side(side, self.model, "data.buckets", self.autoencoder.downscale)
+
+    def _require_bridge(self) -> None:
+        """Checks that a bridge fits the stages and the images, and is sampled with if there is one."""
         square = ((self.data.side, self.data.side),)
         require(
             self.bridge.kind != "full" or self.data.bucket_sizes == square,
@@ -202,7 +210,7 @@ class Config(Settings):
             remedy="Set 'conv', or use no other bucket",
         )
         require(
-            self.bridge.kind is None or stages > 1,
+            self.bridge.kind is None or self.model.num_stages > 1,
             field="bridge.kind",
             value=self.bridge.kind,
             rule="a single-stage model has no jump between stages",
@@ -222,6 +230,3 @@ class Config(Settings):
             rule="the model has no bridge",
             remedy="Set 'renoise', or set bridge.kind",
         )
-        require_side(self.data.side, self.model, "data.side", self.autoencoder.downscale)
-        for side in itertools.chain.from_iterable(self.data.bucket_sizes):
-            require_side(side, self.model, "data.buckets", self.autoencoder.downscale)

@@ -1,1 +1,1 @@
-"""Data sets, their preparation, and the loader that turns them into training steps."""
+"""Data sets, prepared latents, and the loader that turns them into training steps."""

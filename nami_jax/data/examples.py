@@ -8,8 +8,9 @@ import numpy as np
 
 from nami_jax.config import Config
 from nami_jax.data.captioned_images import CaptionedImages, Sample, all_captions, open_source
-from nami_jax.data.latents import BucketSource, PreparedLatents
-from nami_jax.text.caption_table import TextStates, TextTable, encode_captions
+from nami_jax.data.latents import SPLITS, BucketSource, PreparedLatents
+from nami_jax.text.caption_table import TextTable, encode_captions
+from nami_jax.text.encoders import TextStates
 
 
 class Example(NamedTuple):
@@ -110,7 +111,7 @@ def open_data(cfg: Config, fingerprint: str | None = None) -> Data:
     if cfg.data.prepared is not None:
         prepared = PreparedLatents(Path(cfg.data.prepared), cfg)
         prepared.require_autoencoder(fingerprint or "none")
-        train, held_out = ([Latents(bucket) for bucket in prepared.sources(split)] for split in ("train", "held_out"))
+        train, held_out = ([Latents(bucket) for bucket in prepared.sources(split)] for split in SPLITS)
         return Data(train, held_out, prepared.empty)
     images, held_out_images = (open_source(cfg.data, split) for split in (cfg.data.train_split, cfg.data.eval_split))
     captions = {*all_captions(images), *all_captions(held_out_images)}

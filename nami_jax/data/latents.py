@@ -22,7 +22,8 @@ from absl import logging
 from flax.serialization import msgpack_restore, msgpack_serialize
 
 from nami_jax.config import Config, ConfigError, require
-from nami_jax.text.caption_table import TextStates, encoder_id
+from nami_jax.text.encoder_files import encoder_id
+from nami_jax.text.encoders import TextStates
 
 FORMAT = 1  # of everything below; changing it makes older folders unreadable
 SETTINGS_FILE, EMPTY_FILE, MANIFESTS, DATA = "prepared.json", "empty.msgpack", "manifests", "data"

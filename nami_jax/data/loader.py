@@ -1,7 +1,7 @@
 """Images or latents and text states, batched by stage: one element of the loader is one training step.
 
-The order is a function of the seed and the step alone: neither the number of
-processes nor where a run was interrupted changes which samples a step sees, nor how they are captioned and flipped.
+The order is a function of the seed and the step alone: neither the number of processes nor where a run was
+interrupted changes which samples a step sees, nor how they are captioned and flipped.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from nami_jax.config import Config
 from nami_jax.data.examples import Example, ExampleSource
 from nami_jax.data.images import to_stage
 from nami_jax.parallel.host_shard import WHOLE, HostShard
-from nami_jax.text.caption_table import TextStates
+from nami_jax.text.encoders import TextStates
 
 
 @jax.tree_util.register_dataclass

@@ -8,6 +8,8 @@ import numpy as np
 
 from nami_jax.flow.stages import Stage, renoised_sigma
 
+TICKS = 1000  # of the released training
+
 
 class Grid(NamedTuple):
     """Times of one stage with N solver steps.
@@ -31,37 +33,36 @@ def _linear_grid(stage: Stage, steps: int) -> Grid:
     return Grid(taus.astype(np.float32), stage.global_time(taus).astype(np.float32))
 
 
-def released_grids(num_stages: int, steps: Sequence[int], train_steps: int = 1000) -> tuple[Grid, ...]:
+def released_grids(num_stages: int, steps: Sequence[int]) -> tuple[Grid, ...]:
     """Returns the grids of the released NAMI scheduler, for parity with it.
 
-    That scheduler counts time in `train_steps` whole ticks and cuts the stages' windows at whole ticks. It spaces
-    `steps[k]` points from a window's first tick to its last and then appends 0, so the last step of each stage is tiny:
-    of N steps about N - 1 do something. Use `linear_grids` where parity does not matter.
+    That scheduler counts time in `TICKS` whole ticks and cuts the stages' windows at whole ticks. It spaces `steps[k]`
+    points from a window's first tick to its last and then appends 0, so the last step of each stage is tiny: of N steps
+    about N - 1 do something. Use `linear_grids` where parity does not matter.
 
     Args:
         num_stages: K, with windows at the default noise levels.
         steps: solver steps of each stage.
-        train_steps: ticks T of the released training.
 
     Returns:
-        One grid per stage; `times` are ticks / T, with the next window's first tick (0 after the last) at the end.
+        One grid per stage; `times` are ticks / TICKS, with the next window's first tick (0 after the last) at the end.
     """
-    ticks = _released_ticks(num_stages, train_steps)
+    ticks = _released_ticks(num_stages)
     grids = []
     for (first, stop), count in zip(itertools.pairwise(ticks), steps, strict=True):
         points = np.linspace(first, stop + 1, count)
         taus = np.linspace(1.0, 1.0 / (first - stop), count)
         grids.append(
-            Grid(np.append(taus, 0.0).astype(np.float32), (np.append(points, stop) / train_steps).astype(np.float32))
+            Grid(np.append(taus, 0.0).astype(np.float32), (np.append(points, stop) / TICKS).astype(np.float32))
         )
     return tuple(grids)
 
 
-def _released_ticks(num_stages: int, train_steps: int) -> list[int]:
+def _released_ticks(num_stages: int) -> list[int]:
     """Returns the tick at which each stage starts, and the one at which the last stops."""
-    cuts = [int(k / num_stages * train_steps) for k in range(num_stages)]
-    ends = [(train_steps - cut) / train_steps for cut in cuts[1:]] + [0.0]
+    cuts = [int(k / num_stages * TICKS) for k in range(num_stages)]
+    ends = [(TICKS - cut) / TICKS for cut in cuts[1:]] + [0.0]
     starts = [1.0] + [renoised_sigma(end) for end in ends[:-1]]
     lengths = np.subtract(starts, ends)
     passed = np.cumsum(lengths)[:-1] / lengths.sum()
-    return [train_steps] + [train_steps - int(share * train_steps) for share in passed] + [1]
+    return [TICKS] + [TICKS - int(share * TICKS) for share in passed] + [1]

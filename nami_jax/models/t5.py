@@ -1,8 +1,7 @@
 """The T5 text encoder: token ids in, one state per token out.
 
-It runs frozen, so dropout and T5's decoder are left out.
-Sizes and weights are those of any `T5EncoderModel` or `MT5EncoderModel` of version 1.1 in the Hugging Face layout; the
-released NAMI takes its token states from mT5-XXL.
+It runs frozen, so dropout and T5's decoder are left out. Sizes and weights are those of any `T5EncoderModel` or
+`MT5EncoderModel` of version 1.1 in the Hugging Face layout; the released NAMI takes its token states from mT5-XXL.
 """
 
 import dataclasses

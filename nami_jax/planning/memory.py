@@ -11,11 +11,10 @@ import jax
 from jax.errors import JaxRuntimeError
 from jax.stages import Compiled, Lowered
 
+from nami_jax.monitoring.chips import GIB
 from nami_jax.planning.hardware import find_overflow
 from nami_jax.planning.hlo import Collectives, collectives
 from nami_jax.training.state import TrainState
-
-GIB = 2**30
 
 STATE_PARTS = {"params": "parameters", "ema": "EMA", "opt": "moments", "frozen": "frozen parameters"}
 

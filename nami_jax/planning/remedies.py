@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from nami_jax.config import Config, ConfigError
+from nami_jax.monitoring.chips import GIB
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.hardware import HOST, Hardware
 from nami_jax.planning.memory import Measured, state_parts
 from nami_jax.planning.programs import run_state
-
-GIB = 2**30
 
 
 def remedies(

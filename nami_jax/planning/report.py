@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from nami_jax.monitoring.chips import GIB, TERA
 from nami_jax.parallel.sharding import batch_parts
 from nami_jax.planning.batches import with_batch
 from nami_jax.planning.costs import Rate, phases, picture_flops, shape_flops
@@ -13,7 +14,7 @@ from nami_jax.planning.xla_flops import sampling_xla_flops, training_xla_flops
 from nami_jax.sampling.sampler import make_sampler
 from nami_jax.training.compilation import shapes_text
 
-GIB, MIB, TERA = 2**30, 2**20, 1e12
+MIB = 2**20
 
 
 def report(plan: Plan, rate: Rate | None, mfu: float) -> str:

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import itertools
 import logging
+import posixpath
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nami_jax.config import ConfigError
-from nami_jax.data.latents import MANIFESTS
+from nami_jax.data.latents import MANIFESTS, manifest_name
 from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.errors import PreparationError
 from nami_jax.preparation.job import Job
@@ -143,7 +144,7 @@ def _count(counts: tuple[int, int]) -> None:
 @contextlib.contextmanager
 def progress(out: str, units: Sequence[Unit]) -> Iterator[None]:
     """Shows how many records are done, whichever machine did them: by the manifests in `out`."""
-    sizes = {f"{unit.index:06d}.json": unit.count for unit in units}
+    sizes = {posixpath.basename(manifest_name(unit.index)): unit.count for unit in units}
     stop = threading.Event()
 
     def done() -> int:

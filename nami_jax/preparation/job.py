@@ -13,7 +13,8 @@ from nami_jax.config.settings import Positive, Settings, Share, field, settings
 from nami_jax.data.latents import Prepared
 from nami_jax.preparation.pixels import Limits
 from nami_jax.preparation.sources import RecordSource, UnitList
-from nami_jax.text.caption_table import TextEncoder, encoder_id, load_text_encoder
+from nami_jax.text.encoder_files import encoder_id
+from nami_jax.text.encoders import TextEncoder, load_text_encoder
 
 
 @settings()

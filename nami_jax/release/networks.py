@@ -20,7 +20,7 @@ from nami_jax.weights.autoencoder_keys import AUTOENCODER, read_autoencoder_conf
 from nami_jax.weights.bert_keys import BERT, read_bert_config
 from nami_jax.weights.converted import BRIDGE
 from nami_jax.weights.nami_keys import bridge_shapes, model_config, nami_slots
-from nami_jax.weights.t5_keys import T5, read_t5_config
+from nami_jax.weights.t5_keys import DECODER_PREFIXES, T5, read_t5_config
 
 
 class Network(NamedTuple):
@@ -49,7 +49,7 @@ def describe_mt5(config: Mapping[str, Any]) -> Network:
     """Returns what the T5 encoder needs; raises `WeightsError` if config.json describes another network."""
     cfg = read_t5_config(config)
     return Network(
-        cfg, T5.shapes(cfg), T5.known_as, T5.is_unused, is_left_out=lambda key: key.startswith(("decoder.", "lm_head."))
+        cfg, T5.shapes(cfg), T5.known_as, T5.is_unused, is_left_out=lambda key: key.startswith(DECODER_PREFIXES)
     )
 
 

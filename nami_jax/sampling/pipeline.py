@@ -23,7 +23,7 @@ from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import make_mesh, state_shardings
 from nami_jax.sampling.pictures import to_images
 from nami_jax.sampling.sampler import Networks, Request, make_sampler
-from nami_jax.text.caption_table import TextEncoder, TextStates, load_text_encoder
+from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
 from nami_jax.weights import Shardings, open_tensors
 from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, read_pipeline_config
 from nami_jax.weights.nami_keys import load_bridge, load_nami

@@ -65,7 +65,7 @@ class StageProgram(NamedTuple):
     Attributes:
         stage: the stage k.
         before: stage k-1, or None.
-        solver: "euler" or "heun".
+        solver: its name in `SOLVERS`.
         layout: how images and the network are spread over devices.
     """
 

@@ -15,20 +15,8 @@ from tqdm import tqdm
 
 from nami_jax.config import ConfigError, TextConfig
 from nami_jax.files.disk import is_full, written_whole
-from nami_jax.text.encoder_files import encoder_id, encoder_widths
+from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
-from nami_jax.weights import Shardings
-
-__all__ = [
-    "TextEncoder",
-    "TextStates",
-    "TextTable",
-    "encode_captions",
-    "encoder_id",
-    "encoder_widths",
-    "load_text_encoder",
-    "table_key",
-]
 
 CAPTIONS_AT_ONCE = 256  # encoded between two writes and two ticks of the progress bar
 
@@ -80,7 +68,6 @@ def encode_captions(
     folder: Path,
     *,
     dtype: jax.typing.DTypeLike = jnp.float32,
-    shardings: Shardings | None = None,
 ) -> TextTable:
     """Encodes every distinct caption once, and the empty one, into a file that later calls reuse.
 
@@ -93,7 +80,6 @@ def encode_captions(
         captions: in any order, with repeats.
         folder: where the data set is; created if needed.
         dtype: of the encoder's parameters and computation.
-        shardings: of the encoder's parameters, as `load_text_encoder` takes them.
 
     Returns:
         The table. Embeds are stored in float16 (half the size; off by 1/2048 of a value at most, less than bfloat16
@@ -113,7 +99,7 @@ def encode_captions(
         logging.warning("Encoding the captions again: the text states on disk are damaged (%s).", error)
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as unfinished:
-        write_states(load_text_encoder(cfg, dtype=dtype, shardings=shardings), captions, unfinished)
+        write_states(load_text_encoder(cfg, dtype=dtype), captions, unfinished)
     return TextTable(path, captions)
 
 

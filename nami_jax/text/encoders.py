@@ -1,8 +1,8 @@
 """The frozen text encoders: prompts in, token states and a pooled vector out.
 
 Two kinds with one interface: MiniLM, small and installed as a package, and the pair of the released NAMI, token states
-of an mT5 and pooled vector of a BERT. The network attends to the token states and
-modulates with the pooled vector.
+of an mT5 and pooled vector of a BERT. The network attends to the token states and modulates with the
+pooled vector.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

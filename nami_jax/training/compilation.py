@@ -19,7 +19,7 @@ from nami_jax.config import Config
 from nami_jax.data.loader import Batch, StageBatch
 from nami_jax.parallel.processes import is_main
 from nami_jax.parallel.sharding import BATCH
-from nami_jax.text.caption_table import TextStates
+from nami_jax.text.encoders import TextStates
 from nami_jax.training.state import TrainState
 from nami_jax.training.step import make_train_step
 

@@ -24,7 +24,7 @@ from nami_jax.monitoring.metrics import bar_text
 from nami_jax.monitoring.watch import Views
 from nami_jax.parallel.activations import require_layout
 from nami_jax.parallel.sharding import host_shard, make_mesh, require_divisible, shard_batch, state_shardings
-from nami_jax.text.caption_table import encoder_widths
+from nami_jax.text.encoder_files import encoder_widths
 from nami_jax.training import step as flow_step
 from nami_jax.training.bridge_training import train_bridge
 from nami_jax.training.compilation import compile_steps, shapes_of

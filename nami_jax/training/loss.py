@@ -13,7 +13,7 @@ from nami_jax.flow.transition import Transition
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
 from nami_jax.monitoring.metrics import QUARTILES
-from nami_jax.text.caption_table import TextStates
+from nami_jax.text.encoders import TextStates
 
 
 class StageDraws(NamedTuple):

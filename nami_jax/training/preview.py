@@ -13,7 +13,7 @@ from nami_jax.data.images import to_stage
 from nami_jax.parallel.processes import is_main
 from nami_jax.sampling.pictures import grid, save_png, stack, to_images
 from nami_jax.sampling.sampler import Networks, Request, Sampler
-from nami_jax.text.caption_table import TextStates
+from nami_jax.text.encoders import TextStates
 
 Decode = Callable[[np.ndarray], np.ndarray]  # latents (B, h, w, C) -> pixels (B, H, W, 3) in [-1, 1]
 

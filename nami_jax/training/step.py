@@ -18,7 +18,7 @@ from nami_jax.models import lora
 from nami_jax.models.bridge import new_bridge
 from nami_jax.models.nami import Nami
 from nami_jax.parallel.sharding import BATCH, state_shardings
-from nami_jax.text.caption_table import TextStates
+from nami_jax.text.encoders import TextStates
 from nami_jax.training.flow_parts import flow_parts
 from nami_jax.training.loss import StageDraws, by_quartile, draw, stage_losses, start_after
 from nami_jax.training.state import TrainState, advance, make_optimizer

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nami_jax.checkpoints.checkpoint import FLOW
 from nami_jax.config import Config, Settings, require
 from nami_jax.config.autoencoder_run import TASK as AUTOENCODER
 from nami_jax.config.autoencoder_run import AutoencoderRun
+from nami_jax.config.flow_run import TASK as FLOW
 from nami_jax.training.autoencoder.autoencoder_task import AutoencoderTask
 from nami_jax.training.flow_task import FlowTask
 from nami_jax.training.task import Task
@@ -40,4 +40,5 @@ def read_task(fields: Mapping[str, Any], devices: Sequence[Any] | None = None) -
     name = task_name(fields)
     require(name in KINDS, field="task", value=name, rule="is not a task", remedy=f"Set one of {', '.join(KINDS)}")
     kind = KINDS[name]
-    return kind.make(kind.config.from_dict(fields), devices)
+    own = {section: value for section, value in fields.items() if section != "task"}
+    return kind.make(kind.config.from_dict(own), devices)

@@ -8,7 +8,8 @@ from nami_jax.weights import WeightsError
 from nami_jax.weights.pretrained import Pretrained, read_sizes
 
 # Released beside the encoder in a full T5, and not used here; the embedding's second name is the same tensor again.
-UNUSED_PREFIXES = ("decoder.", "lm_head.", "encoder.embed_tokens.")
+DECODER_PREFIXES = ("decoder.", "lm_head.")
+UNUSED_PREFIXES = (*DECODER_PREFIXES, "encoder.embed_tokens.")
 
 T5 = Pretrained[T5Config, T5Encoder](
     T5Encoder,

@@ -12,7 +12,7 @@ from flax.serialization import msgpack_serialize
 
 from nami_jax.config import Config, ConfigError
 from nami_jax.data.latents import LatentSample, Prepared, PreparedLatents, Shard, manifest_name
-from nami_jax.text.caption_table import encoder_id
+from nami_jax.text.encoder_files import encoder_id
 from tests.support.sizes import make_config
 
 SQUARE, WIDE, TALL = (32, 32), (32, 64), (64, 32)

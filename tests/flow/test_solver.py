@@ -2,11 +2,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nami_jax.config import SampleConfig, choices
 from nami_jax.flow.schedule import Grid, linear_grids
 from nami_jax.flow.solver import SOLVERS, double, euler, guide, heun
 from nami_jax.flow.stages import make_stages
 
 X = jnp.array([1.0, -2.0]).reshape(2, 1, 1, 1)
+
+
+def test_solvers_are_those_of_the_config():
+    assert set(SOLVERS) == set(choices(SampleConfig, "solver"))
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values())

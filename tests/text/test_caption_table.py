@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from nami_jax.config import ConfigError, TextConfig
-from nami_jax.text.caption_table import TextEncoder, TextTable, encode_captions, load_text_encoder, table_key
+from nami_jax.text.caption_table import TextTable, encode_captions, table_key
+from nami_jax.text.encoders import TextEncoder, load_text_encoder
 from tests.support.text_release import text_config, write_release
 
 CAPTIONS = ["red apple", "green apple", "red apple", "smiling face"]

@@ -10,7 +10,7 @@ from nami_jax.flow.stages import make_stages
 from nami_jax.flow.transition import Bridged
 from nami_jax.models.bridge import Bridge
 from nami_jax.models.nami import Nami
-from nami_jax.text.caption_table import TextStates
+from nami_jax.text.encoders import TextStates
 from nami_jax.training.loss import (
     StageDraws,
     by_quartile,

@@ -5,7 +5,7 @@ import pytest
 from nami_jax.config import MeshConfig, ModelConfig
 from nami_jax.data.loader import StageBatch
 from nami_jax.parallel.sharding import make_mesh, shard_batch
-from nami_jax.text.caption_table import TextStates
+from nami_jax.text.encoders import TextStates
 from nami_jax.training.step import init_state, make_eval_step, make_train_step
 from tests.support.sizes import MODEL, make_config
 

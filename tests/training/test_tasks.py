@@ -19,6 +19,11 @@ def test_a_config_says_which_task_it_is_of(cfg, kind):
     assert task.cfg == cfg
 
 
+@pytest.mark.parametrize(("cfg", "name"), [(FLOW, "flow"), (AUTOENCODER, "autoencoder")])
+def test_a_config_may_name_its_task(cfg, name):
+    assert read_task(cfg.to_dict() | {"task": name}).cfg == cfg
+
+
 def test_a_task_that_does_not_exist_is_named_with_those_that_do():
     with pytest.raises(ConfigError, match=r"task = 'painter': is not a task\. Set one of flow, autoencoder\."):
         read_task(FLOW.to_dict() | {"task": "painter"})

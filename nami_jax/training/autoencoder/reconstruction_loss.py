@@ -1,7 +1,7 @@
 """What an autoencoder is trained to minimise: differences from the images, in pixels and features, and the latents' KL.
 
-Unlike in the paper there is no discriminator: at the small sizes trained
-here the features keep reconstructions sharp. Rombach et al., arXiv 2112.10752, sec. 3.1 and appendix G.
+Unlike in the paper there is no discriminator: at the small sizes trained here the features keep reconstructions sharp.
+Rombach et al., arXiv 2112.10752, sec. 3.1 and appendix G.
 """
 
 import jax
