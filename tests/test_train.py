@@ -29,7 +29,7 @@ def whole_run(data_dir, tmp_path_factory):
 
 def newest(cfg, workdir):
     """Returns the state and the loader's position in the newest checkpoint."""
-    with Checkpoints(workdir, cfg, FlowTask.fixed_fields) as checkpoints:
+    with Checkpoints(workdir, cfg) as checkpoints:
         return restored(checkpoints, FlowTask(cfg, ONE_DEVICE))
 
 
@@ -185,7 +185,7 @@ def test_another_number_of_samples_is_another_run(whole_run, data_dir, tmp_path)
     cfg, workdir = card_config(data_dir), shutil.copytree(whole_run[0], tmp_path / "run")
     state, position = newest(cfg, workdir)
     assert position["samples"] == [16]
-    with Checkpoints(workdir, cfg, FlowTask.fixed_fields) as checkpoints:
+    with Checkpoints(workdir, cfg) as checkpoints:
         checkpoints.save(13, state.items(), position | {"samples": [15]})
     with pytest.raises(ConfigError, match=r"data\.name = 'plain_cards': the run was started on \[15\] samples"):
         train(cfg, workdir, ONE_DEVICE)

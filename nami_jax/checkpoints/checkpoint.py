@@ -9,7 +9,6 @@ behind.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import jax
@@ -19,7 +18,7 @@ from absl import logging
 from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
 from nami_jax.checkpoints.orbax import Reading, brief, open_reader, open_writer
 from nami_jax.checkpoints.workdir import held, move_aside
-from nami_jax.config import Config, Settings, require
+from nami_jax.config import Config, Settings, fixed_fields, require
 from nami_jax.config.flow_run import TASK
 from nami_jax.files.disk import is_full
 from nami_jax.parallel.processes import first_error
@@ -31,7 +30,6 @@ ITEMS = (*ARRAY_ITEMS, *JSON_ITEMS, FINGERPRINTS)
 T = TypeVar("T")
 AnyConfig = TypeVar("AnyConfig", bound=Settings)
 Items = Mapping[str, Any]  # what is saved, pytrees of arrays by name
-Same = Mapping[str, tuple[str, ...]]  # section -> its fields that may not change when a run continues
 
 
 class CheckpointError(RuntimeError):
@@ -45,15 +43,14 @@ class DamagedCheckpointError(CheckpointError):
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`. Use as a context manager: leaving it waits for the save in flight."""
 
-    def __init__(self, workdir: Path, cfg: Settings | None = None, same: Same = MappingProxyType({})):
+    def __init__(self, workdir: Path, cfg: Settings | None = None):
         """Opens the folder: to read, or, if `cfg` is given, for a run, which locks it until the context ends.
 
         Reading writes nothing. A run creates the folder, and removes the remains of unfinished saves.
 
         Args:
             workdir: of the run.
-            cfg: saved with every checkpoint.
-            same: the fields in which `cfg` must agree with the newest checkpoint; given with it.
+            cfg: saved with every checkpoint; must agree with the newest in all fields that may not change.
 
         Raises:
             ConfigError: the workdir cannot be written, is in use, or belongs to a different run than `cfg`.
@@ -64,7 +61,6 @@ class Checkpoints:
         self._damaged: dict[int, str] = {}  # step -> what is wrong with it
         with contextlib.ExitStack() as stack:
             if cfg is not None:
-                assert same, "name what may not change"
                 keep = cfg.to_dict()["train"]["keep_checkpoints"]
                 stack.enter_context(held(self.folder.parent))
                 self._writer = stack.enter_context(open_writer(self.folder, ITEMS, keep))
@@ -75,7 +71,7 @@ class Checkpoints:
             self._reader = stack.enter_context(open_reader(self.folder, ITEMS))
             if cfg is not None and self._steps():
                 saved = self.latest_valid(lambda step: self.config(step, type(cfg)))
-                require_same_run(saved, cfg, self.folder, same)
+                require_same_run(saved, cfg, self.folder)
             if cfg is None and not self._steps():
                 unfinished = sorted(p.name for p in self.folder.iterdir())
                 raise CheckpointError(
@@ -269,14 +265,14 @@ def _differing(restored: Mapping[str, Any], fingerprints: Any) -> list[str]:
     return sorted(name for name in prints if prints[name] != fingerprints.get(name))
 
 
-def require_same_run(saved: Settings, current: Settings, folder: Path, same: Same) -> None:
+def require_same_run(saved: Settings, current: Settings, folder: Path) -> None:
     """Checks that a run continues with the settings it was started with. How it is computed, and how long, may change.
 
     Raises:
         ConfigError: it does not; the first differing field is named.
     """
     saved_fields, fields = saved.to_dict(), current.to_dict()
-    for section, names in same.items():
+    for section, names in fixed_fields(type(current)).items():
         for name in names:
             value = fields[section][name]
             require(

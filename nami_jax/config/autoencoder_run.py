@@ -85,6 +85,9 @@ class AutoencoderTrainConfig(Settings):
     sample_images: Positive = field(
         "in a grid of originals and reconstructions, all held out", default=16, may_change=True
     )
+    max_skipped_steps: Positive = field(
+        "this many steps in a row without a finite gradient stop the run", default=10, may_change=True
+    )
 
     def __post_init__(self) -> None:
         require(

@@ -13,9 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nami_jax.autoencoder.codec import Autoencoder
-from nami_jax.checkpoints.checkpoint import Same
 from nami_jax.checkpoints.runs import load_base, load_base_bridge, open_base
-from nami_jax.config import Config, fixed_fields, require
+from nami_jax.config import Config, require
 from nami_jax.data.examples import Data, open_data
 from nami_jax.data.latents import SPLITS, PreparedLatents
 from nami_jax.data.loader import Batch, eval_batches, train_loader
@@ -37,14 +36,12 @@ from nami_jax.training.task import TrainStep, ready_splits
 class FlowTask:
     """See `Task`. Its state has a bridge if the run has one, and frozen parameters under LoRA."""
 
-    fixed_fields: Same = fixed_fields(Config)
     rate_field = "train.phase_learning_rates"
 
     def __init__(self, cfg: Config, devices: Sequence[Any] | None = None):
         """Takes the run and the devices to train on; all if not given."""
         self.cfg, self._devices = cfg, devices
         self._mesh: Mesh | None = None
-        self.max_skipped = cfg.train.max_skipped_steps
 
     @property
     def mesh(self) -> Mesh:  # noqa: D102

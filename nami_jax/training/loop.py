@@ -49,7 +49,7 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
     cfg, last = task.cfg, task.cfg.train.steps
     with (
         Stopping() as stopping,
-        Checkpoints(workdir, cfg, task.fixed_fields) as checkpoints,
+        Checkpoints(workdir, cfg) as checkpoints,
         tracked(extras.wandb, workdir, cfg.to_dict()) as tracker,
     ):
         with distributed.main_first("data"):  # what is prepared there must be prepared once
@@ -60,7 +60,7 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
             (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
         checkpoints.prepare(state.items())
         train_step, views = task.compile(state, steps), task.views(workdir / "samples")
-        interval = Interval(task.rate_field, task.max_skipped, list(task.mesh.devices.flat))
+        interval = Interval(task.rate_field, cfg.train.max_skipped_steps, list(task.mesh.devices.flat))
         with watching(cfg.train, views, interval, workdir, steps, extras, tracker) as watch:
 
             def save(state: TrainState) -> None:

@@ -8,7 +8,6 @@ import grain
 import jax
 from jax.sharding import Mesh
 
-from nami_jax.checkpoints.checkpoint import Same
 from nami_jax.config import DataConfig
 from nami_jax.data.captioned_images import CaptionedImages, open_source
 from nami_jax.data.latents import SPLITS
@@ -27,9 +26,7 @@ class Task(Protocol):
     """
 
     cfg: Any  # its Settings, with the sections `data` and `train` (a Cadence, checkpoint_every, keep_checkpoints)
-    fixed_fields: Same  # of the config, which may not change when a run continues
     rate_field: str  # of the config: what to lower if the loss does not stay finite
-    max_skipped: int  # steps without a finite gradient in a row before the run stops
 
     @property
     def mesh(self) -> Mesh:

@@ -16,8 +16,6 @@ from nami_jax.training.state import TrainState
 from tests.support.runs import numbers
 from tests.support.sizes import CONFIG, make_config
 
-SAME = {"train": ("seed",)}
-
 
 def make_state(step):
     """A state with the items of a run's, small enough to be read hundreds of times; large enough for files of data."""
@@ -34,14 +32,14 @@ def make_state(step):
 
 
 def save(workdir, *steps):
-    with Checkpoints(workdir, CONFIG, SAME) as checkpoints:
+    with Checkpoints(workdir, CONFIG) as checkpoints:
         for step in steps:
             checkpoints.save(step, make_state(step).items(), {"next_index": step})
 
 
 def restore(workdir, state=None):
     """Continues as a run does; returns the loader's position, having compared all else with what was saved there."""
-    with Checkpoints(workdir, CONFIG, SAME) as checkpoints:
+    with Checkpoints(workdir, CONFIG) as checkpoints:
         restored = checkpoints.restore_latest((state or make_state(0)).items())
     assert restored is not None
     state, position = TrainState.from_items(restored[0]), restored[1]
@@ -109,7 +107,7 @@ def test_whatever_file_is_damaged_a_run_continues_from_exactly_what_was_saved(sa
 @pytest.mark.parametrize("item", ["ema", "train", "bridge", "data", "config", FINGERPRINTS])
 def test_every_item_is_watched_and_a_damaged_step_can_be_saved_again(copy, caplog, item):
     damage(copy / "checkpoints" / "7", item)
-    with Checkpoints(copy, CONFIG, SAME) as checkpoints:
+    with Checkpoints(copy, CONFIG) as checkpoints:
         restored = checkpoints.restore_latest(make_state(0).items())
         assert restored is not None
         assert restored[1] == {"next_index": 5}
@@ -181,16 +179,16 @@ def test_a_state_saved_on_eight_devices_is_whole_on_one(tmp_path):
     mesh = make_mesh(MeshConfig(fsdp=8))
     specs = jax.tree.map(lambda x: PartitionSpec("fsdp") if x.shape == (64, 32) else PartitionSpec(), make_state(3))
     spread = jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), make_state(3), specs)
-    with Checkpoints(tmp_path, CONFIG, SAME) as checkpoints:
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
         checkpoints.save(3, spread.items(), {"next_index": 3})
     assert restore(tmp_path) == 3
     assert restore(tmp_path, spread) == 3
 
 
 def test_a_second_run_is_refused_while_the_first_is_at_work(copy):
-    with Checkpoints(copy, CONFIG, SAME) as first:
+    with Checkpoints(copy, CONFIG) as first:
         with pytest.raises(ConfigError, match=rf"process {os.getpid()} on {socket.gethostname()} is training in it"):
-            Checkpoints(copy, CONFIG, SAME)
+            Checkpoints(copy, CONFIG)
         with Checkpoints(copy) as reader:
             assert reader.latest_step() == 7
         first.save(8, make_state(8).items(), {"next_index": 8})
@@ -199,7 +197,7 @@ def test_a_second_run_is_refused_while_the_first_is_at_work(copy):
 
 def test_a_refused_run_does_not_hold_its_workdir(copy):
     with pytest.raises(ConfigError, match=r"train\.seed = 1"):
-        Checkpoints(copy, make_config(train={"seed": 1}), SAME)
+        Checkpoints(copy, make_config(train={"seed": 1}))
     assert restore(copy) == 7
 
 

@@ -81,7 +81,7 @@ class Commands:
     def newest(self, workdir: pathlib.Path) -> dict[str, np.ndarray]:
         """Returns the numbers of a run's newest checkpoint."""
         task = read_task(self.cfg.to_dict(), jax.devices()[:1])
-        with Checkpoints(workdir, task.cfg, task.fixed_fields) as checkpoints:
+        with Checkpoints(workdir, task.cfg) as checkpoints:
             return numbers(restored(checkpoints, task)[0])
 
 

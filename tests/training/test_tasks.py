@@ -29,13 +29,6 @@ def test_a_task_that_does_not_exist_is_named_with_those_that_do():
         read_task(FLOW.to_dict() | {"task": "painter"})
 
 
-@pytest.mark.parametrize("cfg", [FLOW, AUTOENCODER])
-def test_fields_that_may_not_change_are_fields_of_the_config(cfg):
-    fields = cfg.to_dict()
-    for section, names in read_task(fields).fixed_fields.items():
-        assert set(names) <= fields[section].keys()
-
-
 def test_a_dry_run_logs_each_step_and_shortens_the_bridges_training():
     cfg = card_config(Path("data"), bridge={"kind": "conv", "steps": 500}, sample={"transition": "bridge"})
     short = read_task(cfg.to_dict()).shortened(2).cfg

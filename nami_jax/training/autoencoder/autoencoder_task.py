@@ -11,8 +11,6 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.autoencoder.codec import save_autoencoder
-from nami_jax.checkpoints.checkpoint import Same
-from nami_jax.config import fixed_fields
 from nami_jax.config.autoencoder_run import AutoencoderRun
 from nami_jax.data.captioned_images import CaptionedImages, open_source
 from nami_jax.data.crops import crop_loader
@@ -37,9 +35,7 @@ class Splits(NamedTuple):
 class AutoencoderTask:
     """See `Task`. Each device has all parameters and its share of the batch."""
 
-    fixed_fields: Same = fixed_fields(AutoencoderRun)
     rate_field = "train.learning_rate"
-    max_skipped = 10
 
     def __init__(self, cfg: AutoencoderRun, devices: Sequence[Any] | None = None):
         """Takes the run and the devices to train on; all if not given."""

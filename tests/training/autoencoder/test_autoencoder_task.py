@@ -23,7 +23,6 @@ from nami_jax.training.autoencoder.review import (
     make_validation,
     open_weights,
 )
-from nami_jax.training.flow_task import FlowTask
 from tests.support.autoencoder_runs import make_autoencoder_run, train_autoencoder
 from tests.support.runs import numbers, restored
 from tests.support.sizes import CONFIG
@@ -140,7 +139,7 @@ def test_workdir_of_another_network_is_refused(whole_run, data_dir):
 
 def test_workdir_of_an_autoencoder_is_no_flows(whole_run):
     with pytest.raises(CheckpointError, match=r"whose task is 'autoencoder', not 'flow'"):
-        Checkpoints(whole_run[0], CONFIG, FlowTask.fixed_fields)
+        Checkpoints(whole_run[0], CONFIG)
     with Checkpoints(whole_run[0]) as checkpoints, pytest.raises(CheckpointError, match=r"not 'flow'"):
         checkpoints.config(12)
 
@@ -148,7 +147,7 @@ def test_workdir_of_an_autoencoder_is_no_flows(whole_run):
 def newest(workdir, cfg):
     """Returns the state and the loader's position in the newest checkpoint."""
     task = AutoencoderTask(cfg, ONE_DEVICE)
-    with Checkpoints(workdir, cfg, task.fixed_fields) as checkpoints:
+    with Checkpoints(workdir, cfg) as checkpoints:
         return restored(checkpoints, task)
 
 
@@ -173,11 +172,11 @@ def test_another_number_of_samples_is_another_run_and_checkpoints_without_it_are
     cfg, workdir = make_autoencoder_run(data_dir), shutil.copytree(whole_run[0], tmp_path / "run")
     state, position = newest(workdir, cfg)
     assert position["samples"] == [16]
-    with Checkpoints(workdir, cfg, AutoencoderTask.fixed_fields) as checkpoints:
+    with Checkpoints(workdir, cfg) as checkpoints:
         checkpoints.save(13, state.items(), position | {"samples": [15]})
     with pytest.raises(ConfigError, match=r"data\.name = 'plain_cards': the run was started on \[15\] samples"):
         train_autoencoder(cfg, workdir, ONE_DEVICE)
-    with Checkpoints(workdir, cfg, AutoencoderTask.fixed_fields) as checkpoints:
+    with Checkpoints(workdir, cfg) as checkpoints:
         checkpoints.save(14, state.items(), {"next_index": position["next_index"]})  # as before samples were counted
     assert int(train_autoencoder(cfg, workdir, ONE_DEVICE).step) == 12
 
