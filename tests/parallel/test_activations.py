@@ -53,7 +53,12 @@ def on_one_device():
     return {scan: run(MeshConfig(), jax.devices()[:1], scan_blocks=scan, remat=scan) for scan in (False, True)}
 
 
-@pytest.mark.parametrize(("name", "scan"), [*((name, False) for name in MESHES), ("fsdp, tensor, sequence", True)])
+# Each axis alone, and all together; pairs of them take as long again.
+PAIRS = ("fsdp, tensor", "data, tensor, sequence")
+CASES = [pytest.param(name, False, marks=pytest.mark.slow if name in PAIRS else ()) for name in MESHES]
+
+
+@pytest.mark.parametrize(("name", "scan"), [*CASES, ("fsdp, tensor, sequence", True)])
 def test_losses_and_gradients_are_those_of_one_device(on_one_device, name, scan):
     loss, gradients, _ = run(MESHES[name], scan_blocks=scan, remat=scan)
     expected_loss, expected, _ = on_one_device[scan]
