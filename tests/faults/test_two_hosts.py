@@ -52,13 +52,20 @@ def stop_one(commands, workdir, when):
     return newest(workdir)
 
 
-def test_a_signal_to_one_host_stops_both_after_the_same_step(commands, workdir):
-    assert stop_one(commands, workdir, "4/100000") >= 4
+@pytest.fixture(scope="module")
+def stopped(commands, workdir):
+    """Returns the step after which a signal to one host has stopped the run in `workdir`."""
+    return stop_one(commands, workdir, "4/100000")
+
+
+def test_a_signal_to_one_host_stops_both_after_the_same_step(stopped):
+    assert stopped >= 4
 
 
 @pytest.mark.slow
-def test_a_signal_before_a_continued_run_makes_a_step_stops_both_after_the_first(commands, workdir):
+def test_a_signal_before_a_continued_run_makes_a_step_stops_both_after_the_first(commands, workdir, stopped):
     first = newest(workdir)
+    assert first >= stopped
     assert stop_one(commands, workdir, "compiling:") == first + 1
 
 
@@ -92,8 +99,9 @@ def test_an_error_that_one_host_meets_later_ends_the_other_within_a_minute(comma
 
 
 @pytest.mark.slow
-def test_a_file_that_one_host_alone_reads_makes_both_use_the_checkpoint_before(commands, workdir):
+def test_a_file_that_one_host_alone_reads_makes_both_use_the_checkpoint_before(commands, workdir, stopped):
     first = newest(workdir)
+    assert first >= stopped
     run_hosts(commands, workdir, f"--stop_after={first + 1}")
     shards = (workdir / "checkpoints" / str(first + 1) / "train" / "ocdbt.process_1" / "d").iterdir()
     largest = max(shards, key=lambda path: path.stat().st_size)
