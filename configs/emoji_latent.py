@@ -8,7 +8,7 @@ The network of emoji_tiny, with as many tokens, draws pictures of four times the
 minutes for the autoencoder and 6 for the flow. Writes runs/emoji_latent.
 """
 
-from configs import emoji_tiny
+from nami_jax.configs import emoji_tiny
 
 
 def get_config():

@@ -9,7 +9,7 @@ of its own smaller and through fewer blocks: the baseline gets more compute per 
 
 from ml_collections import ConfigDict
 
-from configs import emoji_tiny
+from nami_jax.configs import emoji_tiny
 
 
 def get_config() -> ConfigDict:

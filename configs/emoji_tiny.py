@@ -10,7 +10,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from configs import base, presets
+from nami_jax.configs import base, presets
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ two CPU cores, 10 minutes. Writes runs/emoji_tiny_bridge. docs/bridge.md compare
 
 from ml_collections import ConfigDict
 
-from configs import emoji_tiny
+from nami_jax.configs import emoji_tiny
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ Hardware and time as emoji_tiny_bridge. Writes runs/emoji_tiny_conv_bridge.
 
 from ml_collections import ConfigDict
 
-from configs import emoji_tiny_bridge
+from nami_jax.configs import emoji_tiny_bridge
 
 
 def get_config() -> ConfigDict:

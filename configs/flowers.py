@@ -8,7 +8,7 @@ Hardware: one GPU. Writes runs/flowers.
 
 from ml_collections import ConfigDict
 
-from configs import emoji
+from nami_jax.configs import emoji
 
 
 def get_config() -> ConfigDict:

@@ -13,7 +13,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from configs import base, presets
+from nami_jax.configs import base, presets
 
 WEIGHTS = "weights/nami_2b"
 

@@ -16,8 +16,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from configs import base, presets
 from nami_jax.config import SAMPLE_PRESETS
+from nami_jax.configs import base, presets
 
 WEIGHTS = "weights/nami_2b"
 

@@ -4,12 +4,14 @@ FOLDER can be sampled from (`--checkpoint FOLDER`) and fine-tuned (`--config.tra
 RUN` writes the weights of a training run in the layout of a release.
 """
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from nami_jax.config import ConfigError
+from nami_jax.terminal.command_line import parse_flags, run_command
 
 if TYPE_CHECKING:
     from nami_jax.release.conversion import Converted
@@ -54,8 +56,7 @@ def main(argv: list[str]) -> None:
     from nami_jax.release.exporting import export_release, export_run
     from nami_jax.weights import WeightsError
 
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}: pass folders with --from and --to")
+    del argv
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     source, target = (Path(str(args[name].value)) for name in ("from", "to"))
@@ -77,6 +78,11 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"error: a file in {source} is damaged: {error}. Fetch it again.") from error
 
 
+def cli() -> None:
+    """Runs the command."""
+    parse = functools.partial(parse_flags, remedy="Pass folders with --from and --to")
+    run_command(main, define_flags, __doc__, parse)
+
+
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    cli()

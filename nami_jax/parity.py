@@ -5,11 +5,13 @@ FOLDER holds `config.json`, `transformer.safetensors`, `bridge_flow.safetensors`
 the bridge, at any sizes. Prints each vector's relative error and fails above the tolerance.
 """
 
+import functools
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from nami_jax.config import ConfigError
+from nami_jax.terminal.command_line import parse_flags, run_command
 
 
 def main(argv: list[str]) -> None:
@@ -21,7 +23,7 @@ def main(argv: list[str]) -> None:
     from nami_jax.weights import WeightsError
 
     if len(argv) != 2:
-        raise app.UsageError("pass one folder: python -m nami_jax.parity FOLDER")
+        raise SystemExit("error: the folder is missing. Pass one, e.g. tests/golden/nami_tiny.")
     logging.set_verbosity(logging.WARNING)
     failed = 0
     try:
@@ -36,6 +38,15 @@ def main(argv: list[str]) -> None:
         raise SystemExit(1)
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the command's flag."""
     flags.DEFINE_float("tolerance", 2e-5, "largest relative error")
-    app.run(main)
+
+
+def cli() -> None:
+    """Runs the command."""
+    run_command(main, define_flags, __doc__, functools.partial(parse_flags, remedy="Pass one folder", positional=1))
+
+
+if __name__ == "__main__":
+    cli()

@@ -8,35 +8,35 @@ machine. Fields of the config are set as flags: `--config.mesh.fsdp=16`.
 
 import sys
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags, logging
 
 from nami_jax.config import ConfigError, require
 from nami_jax.config.flow_run import TASK
-from nami_jax.planning.costs import make_rate
-from nami_jax.planning.hardware import EXAMPLES, HOST, find_hardware
-from nami_jax.planning.planner import make_plan
-from nami_jax.planning.report import report
-from nami_jax.training.flags import parse_flags
-from nami_jax.training.tasks import read_task, task_name
+from nami_jax.terminal.command_line import run_command
+from nami_jax.terminal.config_flag import define_config_flag
+from nami_jax.training.flags import parse_run_flags
 
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    config_flags.DEFINE_config_file("config", None, "file of the run's config, e.g. configs/nami_2b.py")
-    flags.DEFINE_string(
-        "topology", None, f"e.g. {', '.join(EXAMPLES.values())}, or {HOST} for this machine", required=True
-    )
+    define_config_flag("the run's config: a file, or the name of one that comes with nami_jax, e.g. nami_2b")
+    flags.DEFINE_string("topology", None, "TPUs, e.g. v5e:16x16 or v5p:4x4x4; host: this machine", required=True)
     flags.DEFINE_float("mfu", 0.4, "share of the chips' peak rate that the run is assumed to reach, in (0, 1]")
     flags.DEFINE_float("price_per_chip_hour", None, "USD; the list price if not given", lower_bound=0.0)
     flags.DEFINE_bool("all_shapes", False, "compile the training step for every shape, not only for the costliest")
     flags.DEFINE_bool("verify", False, "also compile the largest batch, which is otherwise extrapolated")
-    flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
     """Plans as the flags say."""
     del argv
+    # Not at the top: jax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
+    from nami_jax.planning.costs import make_rate
+    from nami_jax.planning.hardware import find_hardware
+    from nami_jax.planning.planner import make_plan
+    from nami_jax.planning.report import report
+    from nami_jax.training.tasks import read_task, task_name
+
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     fields = args.config.to_dict()
@@ -60,6 +60,10 @@ def main(argv: list[str]) -> None:
     sys.exit(0 if plan.fits else 1)
 
 
+def cli() -> None:
+    """Runs the command."""
+    run_command(main, define_flags, __doc__, parse_run_flags)
+
+
 if __name__ == "__main__":
-    define_flags()
-    app.run(main, flags_parser=parse_flags)
+    cli()

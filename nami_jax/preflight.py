@@ -5,21 +5,12 @@ data, and process 0 prints one table of all. Exits with 1 if a check failed on a
 """
 
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from absl import app, flags, logging
-from jax.experimental import multihost_utils
+from absl import flags, logging
 
 from nami_jax.config import ConfigError
-from nami_jax.host_checks import environment, storage
-from nami_jax.host_checks import run_checks as run
-from nami_jax.host_checks.findings import FAILED, Finding, Report, gather, summary_lines
-from nami_jax.parallel import processes as distributed
+from nami_jax.terminal.command_line import run_command
 from nami_jax.training import flags as run_flags
-from nami_jax.training.tasks import read_task
 
 LIMIT = 180  # seconds, for all of it
 LATE = (
@@ -35,51 +26,14 @@ def define_flags() -> None:
     flags.DEFINE_integer("expected_hosts", None, "expected number of processes, usually one per host", lower_bound=1)
 
 
-def examine(
-    fields: Mapping[str, Any], workdir: Path, hosts: int | None = None, devices: int | None = None
-) -> list[Report]:
-    """Checks this host, meets the others and returns the reports of all, by process.
-
-    Args:
-        fields: the run's config as nested dicts.
-        workdir: where the run will be kept.
-        hosts: how many processes there should be, if known.
-        devices: how many devices they should have in total, if known.
-    """
-    report = Report()
-    report.facts |= {"versions": environment.versions(), "config": environment.config_facts(fields, workdir)}
-    report.attempt("hosts", lambda: environment.check_hosts(hosts))
-    report.attempt("devices", lambda: environment.check_devices(devices))
-    wrote = _examine_run(report, fields, workdir)
-    writers = np.flatnonzero(multihost_utils.process_allgather(np.bool_(wrote))).tolist()
-    if wrote:
-        report.attempt("shared", lambda: storage.check_shared(workdir, writers))
-    reports = gather(report)  # which waits for all, so that none removes what another is still looking for
-    if wrote:
-        storage.clean(workdir)
-    return reports
-
-
-def _examine_run(report: Report, fields: Mapping[str, Any], workdir: Path) -> bool:
-    """Adds the checks of the run to a report; returns whether this host left a trace in the workdir."""
-    try:
-        task = read_task(fields)
-    except ConfigError as error:
-        report.findings.append(Finding("fields", FAILED, str(error)))
-        return False
-    if report.attempt("mesh", lambda: run.check_mesh(task)):
-        report.attempt("settings", task.check)
-        report.attempt("state", lambda: run.check_state(task))
-    if task.needs_weights(workdir):
-        report.attempt("weights", lambda: run.check_weights(task))
-    report.attempt("data", lambda: run.check_data(task, report.facts))
-    size, keep = run.checkpoint_bytes(task), task.cfg.train.keep_checkpoints
-    return report.attempt("storage", lambda: storage.check_storage(workdir, size, keep))
-
-
 def main(argv: list[str]) -> None:
     """Checks, prints the table on the first process, and ends with 1 on every process if a check failed on one."""
     del argv
+    # Not at the top: jax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
+    from nami_jax.host_checks.examination import examine
+    from nami_jax.host_checks.findings import FAILED, summary_lines
+    from nami_jax.parallel import processes as distributed
+
     logging.set_verbosity(logging.ERROR)  # the table says it
     start, args = time.perf_counter(), flags.FLAGS
     try:
@@ -87,7 +41,7 @@ def main(argv: list[str]) -> None:
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from error
     with distributed.deadline(LIMIT, LATE):
-        fields, workdir = args.config.to_dict(), Path(args.workdir)
+        fields, workdir = args.config.to_dict(), run_flags.workdir()
         lines = summary_lines(examine(fields, workdir, args.expected_hosts, args.expected_devices))
     if distributed.is_main():
         for line in lines:
@@ -99,6 +53,10 @@ def main(argv: list[str]) -> None:
         print(f"preflight passed in {time.perf_counter() - start:.0f} s")
 
 
+def cli() -> None:
+    """Runs the command."""
+    run_command(main, define_flags, __doc__, run_flags.parse_run_flags)
+
+
 if __name__ == "__main__":
-    define_flags()
-    app.run(main, flags_parser=run_flags.parse_flags)
+    cli()

@@ -13,21 +13,18 @@ or any beside this command's own process, need `XLA_PYTHON_CLIENT_PREALLOCATE=fa
 import dataclasses
 from typing import Any
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags, logging
 
 from nami_jax.config import Config, ConfigError, require
 from nami_jax.config.settings import declared
-from nami_jax.preparation.errors import PreparationError
-from nami_jax.preparation.finding import KINDS
-from nami_jax.preparation.job import Options
-from nami_jax.preparation.orchestration import prepare
-from nami_jax.weights import WeightsError
+from nami_jax.preparation.options import Options
+from nami_jax.terminal.command_line import parse_flags, run_command
+from nami_jax.terminal.config_flag import define_config_flag
 
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    config_flags.DEFINE_config_file("config", None, "config of the run to prepare for, e.g. configs/emoji_latent.py")
+    define_config_flag("config of the run to prepare for: a file, or the name of one that comes with nami_jax")
     flags.DEFINE_string(
         "source",
         None,
@@ -40,28 +37,22 @@ def define_flags() -> None:
             flags.DEFINE_enum(option.name, option.default, option.choices, option.about)
         else:
             define[type(option.default)](option.name, option.default, option.about)
-    flags.mark_flags_as_required(["config"])
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command's own flags, in any order among Beam's, and returns what is left.
-
-    A flag or a field of the config that does not exist ends the program without a traceback.
-    """
+def parse_own_flags(argv: list[str]) -> list[str]:
+    """Parses the command's own flags, in any order among Beam's, and returns what is left."""
     flags.FLAGS.set_gnu_getopt(True)
-    try:
-        rest = flags.FLAGS(argv, known_only=True)
-        flags.FLAGS.config.to_dict()  # a file that could not be loaded is reported at its first use
-    except flags.Error as error:
-        raise SystemExit(f"error: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = (error.__cause__ or error).args[-1]
-        raise SystemExit(f"error: --config: {reason}\nconfigs/README.md lists every field of a config.") from error
-    return rest
+    return parse_flags(argv, known_only=True)
 
 
 def main(argv: list[str]) -> None:
     """Prepares as the flags say and prints a summary."""
+    # Not at the top: jax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
+    from nami_jax.preparation.errors import PreparationError
+    from nami_jax.preparation.finding import KINDS
+    from nami_jax.preparation.orchestration import prepare
+    from nami_jax.weights import WeightsError
+
     logging.set_verbosity(logging.WARNING)
     args: Any = flags.FLAGS
     own = [field.name for field in dataclasses.fields(Options)]
@@ -84,6 +75,10 @@ def main(argv: list[str]) -> None:
         print(f"To train on it, set --config.data.prepared={out}")
 
 
+def cli() -> None:
+    """Runs the command."""
+    run_command(main, define_flags, __doc__, parse_own_flags)
+
+
 if __name__ == "__main__":
-    define_flags()
-    app.run(main, flags_parser=parse_flags)
+    cli()

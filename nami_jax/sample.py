@@ -5,14 +5,16 @@ in each PNG's metadata.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, ModelConfig, SampleConfig, choices, parse_steps
+from nami_jax.terminal.command_line import parse_flags, run_command
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +44,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("fsdp", 1, "devices that share the weights, each with pictures of its own")
     flags.DEFINE_integer("tensor", 1, "devices that share each layer's heads and channels")
     flags.DEFINE_integer("sequence", 1, "devices that share the tokens of a picture, for large ones")
-    flags.DEFINE_string("out", "samples", "folder for the PNGs")
+    flags.DEFINE_string("out", "out", "folder for the PNGs")
 
 
 def file_name(number: int, prompt: str, seed: int) -> str:
@@ -72,8 +74,7 @@ def main(argv: list[str]) -> None:
     from nami_jax.sampling.pipeline import NamiPipeline
     from nami_jax.weights import WeightsError
 
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}: pass prompts with --prompt")
+    del argv
     args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     mute_orbax()
@@ -110,6 +111,10 @@ def main(argv: list[str]) -> None:
     save_pictures(pictures, prompts, Path(args.out), {**about, "checkpoint": pipe.source})
 
 
+def cli() -> None:
+    """Runs the command."""
+    run_command(main, define_flags, __doc__, functools.partial(parse_flags, remedy="Pass prompts with --prompt"))
+
+
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    cli()

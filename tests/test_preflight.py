@@ -9,9 +9,9 @@ import pytest
 
 from nami_jax.config import ConfigError
 from nami_jax.data.captioned_images import open_source
+from nami_jax.host_checks.examination import examine
 from nami_jax.host_checks.findings import FAILED, OK, WARNING, Finding, Report, summary_lines
 from nami_jax.host_checks.storage import check_storage, clean
-from nami_jax.preflight import examine
 from tests.support import xla
 from tests.support.autoencoder_runs import make_autoencoder_run
 from tests.support.paths import ROOT

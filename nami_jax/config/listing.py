@@ -8,7 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from nami_jax.config import autoencoder_run, flow_run
 from nami_jax.config.settings import Declared, declared, sections
+
+RUNS = {flow_run.TASK: flow_run.Config, autoencoder_run.TASK: autoencoder_run.AutoencoderRun}  # by a config's `task`
 
 
 def base_config(kind: Any) -> ConfigDict:
@@ -19,13 +22,21 @@ def base_config(kind: Any) -> ConfigDict:
     """
     config = ConfigDict()
     for name, section in sections(kind).items():
-        config[name] = ConfigDict({f.name: _value(f) for f in declared(section)})
+        config[name] = ConfigDict({f.name: _empty(f) if f.default is None else f.default for f in declared(section)})
     return config
 
 
-def _value(field: Declared) -> Any:
-    if field.default is not None:
-        return field.default
+def declare_types(config: ConfigDict) -> None:
+    """Gives the fields of a run's config that are None their declared types, so that they can be set to others."""
+    kind = RUNS.get(config.get("task", flow_run.TASK))
+    for name, section in sections(kind).items() if kind else ():
+        values = config.get(name)
+        for field in declared(section) if isinstance(values, ConfigDict) else ():
+            if field.name in values and values[field.name] is None and types.NoneType in typing.get_args(field.type):
+                values[field.name] = _empty(field)
+
+
+def _empty(field: Declared) -> Any:
     held = next(part for part in typing.get_args(field.type) if part is not types.NoneType)
     held = typing.get_args(held)[0] if typing.get_origin(held) is typing.Annotated else held
     held = type(field.choices[0]) if field.choices else held

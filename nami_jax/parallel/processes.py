@@ -1,6 +1,6 @@
-"""Joins the processes of a run on several hosts: their flags, `jax.distributed`, what they decide jointly, who reports.
+"""Joins the processes of a run on several hosts: `jax.distributed`, what they decide jointly, who reports.
 
-An entry point calls `define_flags`, and `initialize` before anything asks jax for a device.
+An entry point calls `initialize` before anything asks jax for a device; `training.flags` defines the flags.
 """
 
 import atexit
@@ -34,15 +34,6 @@ PERHAPS_ANOTHER = (
     "command on every host again to continue the run."
 )
 PLAIN = {"coordinator_address": "10.0.0.1:8476", "num_processes": 2, "process_id": 0}  # flags, with examples
-
-
-def define_flags() -> None:
-    """Defines the flags by which this process finds the others."""
-    flags.DEFINE_bool("distributed", False, "join the other hosts of a TPU pod, GKE or Slurm job, which jax discovers")
-    flags.DEFINE_string("coordinator_address", None, "host:port of process 0, for hosts that jax cannot discover")
-    flags.DEFINE_integer("num_processes", None, "number of processes, with --coordinator_address", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "index of this process, 0 to num_processes - 1", lower_bound=0)
-    flags.DEFINE_integer("initialization_timeout", 300, "seconds to wait for all processes to join", lower_bound=1)
 
 
 def initialize() -> None:

@@ -1,4 +1,4 @@
-"""What a preparation is: the settings that are sent to every worker, and the networks that each loads once."""
+"""What a preparation is, as it is sent to every worker, and the networks that each loads once."""
 
 import dataclasses
 import functools
@@ -8,32 +8,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from nami_jax.autoencoder.codec import Autoencoder
-from nami_jax.config import AutoencoderConfig, Config, Dtype, ModelConfig, TextConfig
-from nami_jax.config.settings import Positive, Settings, Share, field, settings
+from nami_jax.config import AutoencoderConfig, Config, ModelConfig, TextConfig
 from nami_jax.data.latents import Prepared
-from nami_jax.preparation.pixels import Limits
+from nami_jax.preparation.options import Options
 from nami_jax.preparation.sources import RecordSource, UnitList
 from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, load_text_encoder
-
-
-@settings()
-class Options(Settings):
-    """What a user can set of a preparation, besides the config."""
-
-    unit_size: Positive = field("images per unit of work; an interruption loses unfinished units", default=256)
-    eval_share: Share = field("share of images to hold out; tensorflow-datasets has splits instead", default=0.01)
-    max_upscale: float = field("reject images that would be enlarged by more than this factor", default=2.0, ge=1)
-    max_pixels: Positive = field(
-        "reject images with more pixels, without decoding them", default=89_478_485
-    )  # Pillow's own: 256 MiB decoded
-    batch_size: Positive = field("images that the autoencoder encodes at once", default=16)
-    dtype: Dtype = field("compute type of both networks", default="float32")
-
-    @property
-    def limits(self) -> Limits:
-        """The limits that images must respect."""
-        return Limits(self.max_pixels, self.max_upscale)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,6 +13,7 @@ from PIL import Image, ImageOps
 from nami_jax.data.images import on_white
 from nami_jax.data.latents import Bucket
 from nami_jax.preparation.errors import RejectedError
+from nami_jax.preparation.options import Limits
 
 # No others are opened: some of the many that Pillow knows run other programs or serve no one here.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -29,13 +29,6 @@ UNREADABLE = (
     struct.error,
     zlib.error,
 )
-
-
-class Limits(NamedTuple):
-    """The limits that images must respect."""
-
-    max_pixels: int  # width times height, as given in the file's header
-    max_upscale: float  # times that an image may be enlarged to fill its bucket
 
 
 def limit_pillow(limits: Limits) -> None:

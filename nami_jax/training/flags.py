@@ -1,33 +1,41 @@
 """The flags of a training run."""
 
-from absl import app, flags
-from ml_collections import config_flags
+from pathlib import Path
 
-from nami_jax.parallel import processes as distributed
+from absl import flags
+
+from nami_jax.terminal.command_line import parse_flags
+from nami_jax.terminal.config_flag import config_name, define_config_flag
+
+RUNS = Path("runs")  # where a run is kept by default, under its config's name
 
 
 def define_flags() -> None:
     """Defines the flags."""
-    config_flags.DEFINE_config_file("config", None, "file of the run's config, e.g. configs/emoji_tiny.py")
-    flags.DEFINE_string("workdir", None, "folder to keep the run in, e.g. runs/emoji_tiny", required=True)
+    define_config_flag("the run's config: a file, or the name of one that comes with nami_jax, e.g. emoji_tiny")
+    flags.DEFINE_string("workdir", None, f"folder to keep the run in; {RUNS}/ and the config's name if not given")
     flags.DEFINE_integer("stop_after", None, "save and stop once this many steps are done; the same command continues")
     flags.DEFINE_string("wandb", None, "Weights & Biases project to send metrics and pictures to")
     flags.DEFINE_string("profile", None, "first and last step to trace with jax's profiler, e.g. 10:15")
     flags.DEFINE_bool("dry_run", False, "run two steps in a temporary folder, report what they took, leave nothing")
-    flags.mark_flag_as_required("config")
-    distributed.define_flags()
+    define_process_flags()
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a config file or a field of it that does not exist ends the program without a traceback."""
-    try:
-        arguments = app.parse_flags_with_usage(argv)
-        flags.FLAGS.config.to_dict()  # a file that could not be loaded is reported at its first use
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = (error.__cause__ or error).args[-1]
-        raise SystemExit(f"error: --config: {reason}\nconfigs/README.md lists every field of a config.") from error
-    if len(arguments) > 1:
-        raise app.UsageError(
-            f"unknown argument {arguments[1]!r}: set fields of the config with e.g. --config.train.steps=9"
-        )
-    return arguments
+def define_process_flags() -> None:
+    """Defines the flags by which a process finds the others of a run on several hosts; see `parallel.processes`."""
+    flags.DEFINE_bool("distributed", False, "join the other hosts of a TPU pod, GKE or Slurm job, which jax discovers")
+    flags.DEFINE_string("coordinator_address", None, "host:port of process 0, for hosts that jax cannot discover")
+    flags.DEFINE_integer("num_processes", None, "number of processes, with --coordinator_address", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "index of this process, 0 to num_processes - 1", lower_bound=0)
+    flags.DEFINE_integer("initialization_timeout", 300, "seconds to wait for all processes to join", lower_bound=1)
+
+
+def parse_run_flags(argv: list[str]) -> list[str]:
+    """Parses the flags of a command for a run, as `parse_flags`."""
+    return parse_flags(argv, remedy="Set fields of the config with e.g. --config.train.steps=9")
+
+
+def workdir() -> Path:
+    """Returns the folder that the parsed flags name."""
+    given = flags.FLAGS.workdir
+    return RUNS / config_name(flags.FLAGS["config"].config_filename) if given is None else Path(given)

@@ -1,25 +1,18 @@
 """Which tasks there are: the one place that names them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from nami_jax.config import Config, Settings, require
+from nami_jax.config import require
 from nami_jax.config.autoencoder_run import TASK as AUTOENCODER
-from nami_jax.config.autoencoder_run import AutoencoderRun
 from nami_jax.config.flow_run import TASK as FLOW
+from nami_jax.config.listing import RUNS
 from nami_jax.training.autoencoder.autoencoder_task import AutoencoderTask
 from nami_jax.training.flow_task import FlowTask
 from nami_jax.training.task import Task
 
-
-class Kind(NamedTuple):
-    """A task: the class of its config, and what makes it of one and of devices."""
-
-    config: type[Settings]
-    make: Callable[[Any, Sequence[Any] | None], Task]
-
-
-KINDS = {FLOW: Kind(Config, FlowTask), AUTOENCODER: Kind(AutoencoderRun, AutoencoderTask)}  # by a config's `task`
+# What makes a task of its config and of devices, by a config's `task`.
+TASKS: dict[str, Callable[[Any, Sequence[Any] | None], Task]] = {FLOW: FlowTask, AUTOENCODER: AutoencoderTask}
 
 
 def task_name(fields: Mapping[str, Any]) -> str:
@@ -38,7 +31,6 @@ def read_task(fields: Mapping[str, Any], devices: Sequence[Any] | None = None) -
         ConfigError: there is no such task, or the config does not fit it.
     """
     name = task_name(fields)
-    require(name in KINDS, field="task", value=name, rule="is not a task", remedy=f"Set one of {', '.join(KINDS)}")
-    kind = KINDS[name]
+    require(name in TASKS, field="task", value=name, rule="is not a task", remedy=f"Set one of {', '.join(TASKS)}")
     own = {section: value for section, value in fields.items() if section != "task"}
-    return kind.make(kind.config.from_dict(own), devices)
+    return TASKS[name](RUNS[name].from_dict(own), devices)

@@ -9,12 +9,14 @@ from absl.testing import flagsaver
 
 from nami_jax.config import ConfigError
 from nami_jax.parallel import processes as distributed
+from nami_jax.training.flags import define_process_flags
 
 ALONE = """
 import sys
 from absl import flags
 from nami_jax.parallel import processes as distributed
-distributed.define_flags()
+from nami_jax.training.flags import define_process_flags
+define_process_flags()
 flags.FLAGS(sys.argv)
 distributed.initialize()
 """
@@ -23,7 +25,7 @@ distributed.initialize()
 @pytest.fixture(autouse=True, scope="module")
 def _flags():
     if "distributed" not in flags.FLAGS:
-        distributed.define_flags()
+        define_process_flags()
     flags.FLAGS.mark_as_parsed()
 
 
