@@ -4,11 +4,11 @@ import os
 import pathlib
 import platform
 import re
-import subprocess
 import sys
 
 import pytest
 
+from tests.support import patience
 from tests.support.paths import ROOT
 
 TPU_COMPILER = pathlib.Path(sys.prefix) / "tpu_compiler"  # where the Makefile installs libtpu
@@ -23,7 +23,7 @@ SMALL = [
 def plan(*flags):
     env = os.environ | {"PYTHONPATH": f"{ROOT}:{TPU_COMPILER}"}
     command = [sys.executable, "-m", "nami_jax.plan", *flags]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    return patience.run(command, 600, cwd=ROOT, env=env)
 
 
 @pytest.mark.skipif(

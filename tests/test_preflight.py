@@ -12,7 +12,7 @@ from nami_jax.data.captioned_images import open_source
 from nami_jax.host_checks.examination import examine
 from nami_jax.host_checks.findings import FAILED, OK, WARNING, Finding, Report, summary_lines
 from nami_jax.host_checks.storage import check_storage, clean
-from tests.support import xla
+from tests.support import patience, xla
 from tests.support.autoencoder_runs import make_autoencoder_run
 from tests.support.paths import ROOT
 from tests.support.runs import card_config
@@ -179,7 +179,7 @@ def two_hosts(config_file, *workdirs, second=()):
         start(config_file, workdir, *shared, f"--process_id={i}", *(second if i else ()))
         for i, workdir in enumerate(workdirs)
     ]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [patience.finish(process, 120) for process in processes]
     return [
         (process.returncode, re.sub(r"^\[Gloo\].*\n", "", out, flags=re.MULTILINE), err)
         for process, (out, err) in zip(processes, outputs, strict=True)
@@ -214,7 +214,7 @@ def test_missing_host_ends_the_wait_with_a_message(config_file, tmp_path):
         port = free.getsockname()[1]
     plain = (f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2", "--process_id=0")
     process = start(config_file, tmp_path, *plain, "--initialization_timeout=1")
-    _, err = process.communicate(timeout=60)
+    _, err = patience.finish(process, 60)
     assert process.returncode == 1
     assert "error: initialization_timeout = 1: " in err
     assert "not all joined. Start the same command on every host" in err

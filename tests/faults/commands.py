@@ -15,7 +15,7 @@ from nami_jax.checkpoints.checkpoint import Checkpoints
 from nami_jax.config import Config
 from nami_jax.config.autoencoder_run import AutoencoderRun
 from nami_jax.training.tasks import read_task
-from tests.support import xla
+from tests.support import patience, xla
 from tests.support.autoencoder_runs import make_autoencoder_run
 from tests.support.paths import ROOT
 from tests.support.runs import card_config, numbers, restored
@@ -74,7 +74,7 @@ class Commands:
     def run(self, workdir: pathlib.Path, *flags: str, status: int = 0) -> str:
         """Runs the command to its end and returns its output."""
         with self.start(workdir, *flags) as process:
-            output, _ = process.communicate(timeout=300)
+            output, _ = patience.finish(process, 300)
         assert process.returncode == status, output
         return output
 

@@ -6,6 +6,7 @@ killed one, and prints what was killed as JSON.
 """
 
 import json
+import math
 import os
 import pathlib
 import random
@@ -19,10 +20,10 @@ import numpy as np
 from tests.faults.commands import small_config
 from tests.support.runs import numbers, train
 
-STEPS = 60
+SAVES = 3  # that a start may begin before it is killed; a save is made after every step
 
 
-def fork(folder: pathlib.Path, name: str) -> int:
+def fork(folder: pathlib.Path, name: str, steps: int) -> int:
     """Starts or continues the run `name` in a child, which leaves its last state in an .npz, and returns its id."""
     child = os.fork()
     if child:
@@ -32,7 +33,7 @@ def fork(folder: pathlib.Path, name: str) -> int:
     os.dup2(log, 2)
     status = 1
     try:
-        cfg = small_config(folder / "data", steps=STEPS, checkpoint_every=1, keep_checkpoints=3)
+        cfg = small_config(folder / "data", steps=steps, checkpoint_every=1, keep_checkpoints=3)
         state = numbers(train(cfg, folder / name))
         np.savez(folder / f"{name}.npz", allow_pickle=False, **state)  # pyright: ignore[reportArgumentType]
         status = 0
@@ -53,49 +54,50 @@ def unfinished(workdir: pathlib.Path) -> set[int]:
     return found
 
 
-def wait_for_save(child: int, workdir: pathlib.Path, known: set[int], skip: int) -> None:
-    """Waits until the child has begun `skip` saves and one more, or has ended."""
-    seen = set(known)
-    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        new = unfinished(workdir) - seen
-        if new and skip == 0:
+def wait_for_saves(child: int, workdir: pathlib.Path, known: set[int], saves: int, seconds: float = math.inf) -> None:
+    """Waits until the child has begun `saves` saves, has ended, or `seconds` have passed."""
+    seen, until = set(known), time.monotonic() + seconds
+    while len(seen - known) < saves and time.monotonic() < until:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             return
-        skip -= len(new)
-        seen |= new
         time.sleep(0.001)
+        seen |= unfinished(workdir)
 
 
-def kill(folder: pathlib.Path, rng: random.Random, in_save: bool, longest: float) -> dict:
-    """Starts the run and kills it within a save, or `longest` seconds after its start at the latest."""
+def kill(folder: pathlib.Path, rng: random.Random, steps: int, in_save: bool, longest: float) -> dict:
+    """Starts the run and kills it within a save, or `longest` seconds after its start; after `SAVES` at the latest.
+
+    However fast the machine is, a start thus makes few steps, and the run does not end before its last kill.
+    """
     workdir, began = folder / "parts", time.monotonic()
     known = unfinished(workdir)
-    child = fork(folder, "parts")
+    child = fork(folder, "parts", steps)
     if in_save:
-        wait_for_save(child, workdir, known, skip=rng.randrange(3))
+        wait_for_saves(child, workdir, known, rng.randint(1, SAVES))
         began_save = time.monotonic() - began
-        time.sleep(rng.uniform(0, 0.2))
+        wait_for_saves(child, workdir, known, SAVES, rng.uniform(0, 0.2))
     else:
         began_save = None
-        time.sleep(rng.uniform(0, longest))
+        wait_for_saves(child, workdir, known, SAVES, rng.uniform(0, longest))
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    steps = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdecimal()]
+    saved = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdecimal()]
     return {
         "killed": os.WIFSIGNALED(status), "in_save": bool(unfinished(workdir) - known), "seconds": began_save,
-        "step": max(steps, default=0),
+        "step": max(saved, default=0),
     }  # fmt: skip
 
 
 def main(folder: pathlib.Path, kills: int, seed: int) -> None:
-    began = time.monotonic()
-    whole = fork(folder, "whole")  # also compiles everything, prepares the data
+    began, steps = time.monotonic(), (SAVES + 1) * (kills + 1)
+    whole = fork(folder, "whole", steps)  # also compiles everything, prepares the data
     assert os.waitpid(whole, 0)[1] == 0, (folder / "whole.log").read_text()
     rng, report = random.Random(seed), []
     longest = 0.0
     for i in range(kills):
-        report.append(kill(folder, rng, in_save=i % 2 == 0, longest=longest))
+        report.append(kill(folder, rng, steps, in_save=i % 2 == 0, longest=longest))
         longest = max(longest, 1.5 * (report[-1]["seconds"] or 0.0))
-    parts = fork(folder, "parts")
+    parts = fork(folder, "parts", steps)
     assert os.waitpid(parts, 0)[1] == 0, (folder / "parts.log").read_text()
     print(json.dumps({"kills": report, "seconds": time.monotonic() - began}))
 

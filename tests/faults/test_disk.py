@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.commands import Commands, environment
 from tests.faults.mounts import mounted
+from tests.support import patience
 from tests.support.paths import ROOT
 
 
@@ -22,10 +23,7 @@ def disk(tmp_path):
 def fill(action, disk, *arguments):
     """Runs an action of `full_disk` on a small disk; returns what it reports and all else that it prints."""
     command = [sys.executable, "-m", "tests.faults.full_disk", action, str(disk), str(disk.parent), *arguments]
-    run = subprocess.run(
-        mounted(disk, "size=20m", command), env=environment(disk.parent / "cache"), cwd=ROOT, capture_output=True,
-        text=True, timeout=600,
-    )  # fmt: skip
+    run = patience.run(mounted(disk, "size=20m", command), 600, env=environment(disk.parent / "cache"), cwd=ROOT)
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     return [json.loads(line) for line in lines if line.startswith("{")], run.stderr

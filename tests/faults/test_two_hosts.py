@@ -2,12 +2,12 @@
 
 import os
 import signal
-import time
 
 import pytest
 
 from nami_jax.checkpoints.checkpoint import Checkpoints
 from tests.faults.commands import Commands, read_until
+from tests.support import patience
 from tests.support.hosts import finish, start_hosts
 
 FLAGS = ("--config.mesh.fsdp=2", "--config.train.checkpoint_every=4")
@@ -41,7 +41,7 @@ def stop_one(commands, workdir, when):
     try:
         read_until(hosts[0], when)
         hosts[1].send_signal(signal.SIGTERM)
-        printed = [host.communicate(timeout=60)[0] for host in hosts]
+        printed = [patience.finish(host, 60)[0] for host in hosts]
     finally:
         for host in hosts:
             host.kill()
@@ -73,7 +73,7 @@ def test_a_signal_before_a_continued_run_makes_a_step_stops_both_after_the_first
 def test_an_error_that_the_first_host_alone_meets_ends_both(commands, tmp_path):
     flags = ["--config.data.data_dir=/proc/none"]  # where it cannot build the data; the other waits for them
     hosts = start_hosts(commands.config, tmp_path / "run", flags, hosts=2, devices=1)
-    printed = finish(hosts, timeout=120)
+    printed = finish(hosts, 120)
     assert [host.returncode for host in hosts] == [1, 1], "\n\n".join(printed)
     assert "error: data: process 0 failed; see its output." in printed[1]
 
@@ -85,9 +85,9 @@ def test_an_error_that_one_host_meets_later_ends_the_other_within_a_minute(comma
     hosts = start_hosts(commands.config, tmp_path / "run", FLAGS, hosts=2, devices=1)
     try:
         read_until(hosts[0], "FileExistsError")
-        began = time.monotonic()
-        printed = [host.communicate(timeout=120)[0] for host in hosts]
-        seconds = time.monotonic() - began
+        watch = patience.Stopwatch()
+        printed = [patience.finish(host, 120)[0] for host in hosts]
+        seconds = watch.look()
     finally:
         for host in hosts:
             host.kill()

@@ -1,6 +1,5 @@
 import io
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 
 from nami_jax.config import ConfigError
 from nami_jax.monitoring.events import EventWriter, tracked
+from tests.support import patience
 from tests.support.event_files import read_values
 from tests.support.offline_runs import read_offline_runs
 
@@ -81,7 +81,7 @@ with tracked("cards", Path(sys.argv[1]), {}) as tracker, EventWriter(Path(sys.ar
 
 def test_a_process_that_ends_in_an_error_loses_nothing_and_says_no_more(offline, tmp_path):
     command = [sys.executable, "-c", LEAVES, str(tmp_path)]
-    ended = subprocess.run(command, timeout=120, capture_output=True, text=True, check=False)
+    ended = patience.run(command, 120)
     assert (ended.returncode, ended.stderr) == (1, "error: the loss is nan\n")
     (run,) = read_offline_runs(tmp_path)
     assert (run.history["loss"], run.exit_code) == ({4: 0.25}, 1)

@@ -16,6 +16,7 @@ from nami_jax.monitoring.metrics import Interval, NonFiniteError
 from nami_jax.monitoring.profiling import Trace, Window
 from nami_jax.monitoring.watch import Extras, Outlets, Views, Watch
 from tests.monitoring.test_metrics import Clock, metrics, skipped
+from tests.support import patience
 from tests.support.event_files import read_values
 from tests.support.offline_runs import read_offline_runs
 from tests.support.paths import ROOT
@@ -228,7 +229,7 @@ def test_only_the_first_process_shows_and_writes_anything(tmp_path, monkeypatch)
         )
         for i in (0, 1)
     ]  # fmt: skip
-    first, second = (process.communicate(timeout=120) for process in processes)
+    first, second = (patience.finish(process, 120) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], first[1] + second[1]
     for text in (
         "step 3: the loss is nan",

@@ -10,6 +10,7 @@ from absl.testing import flagsaver
 from nami_jax.config import ConfigError
 from nami_jax.parallel import processes as distributed
 from nami_jax.training.flags import define_process_flags
+from tests.support import patience
 
 ALONE = """
 import sys
@@ -72,5 +73,5 @@ def test_no_cluster_to_join_is_an_error_and_not_a_run_of_one_process():
 
 def test_block_that_takes_too_long_ends_the_process():
     late = "import time; from nami_jax.parallel.processes import deadline\nwith deadline(0.1, 'late'): time.sleep(60)"
-    run = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True, timeout=50)
+    run = patience.run([sys.executable, "-c", late], 50)
     assert (run.returncode, run.stderr) == (1, "error: late\n")

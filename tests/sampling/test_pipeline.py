@@ -1,6 +1,5 @@
 import gc
 import os
-import subprocess
 import sys
 import weakref
 
@@ -14,6 +13,7 @@ from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps
 from nami_jax.flow.stages import make_stages
 from nami_jax.sample import file_name
 from nami_jax.sampling.sampler import image_noise
+from tests.support import patience
 from tests.support.paths import ROOT
 from tests.support.runs import card_config, train
 
@@ -126,9 +126,7 @@ def test_a_long_prompt_is_cut_with_a_warning(pipe, caplog):
 
 
 def command(*arguments, **env):
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=300
-    )
+    return patience.run([sys.executable, "-m", *arguments], 300, cwd=ROOT, env=os.environ | env)
 
 
 def test_command_writes_pictures_that_say_what_they_are(workdir, tmp_path):

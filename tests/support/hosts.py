@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support import xla
+from tests.support import patience, xla
 from tests.support.paths import ROOT
 
 CONFIG = """
@@ -45,10 +45,10 @@ def start_hosts(config: Path, workdir: Path, flags: Sequence[str] = (), *, hosts
     ]
 
 
-def finish(processes: Sequence[subprocess.Popen], timeout: float = 300) -> list[str]:
-    """Waits for all and returns what each printed; kills those that do not end in time."""
+def finish(processes: Sequence[subprocess.Popen], seconds: float = 300) -> list[str]:
+    """Waits for each, so many seconds of a quiet machine, and returns what they printed; kills those that hang."""
     try:
-        return [process.communicate(timeout=timeout)[0] for process in processes]
+        return [patience.finish(process, seconds)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

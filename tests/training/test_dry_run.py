@@ -1,5 +1,4 @@
 import os
-import subprocess
 import sys
 
 import jax
@@ -11,7 +10,7 @@ from nami_jax.training.autoencoder.autoencoder_task import AutoencoderTask
 from nami_jax.training.autoencoder.reconstruction import init_state
 from nami_jax.training.dry_run import dry_run, report
 from nami_jax.training.flow_task import FlowTask
-from tests.support import xla
+from tests.support import patience, xla
 from tests.support.autoencoder_runs import make_autoencoder_run
 from tests.support.paths import ROOT
 from tests.support.runs import card_config
@@ -45,14 +44,7 @@ def test_command_tells_what_two_steps_took_and_leaves_nothing(data_dir, tmp_path
     (tmp_path / "cards.py").write_text(CARDS.format(data_dir=str(data_dir)))
     command = [sys.executable, "-m", "nami_jax.train", "--config", str(tmp_path / "cards.py"),
                "--workdir", str(tmp_path / "runs" / "red"), "--dry_run", "--profile", "1:2"]  # fmt: skip
-    run = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": xla.flags(devices=1)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    run = patience.run(command, 300, cwd=ROOT, env=os.environ | {"XLA_FLAGS": xla.flags(devices=1)})
     assert run.returncode == 0, run.stderr
     for line in (
         "step 2: validation/stage_1",
