@@ -16,6 +16,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from nami_jax.checkpoints.beginning import completed
 from nami_jax.config import Config, ConfigError, require
 from nami_jax.config.settings import declared
 from nami_jax.preparation.errors import PreparationError
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
     args: Any = flags.FLAGS
     own = [field.name for field in dataclasses.fields(Options)]
     try:
-        cfg = Config.from_dict(args.config.to_dict())
+        cfg = Config.from_dict(completed(args.config.to_dict())).located()
         options = Options(**{name: getattr(args, name) for name in own})
         out = str(args.out or cfg.data.prepared)
         source = args.source or cfg.data.name

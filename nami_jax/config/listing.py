@@ -23,6 +23,17 @@ def base_config(kind: Any) -> ConfigDict:
     return config
 
 
+def unset_section(kind: Any) -> ConfigDict:
+    """Returns the fields of a section, all None until they are set to a value of their type.
+
+    Args:
+        kind: `ModelConfig`, `TextConfig`, ...
+    """
+    return ConfigDict(
+        {f.name: _value(f) if f.default is None else placeholder(type(f.default)) for f in declared(kind)}
+    )
+
+
 def _value(field: Declared) -> Any:
     if field.default is not None:
         return field.default
