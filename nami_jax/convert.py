@@ -1,7 +1,7 @@
-"""Converts a NAMI release's weights: `python -m nami_jax.convert --from RELEASE --to FOLDER`; `--export` converts back.
+"""Makes a folder to sample from anywhere: `python -m nami_jax.convert --from RUN_OR_RELEASE --to FOLDER`.
 
-FOLDER can be sampled from (`--checkpoint FOLDER`) and fine-tuned (`--config.train.init_from=FOLDER`). `--export --from
-RUN` writes the weights of a training run in the layout of a release.
+RUN is the workdir of a training run, RELEASE a NAMI for PyTorch. FOLDER can be sampled from (`--checkpoint FOLDER`) and
+trained on (`--config.train.init_from=FOLDER`). `--export` writes a run or such a folder in the layout of a release.
 """
 
 import functools
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
-from nami_jax.config import ConfigError
+from nami_jax.config import ConfigError, require
 from nami_jax.terminal.command_line import parse_flags, run_command
 
 if TYPE_CHECKING:
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_string(
-        "from", None, "a release, or with --export a converted folder or a run's workdir", required=True
+        "from",
+        None,
+        "a run's workdir or a release; with --export, a run's workdir or a converted folder",
+        required=True,
     )
     flags.DEFINE_string("to", None, "the folder to create", required=True)
     flags.DEFINE_bool("export", False, "write a converted folder, or a training run, in the layout of a release")
-    flags.DEFINE_integer("step", None, "which checkpoint of a run to export; the newest if not given")
+    flags.DEFINE_integer("step", None, "which checkpoint of a run; the newest if not given")
     flags.DEFINE_enum(
         "format",
         "released",
         ["released", "safetensors"],
         "format of exported weights: as released (pickles need torch), or safetensors",
     )
-    flags.DEFINE_bool("allow_missing", False, "convert a release that lacks an autoencoder, text encoder or tokeniser")
+    flags.DEFINE_bool("allow_missing", False, "go on without an autoencoder, text encoder or tokeniser that is absent")
 
 
 def report(converted: "Converted", target: Path) -> str:
@@ -42,7 +45,10 @@ def report(converted: "Converted", target: Path) -> str:
         for name, size in converted.left_out.items()
     ]
     if converted.absent:
-        lines.append(f"missing: {', '.join(converted.absent)}; add them to {target} before sampling from it")
+        lines.append(
+            f"missing: {', '.join(converted.absent)}. Before sampling, copy them from a folder that has them, which "
+            "this command makes of a whole release or of a run whose parts are where its config says"
+        )
     return "\n".join(lines)
 
 
@@ -52,22 +58,35 @@ def main(argv: list[str]) -> None:
     from safetensors import SafetensorError
 
     from nami_jax.checkpoints.checkpoint import CheckpointError
+    from nami_jax.checkpoints.orbax import mute_orbax
     from nami_jax.release.conversion import convert_release
     from nami_jax.release.exporting import export_release, export_run
+    from nami_jax.release.run_conversion import convert_run
     from nami_jax.weights import WeightsError
 
     del argv
     logging.set_verbosity(logging.WARNING)
+    mute_orbax()
     args = flags.FLAGS
     source, target = (Path(str(args[name].value)) for name in ("from", "to"))
+    is_run = (source / "checkpoints").is_dir()
     try:
+        require(
+            is_run or args.step is None,
+            field="step",
+            value=args.step,
+            rule=f"{source} is no run, which has steps",
+            remedy="Leave it out",
+        )
         if args.export:
             as_safetensors = args.format == "safetensors"
-            if (source / "checkpoints").is_dir():
+            if is_run:
                 export_run(source, target, step=args.step, as_safetensors=as_safetensors)
             else:
                 export_release(source, target, as_safetensors=as_safetensors)
             print(target)
+        elif is_run:
+            print(report(convert_run(source, target, step=args.step, allow_missing=args.allow_missing), target))
         else:
             print(report(convert_release(source, target, allow_missing=args.allow_missing), target))
     except (CheckpointError, ConfigError, WeightsError, ModuleNotFoundError) as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from nami_jax.checkpoints.beginning import completed
 from nami_jax.config import Config, ConfigError, require
 from nami_jax.config.settings import declared
 from nami_jax.preparation.options import Options
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
     args: Any = flags.FLAGS
     own = [field.name for field in dataclasses.fields(Options)]
     try:
-        cfg = Config.from_dict(args.config.to_dict())
+        cfg = Config.from_dict(completed(args.config.to_dict())).located()
         options = Options(**{name: getattr(args, name) for name in own})
         out = str(args.out or cfg.data.prepared)
         source = args.source or cfg.data.name

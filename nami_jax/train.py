@@ -48,7 +48,7 @@ def _train() -> None:
         leave_at_once(UNFINISHED, 1)
     try:
         distributed.initialize()
-        task = read_task(fields)
+        task = read_task(fields, workdir=workdir)
         window = None if flags.FLAGS.profile is None else parse_window(flags.FLAGS.profile, task.cfg.train.steps)
         if flags.FLAGS.dry_run:
             told = dry_run(task, folder)

@@ -271,7 +271,7 @@ def require_same_run(saved: Settings, current: Settings, folder: Path) -> None:
     Raises:
         ConfigError: it does not; the first differing field is named.
     """
-    saved_fields, fields = saved.to_dict(), current.to_dict()
+    saved_fields, fields = saved.located().to_dict(), current.located().to_dict()
     for section, names in fixed_fields(type(current)).items():
         for name in names:
             value = fields[section][name]

@@ -1,7 +1,6 @@
-"""Trained weights from disk: of a training run, to sample from or to export, and of a release, to fine-tune."""
+"""A training run's weights to draw with: its newest EMA, with what LoRA leaves frozen merged in, and its bridge."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +9,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nami_jax.checkpoints.checkpoint import Checkpoints
-from nami_jax.config import Config, ConfigError, ModelConfig, fixed_fields, require
+from nami_jax.config import Config, ModelConfig, fixed_fields, require
 from nami_jax.models import lora
 from nami_jax.models.bridge import AnyBridge, bridge_structure, new_bridge
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.weights import Shardings, open_tensors
-from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, read_pipeline_config
-from nami_jax.weights.nami_keys import load_bridge, load_nami
+from nami_jax.weights.converted import PIPELINE_FILE, TRANSFORMER, read_pipeline_config
+from nami_jax.weights.nami_keys import load_nami
+
+BASE = "base"  # folder in a workdir: what LoRA leaves frozen, where that came from another run
 
 
 class Run(NamedTuple):
@@ -55,98 +56,97 @@ def _load_step(checkpoints: Checkpoints, step: int, dtype: str | None, shardings
     cfg = checkpoints.config(step)
     _, shapes = abstract_model(cfg.model)
     low_rank, _ = lora.split(shapes)
-    params = checkpoints.item(step, "ema", _placed(low_rank if cfg.model.lora_rank else shapes, shardings))
+    params = checkpoints.item(step, "ema", placed(low_rank if cfg.model.lora_rank else shapes, shardings))
     bridge, structure = None, bridge_structure(cfg)
     if structure is not None:
         bridge_shapes = jax.eval_shape(lambda: new_bridge(cfg))
-        bridge = nnx.merge(structure, checkpoints.item(step, "bridge", _placed(bridge_shapes, shardings)))
+        bridge = nnx.merge(structure, checkpoints.item(step, "bridge", placed(bridge_shapes, shardings)))
     if cfg.model.lora_rank:
         # In float32: added to bfloat16 kernels, most of a small update would be rounded away.
-        params = lora.merge(lora.join(params, load_base(cfg, "float32", shardings)))
+        base = load_frozen(cfg, checkpoints.folder.parent, "float32", shardings)
+        params = lora.merge(lora.join(params, base))
     plain = dataclasses.replace(cfg.model, lora_rank=None, dtype=dtype or cfg.model.dtype)
     return Run(cfg, nnx.merge(abstract_model(plain)[0], params), bridge, step)
 
 
-def _placed(shapes: Any, shardings: Shardings | None) -> Any:
+def placed(shapes: Any, shardings: Shardings | None) -> Any:
+    """Returns ShapeDtypeStructs with `shardings`, or all on the first device of this process."""
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     where = jax.tree.map(lambda _: first, shapes) if shardings is None else shardings(shapes)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
 
 
-def load_base(cfg: Config, dtype: str, shardings: Shardings | None = None) -> Any:
-    """Loads the parameters that a run starts from, as nested dicts.
+def frozen_folder(cfg: Config, workdir: Path) -> Path:
+    """Returns the converted folder with the parameters that a LoRA run leaves frozen.
+
+    Raises:
+        ConfigError: it is gone.
+    """
+    own = workdir / BASE
+    folder = own if own.is_dir() else Path(cfg.train.init_from or "")
+    require(
+        (folder / TRANSFORMER).is_dir(),
+        field="train.init_from",
+        value=str(folder),
+        rule=f"contains no converted weights, to which the low-rank pairs in {workdir} belong",
+        remedy="Put back what was there: `python -m nami_jax.convert --from RELEASE --to FOLDER` makes it of a release",
+    )
+    return folder
+
+
+def load_frozen(cfg: Config, workdir: Path, dtype: str, shardings: Shardings | None = None) -> Any:
+    """Loads the parameters that a LoRA run leaves frozen, as nested dicts.
 
     Args:
-        cfg: the run; `train.init_from` is a folder of converted weights.
+        cfg: the run.
+        workdir: of the run.
         dtype: of the parameters.
         shardings: abstract parameters -> shardings; None puts all on the first device.
 
     Raises:
-        ConfigError: the folder is missing, or of another network than `cfg.model`.
-        WeightsError: its weights are damaged or incomplete.
+        ConfigError: they are gone, or of another network than `cfg.model`.
+        WeightsError: they are damaged or incomplete.
     """
-    plain, tensors = dataclasses.replace(cfg.model, lora_rank=None), open_base(cfg)
+    return load_folder(frozen_folder(cfg, workdir), cfg.model, dtype, shardings)
+
+
+def load_folder(folder: Path, cfg: ModelConfig, dtype: str, shardings: Shardings | None = None) -> Any:
+    """Loads the network in a converted folder as nested dicts, whatever `cfg.lora_rank` will add to it.
+
+    Raises:
+        ConfigError: it is another network than `cfg`.
+        WeightsError: it is damaged or incomplete.
+    """
+    tensors = open_folder(folder, cfg)
+    plain = dataclasses.replace(cfg, lora_rank=None)
     model = load_nami(plain, tensors, param_dtype=jnp.dtype(dtype), shardings=shardings)
     return nnx.to_pure_dict(nnx.state(model))
 
 
-def open_base(cfg: Config) -> Mapping[str, Any]:
-    """Opens the tensors of the network that a run starts from, by name, and reads none.
+def open_folder(folder: Path, cfg: ModelConfig) -> dict[str, Any]:
+    """Opens the tensors of the network in a converted folder, by name, and reads none; raises as `load_folder`."""
+    if (folder / PIPELINE_FILE).is_file():
+        require_same_network(read_pipeline_config(folder).model, cfg, folder)
+    return dict(open_tensors(folder / TRANSFORMER))
+
+
+def require_same_network(found: ModelConfig, wanted: ModelConfig, folder: Path) -> None:
+    """Checks that a network is the one that is wanted, also in what the tensors' shapes do not show.
 
     Raises:
-        ConfigError: the folder is missing, or of another network than `cfg.model`.
-        WeightsError: its files are damaged or incomplete.
+        ConfigError: a size differs, or how the stages are cut.
     """
-    folder = base_folder(cfg)
-    if (folder / PIPELINE_FILE).is_file():
-        _require_same_network(read_pipeline_config(folder).model, cfg.model, folder)
-    return open_tensors(folder / "transformer")
-
-
-def _require_same_network(found: ModelConfig, wanted: ModelConfig, folder: Path) -> None:
-    """Compares what the tensors' shapes alone do not show, such as how the stages are cut."""
     for name in fixed_fields(Config)["model"]:
         if name != "lora_rank":  # pairs are added to what is loaded
-            value, own = getattr(wanted, name), getattr(found, name)
-            require(
-                value == own,
-                field=f"model.{name}",
-                value=value,
-                rule=f"the network in {folder} has {own!r}",
-                remedy="Set that value",
-            )
+            require_same_size(name, getattr(wanted, name), getattr(found, name), folder)
 
 
-def load_base_bridge(cfg: Config) -> Any | None:
-    """Loads the parameters of the bridge in `train.init_from`; None if the run or the folder has no such bridge.
-
-    Raises:
-        ConfigError: the bridge is for other sizes than those of the run.
-    """
-    if cfg.train.init_from is None or cfg.bridge.kind != "full":
-        return None
-    folder = base_folder(cfg) / BRIDGE
-    if not folder.is_dir():
-        return None
-    bridge = load_bridge(open_tensors(folder))
-    wanted = jax.eval_shape(lambda: new_bridge(cfg))["shifts"]
-    sizes, own = ([tuple(shift.shape) for shift in shifts] for shifts in (wanted.values(), bridge.shifts))
+def require_same_size(name: str, value: Any, own: Any, folder: Path) -> None:
+    """Raises `ConfigError` if the field `name` of a model differs from that of the network in `folder`."""
     require(
-        sizes == own,
-        field="data.side",
-        value=cfg.data.side,
-        rule=f"the bridge in {folder} has shifts of {own}, but these stages need {sizes}",
-        remedy=f"Set {own[-1][0] * cfg.autoencoder.downscale}, or bridge.kind = None and sample.transition = 'renoise'",
+        value == own,
+        field=f"model.{name}",
+        value=value,
+        rule=f"the network in {folder} has {own!r}",
+        remedy="Set that value, or None to take it from there",
     )
-    return nnx.to_pure_dict(nnx.state(bridge))
-
-
-def base_folder(cfg: Config) -> Path:
-    """Returns `train.init_from`, or raises `ConfigError` if no converted weights are there."""
-    folder = Path(cfg.train.init_from or "")
-    if not (folder / "transformer").is_dir():
-        raise ConfigError(
-            f"train.init_from = {cfg.train.init_from!r}: contains no converted weights. Create them with "
-            "`python -m nami_jax.convert --from RELEASE --to FOLDER` and set it to that folder."
-        )
-    return folder

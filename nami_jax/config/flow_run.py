@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from typing import Annotated, Literal
+import os
+from typing import Annotated, Literal, Self
 
 import pydantic
 
@@ -64,7 +65,11 @@ class TrainConfig(Settings):
     max_skipped_steps: Positive = field(
         "this many steps in a row without a finite gradient stop the run", default=10, may_change=True
     )
-    init_from: str | None = field("folder of converted weights to start from; None: random ones", default=None)
+    init_from: str | None = field(
+        "what to start from: a run's workdir (its newest checkpoint's EMA weights; WORKDIR@STEP for another one) or a "
+        "folder of converted weights, which also says whatever else of the model is None; None: random weights",
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         phases = len(self.stage_batches)
@@ -143,6 +148,15 @@ class Config(Settings):
         return PipelineConfig(
             self.model, self.flow, self.text, self.sample, self.data.side, self.autoencoder, self.bridge
         )
+
+    def located(self) -> Self:
+        """See `Settings`: so a run can be sampled from and continued from any current folder."""
+        replaced = {}
+        for name, field_name in (("text", "folder"), ("autoencoder", "folder"), ("train", "init_from")):
+            folder = getattr(getattr(self, name), field_name)
+            if folder is not None:
+                replaced[name] = dataclasses.replace(getattr(self, name), **{field_name: os.path.abspath(folder)})
+        return dataclasses.replace(self, **replaced)
 
     def __post_init__(self) -> None:
         stages = self.model.num_stages

@@ -36,6 +36,17 @@ def declare_types(config: ConfigDict) -> None:
                 values[field.name] = _empty(field)
 
 
+def unset_section(kind: Any) -> ConfigDict:
+    """Returns the fields of a section, all None until they are set to a value of their type.
+
+    Args:
+        kind: `ModelConfig`, `TextConfig`, ...
+    """
+    return ConfigDict(
+        {f.name: _empty(f) if f.default is None else placeholder(type(f.default)) for f in declared(kind)}
+    )
+
+
 def _empty(field: Declared) -> Any:
     held = next(part for part in typing.get_args(field.type) if part is not types.NoneType)
     held = typing.get_args(held)[0] if typing.get_origin(held) is typing.Annotated else held

@@ -99,6 +99,10 @@ class Settings:
         """Returns nested plain dicts that `from_dict` accepts and JSON can store."""
         return dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
 
+    def located(self) -> Self:
+        """Returns these settings with the folders that a result of theirs depends on as absolute paths."""
+        return self
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def settings(section: str = "") -> Callable[[type[T]], type[T]]:

@@ -42,7 +42,7 @@ def examine(
 def _examine_run(report: Report, fields: Mapping[str, Any], workdir: Path) -> bool:
     """Adds the checks of the run to a report; returns whether this host left a trace in the workdir."""
     try:
-        task = read_task(fields)
+        task = read_task(fields, workdir=workdir)
     except ConfigError as error:
         report.findings.append(Finding("fields", FAILED, str(error)))
         return False
@@ -50,7 +50,7 @@ def _examine_run(report: Report, fields: Mapping[str, Any], workdir: Path) -> bo
         report.attempt("settings", task.check)
         report.attempt("state", lambda: run.check_state(task))
     if task.needs_weights(workdir):
-        report.attempt("weights", lambda: run.check_weights(task))
+        report.attempt("weights", lambda: run.check_weights(task, workdir))
     report.attempt("data", lambda: run.check_data(task, report.facts))
     size, keep = run.checkpoint_bytes(task), task.cfg.train.keep_checkpoints
     return report.attempt("storage", lambda: storage.check_storage(workdir, size, keep))

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 
@@ -25,9 +26,9 @@ def check_state(task: Task) -> str:
     return f"{whole / 1e9:.3g} GB of parameters, EMA and moments; {each / 1e9:.3g} GB on each device"
 
 
-def check_weights(task: Task) -> str:
+def check_weights(task: Task, workdir: Path) -> str:
     """Opens the weights that a run starts from, and reads none."""
-    return f"{len(task.open_weights())} tensors to start from"
+    return f"{len(task.open_weights(workdir))} tensors to start from"
 
 
 def checkpoint_bytes(task: Task) -> int:

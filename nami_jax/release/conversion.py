@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from nami_jax.config import ConfigError
+from nami_jax.checkpoints.runs import require_same_network
+from nami_jax.config import ConfigError, PipelineConfig
 from nami_jax.release.folders import new_folder, require_new
 from nami_jax.release.networks import Network, check_parts, pipeline_config
 from nami_jax.release.released_parts import PARTS, RECORD_FILE, Record, ReleasedPart, copied_files, read_part
 from nami_jax.weights import Tensor, save_tensors, tensor_bytes
-from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE
+from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, TRANSFORMER, VAE, read_pipeline_config, write_settings
+
+WHICH = "Pass the folder that contains transformer/, or a run's workdir"
 
 
 class Converted(NamedTuple):
@@ -41,19 +44,21 @@ def convert_release(source: Path, target: Path, *, allow_missing: bool = False) 
     """
     require_new(target)
     if not source.is_dir():
-        raise ConfigError(f"from = {str(source)!r}: is not a folder. Pass the folder that contains transformer/.")
+        raise ConfigError(
+            f"from = {str(source)!r}: is not a folder. Pass the folder that contains transformer/, or a run's workdir."
+        )
     found = {name: read_part(source, name) for name in PARTS}
     parts = {name: part for name, part in found.items() if part is not None}
-    absent = missing_files(parts)
+    settings = read_pipeline_config(source) if (source / PIPELINE_FILE).is_file() else None  # an exported run has one
+    absent = missing_files(parts, settings)
     if "transformer" not in parts or (absent and not allow_missing):
         remedy = (
-            "Complete the release, or convert it without them with --allow_missing"
-            if "transformer" in parts
-            else ("Pass the folder that contains transformer/")
+            "Complete the release, or convert it without them with --allow_missing" if "transformer" in parts else WHICH
         )
         raise ConfigError(f"from = {str(source)!r}: lacks {', '.join(absent)}. {remedy}.")
     networks = check_parts(parts)
-    settings = pipeline_config(networks)
+    settings = pipeline_config(networks) if settings is None else settings
+    require_same_network(settings.model, networks[TRANSFORMER].sizes, source / TRANSFORMER)
     plans = {name: plan(part, networks[name]) for name, part in parts.items()}
     sizes = {name: sum(map(tensor_bytes, tensors.values())) for name, (tensors, _) in plans.items()}
     with (
@@ -66,14 +71,22 @@ def convert_release(source: Path, target: Path, *, allow_missing: bool = False) 
                 shutil.copyfile(file, folder / name / file.name)
         records = {name: dataclasses.asdict(record) for name, (_, record) in plans.items()}
         (folder / RECORD_FILE).write_text(json.dumps(records, indent=1) + "\n")
-        (folder / PIPELINE_FILE).write_text(json.dumps(settings.to_dict(), indent=2) + "\n")
+        write_settings(folder, settings)
     left_out = {name: record.left_out_bytes for name, (_, record) in plans.items() if record.left_out}
     return Converted(sizes, left_out, absent)
 
 
-def missing_files(parts: dict[str, ReleasedPart]) -> list[str]:
-    """Names the parts that are not there, a bridge excepted, and the tokenisers that are not."""
-    absent = [f"{name}/" for name in PARTS if name not in parts and name != BRIDGE]
+def missing_files(parts: dict[str, ReleasedPart], settings: PipelineConfig | None = None) -> list[str]:
+    """Names the parts that are not there and the tokenisers that are not.
+
+    A bridge may be absent, and what the model does not use: where there are no `settings`, it uses all others.
+    """
+    optional = {BRIDGE}
+    if settings is not None:
+        optional = set() if settings.bridge.kind else {BRIDGE}
+        optional |= {VAE} if settings.autoencoder.folder is None else set()
+        optional |= {"mt5", "mclip"} if settings.text.encoder == "minilm" else set()
+    absent = [f"{name}/" for name in PARTS if name not in parts and name not in optional]
     for name, part in parts.items():
         wanted = PARTS[name].tokenizer
         if wanted and not any((part.folder / file).is_file() for file in wanted):

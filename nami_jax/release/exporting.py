@@ -8,14 +8,20 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nami_jax.checkpoints.runs import load_run
-from nami_jax.config import ConfigError, ModelConfig, require
-from nami_jax.models.bridge import Bridge
+from nami_jax.config import ConfigError, ModelConfig, PipelineConfig, require
 from nami_jax.release.folders import new_folder, require_new
 from nami_jax.release.pickles import import_torch, save_pickle
 from nami_jax.release.released_parts import PARTS, Record, copied_files, read_records
+from nami_jax.release.run_conversion import folder_settings, network_tensors
 from nami_jax.weights import Tensor, WeightsError, open_tensors, save_tensors, tensor_bytes, write_tensors
-from nami_jax.weights.converted import BRIDGE
-from nami_jax.weights.nami_keys import export_bridge, export_nami, released_transformer_config
+from nami_jax.weights.converted import (
+    BRIDGE,
+    PIPELINE_FILE,
+    TRANSFORMER,
+    read_pipeline_config,
+    write_settings,
+)
+from nami_jax.weights.nami_keys import released_transformer_config
 from nami_jax.weights.tensors import write_index
 
 Progress = Callable[[int], object]
@@ -30,15 +36,22 @@ def export_release(source: Path, target: Path, *, as_safetensors: bool = False) 
         as_safetensors: write safetensors files only, which needs no torch.
 
     Raises:
-        ConfigError: `target` exists, or `source` contains no converted weights.
-        WeightsError: a file is damaged, or `source` has other tensors than its release.json says.
+        ConfigError: `target` exists, `source` contains no converted weights, or its bridge has a form that no release
+            has.
+        WeightsError: a file is damaged, `source` has other tensors than its release.json says, or the release's layout
+            cannot express its network.
         ModuleNotFoundError: pickles are to be written, and torch is not installed.
     """
     require_new(target)
     names = [name for name in PARTS if (source / name).is_dir()]
     if "transformer" not in names:
         raise ConfigError(f"from = {str(source)!r}: contains no transformer/. Pass a folder made by nami_jax.convert.")
-    records = {} if as_safetensors else read_records(source)
+    recorded = read_records(source)
+    settings = None if recorded or not (source / PIPELINE_FILE).is_file() else read_pipeline_config(source)
+    if settings is not None:  # converted from a run
+        _require_released_bridge(settings.bridge.kind)
+        released_transformer_config(settings.model)
+    records = {} if as_safetensors else recorded
     tensors = {name: open_tensors(source / name) for name in names}
     for name in names:
         if name in records:
@@ -52,6 +65,8 @@ def export_release(source: Path, target: Path, *, as_safetensors: bool = False) 
             for file in copied_files(source / name):
                 (folder / name).mkdir(exist_ok=True)
                 shutil.copyfile(file, folder / name / file.name)
+        if settings is not None:
+            write_settings(folder, settings)
 
 
 def export_run(workdir: Path, target: Path, *, step: int | None = None, as_safetensors: bool = False) -> None:
@@ -70,22 +85,27 @@ def export_run(workdir: Path, target: Path, *, step: int | None = None, as_safet
         ModuleNotFoundError: pickles are to be written, and torch is not installed.
     """
     run = load_run(workdir, step)
-    require(
-        run.bridge is None or isinstance(run.bridge, Bridge),
-        field="bridge.kind",
-        value=run.cfg.bridge.kind,
-        rule="a release can only contain a bridge of kind 'full'",
-        remedy="Export a run with a bridge of that kind, or with none",
+    _require_released_bridge(run.cfg.bridge.kind)
+    export_network(
+        target, network_tensors(run), run.model.cfg, folder_settings(run.cfg.pipeline), as_safetensors=as_safetensors
     )
-    bridge = export_bridge(run.bridge) if isinstance(run.bridge, Bridge) else None
-    export_network(target, run.model.cfg, export_nami(run.model), bridge, as_safetensors=as_safetensors)
+
+
+def _require_released_bridge(kind: str | None) -> None:
+    require(
+        kind != "conv",
+        field="bridge.kind",
+        value=kind,
+        rule="a release can only contain a bridge of kind 'full'",
+        remedy="Export a run with a bridge of that kind, or with none, or convert it without --export",
+    )
 
 
 def export_network(
     target: Path,
+    parts: Mapping[str, Mapping[str, Tensor]],
     cfg: ModelConfig,
-    tensors: Mapping[str, Tensor],
-    bridge: Mapping[str, Tensor] | None = None,
+    settings: PipelineConfig | None = None,
     *,
     as_safetensors: bool = False,
 ) -> None:
@@ -93,9 +113,9 @@ def export_network(
 
     Args:
         target: a new folder.
+        parts: tensors by part, as `network_tensors` gives them.
         cfg: the network's sizes.
-        tensors: as `export_nami` gives them.
-        bridge: as `export_bridge` gives it.
+        settings: written beside them, for what a release does not say; None: nothing is.
         as_safetensors: write safetensors files instead of pickles, which needs no torch.
 
     Raises:
@@ -105,7 +125,6 @@ def export_network(
     """
     require_new(target)
     config = released_transformer_config(cfg)
-    parts = {"transformer": tensors} | ({} if bridge is None else {BRIDGE: bridge})
     records = {} if as_safetensors else {name: Record({PARTS[name].pickle: list(parts[name])}) for name in parts}
     if records:
         import_torch()  # before anything is written
@@ -113,7 +132,9 @@ def export_network(
     with new_folder(target, size) as folder, tqdm(total=size, unit="B", unit_scale=True, desc="exporting") as bar:
         for name, part in parts.items():
             write_part(folder, name, part, records.get(name), bar.update)
-        (folder / "transformer" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / TRANSFORMER / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        if settings is not None:
+            write_settings(folder, settings)
 
 
 def write_part(

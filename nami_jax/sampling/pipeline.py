@@ -25,8 +25,15 @@ from nami_jax.sampling.pictures import to_images
 from nami_jax.sampling.sampler import Networks, Request, make_sampler
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
 from nami_jax.weights import Shardings, open_tensors
-from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, read_pipeline_config
-from nami_jax.weights.nami_keys import load_bridge, load_nami
+from nami_jax.weights.converted import (
+    BRIDGE,
+    PIPELINE_FILE,
+    TRANSFORMER,
+    inside,
+    read_pipeline_config,
+    require_parts,
+)
+from nami_jax.weights.nami_keys import load_nami, read_bridge
 
 
 class NamiPipeline:
@@ -290,15 +297,13 @@ def _load_converted(
     path: Path, dtype: str | None, shardings: Shardings | None
 ) -> tuple[Nami, PipelineConfig, AnyBridge | None, str]:
     cfg = read_pipeline_config(path)
-    inside = {
-        name: dataclasses.replace(section, folder=None if section.folder is None else str(path / section.folder))
-        for name, section in (("text", cfg.text), ("autoencoder", cfg.autoencoder))
-    }
-    cfg = _with_dtype(dataclasses.replace(cfg, **inside), dtype)
+    require_parts(path, cfg)
+    cfg = _with_dtype(inside(cfg, path), dtype)
     model = load_nami(
-        cfg.model, open_tensors(path / "transformer"), param_dtype=jnp.dtype(cfg.model.dtype), shardings=shardings
+        cfg.model, open_tensors(path / TRANSFORMER), param_dtype=jnp.dtype(cfg.model.dtype), shardings=shardings
     )
-    bridge = None if cfg.bridge.kind is None else load_bridge(open_tensors(path / BRIDGE))
+    kind = cfg.bridge.kind
+    bridge = None if kind is None else read_bridge(kind, cfg.model, open_tensors(path / BRIDGE))
     return model, cfg, bridge, str(path)
 
 

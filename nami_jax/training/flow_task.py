@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nami_jax.autoencoder.codec import Autoencoder
-from nami_jax.checkpoints.runs import load_base, load_base_bridge, open_base
+from nami_jax.checkpoints.beginning import find_origin, load_base, load_base_bridge, open_base
+from nami_jax.checkpoints.runs import BASE, load_frozen, load_run, open_folder
 from nami_jax.config import Config, require
 from nami_jax.data.examples import Data, open_data
 from nami_jax.data.latents import SPLITS, PreparedLatents
@@ -21,8 +23,10 @@ from nami_jax.data.loader import Batch, eval_batches, train_loader
 from nami_jax.monitoring.flops import step_flops
 from nami_jax.monitoring.metrics import bar_text
 from nami_jax.monitoring.watch import Views
+from nami_jax.parallel import processes as distributed
 from nami_jax.parallel.activations import require_layout
 from nami_jax.parallel.sharding import host_shard, make_mesh, require_divisible, shard_batch, state_shardings
+from nami_jax.release.run_conversion import copy_base
 from nami_jax.text.encoder_files import encoder_widths
 from nami_jax.training import step as flow_step
 from nami_jax.training.bridge_training import train_bridge
@@ -40,7 +44,7 @@ class FlowTask:
 
     def __init__(self, cfg: Config, devices: Sequence[Any] | None = None):
         """Takes the run and the devices to train on; all if not given."""
-        self.cfg, self._devices = cfg, devices
+        self.cfg, self._devices = cfg.located(), devices
         self._mesh: Mesh | None = None
 
     @property
@@ -97,8 +101,9 @@ class FlowTask:
             return False
         return self.cfg.model.lora_rank is not None or not any((workdir / "checkpoints").glob("[0-9]*"))
 
-    def open_weights(self) -> Mapping[str, Any]:  # noqa: D102
-        return open_base(self.cfg)
+    def open_weights(self, workdir: Path) -> Mapping[str, Any]:  # noqa: D102
+        copied = self.cfg.model.lora_rank is not None and (workdir / BASE).is_dir()
+        return open_folder(workdir / BASE, self.cfg.model) if copied else open_base(self.cfg)
 
     def ready_sources(self) -> Mapping[str, Sequence[Any]] | None:  # noqa: D102
         cfg = self.cfg
@@ -117,23 +122,39 @@ class FlowTask:
     def loader(self) -> grain.DatasetIterator[Batch]:  # noqa: D102
         return train_loader(self.data.train, self.cfg, host_shard(self.mesh))
 
-    def first_state(self) -> TrainState:
+    def first_state(self, workdir: Path) -> TrainState:
         """See `Task`: starts from `train.init_from`, if that is set, and trains the bridge, if it has one to train."""
-        bridge = load_base_bridge(self.cfg)
-        base = self._load_base()
-        if bridge is None and self.cfg.bridge.kind is not None:
-            bridge = train_bridge(self.cfg, self.mesh, self.data.train)
-        return flow_step.init_state(self.cfg, self.mesh, base, bridge)
+        cfg = self.cfg
+        bridge = load_base_bridge(cfg)
+        base = None
+        if cfg.model.lora_rank is not None:
+            self._keep_base(workdir)
+            base = self._load_frozen(workdir)
+        elif cfg.train.init_from is not None:
+            base = load_base(cfg, self._shardings)
+        if bridge is None and cfg.bridge.kind is not None:
+            bridge = train_bridge(cfg, self.mesh, self.data.train)
+        return flow_step.init_state(cfg, self.mesh, base, bridge)
 
-    def continued_state(self, items: Mapping[str, Any]) -> TrainState:
-        """See `Task`: what LoRA leaves frozen is where `train.init_from` says, in no checkpoint."""
-        return TrainState.from_items(items, None if self.cfg.model.lora_rank is None else self._load_base())
+    def continued_state(self, items: Mapping[str, Any], workdir: Path) -> TrainState:
+        """See `Task`: what LoRA leaves frozen is in no checkpoint."""
+        return TrainState.from_items(items, None if self.cfg.model.lora_rank is None else self._load_frozen(workdir))
 
-    def _load_base(self) -> Any | None:
-        if self.cfg.train.init_from is None:
-            return None
-        dtype = "float32" if self.cfg.model.lora_rank is None else self.cfg.model.dtype  # frozen ones need not be finer
-        return load_base(self.cfg, dtype, lambda params: state_shardings(params, self.mesh))
+    def _keep_base(self, workdir: Path) -> None:
+        """Copies what LoRA leaves frozen into the workdir if it is another run's, which goes on or is deleted."""
+        origin = find_origin(self.cfg.train.init_from or "")
+        run = load_run(origin.folder, origin.step) if origin.is_run else None
+        with distributed.main_first("base"):
+            if distributed.is_main():
+                shutil.rmtree(workdir / BASE, ignore_errors=True)  # of a run that was killed before its first save
+                if run is not None:
+                    copy_base(run, workdir / BASE)
+
+    def _load_frozen(self, workdir: Path) -> Any:
+        return load_frozen(self.cfg, workdir, self.cfg.model.dtype, self._shardings)  # they need not be finer
+
+    def _shardings(self, params: Any) -> Any:
+        return state_shardings(params, self.mesh)
 
     def compile(self, state: TrainState, steps: range) -> TrainStep:
         """See `Task`: compiles every shape that is still to come now."""

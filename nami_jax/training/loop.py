@@ -6,8 +6,10 @@ from pathlib import Path
 
 import grain
 
+from nami_jax.checkpoints.beginning import CONFIG_FILE
 from nami_jax.checkpoints.checkpoint import Checkpoints
 from nami_jax.config import DataConfig, require
+from nami_jax.files.disk import written_whole
 from nami_jax.monitoring.events import tracked
 from nami_jax.monitoring.metrics import Interval, NonFiniteError
 from nami_jax.monitoring.watch import NO_EXTRAS, Extras, watching
@@ -57,7 +59,8 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
         state, loader = begin_or_continue(task, checkpoints, samples)
         steps = range(int(state.step) + 1, min(stop_after or last, last) + 1)
         if distributed.is_main():
-            (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
+            with written_whole(workdir / CONFIG_FILE) as unfinished:
+                unfinished.write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
         checkpoints.prepare(state.items())
         train_step, views = task.compile(state, steps), task.views(workdir / "samples")
         interval = Interval(task.rate_field, cfg.train.max_skipped_steps, list(task.mesh.devices.flat))
@@ -97,8 +100,9 @@ def begin_or_continue(
         ConfigError: the run was started on another number of samples, so that its order cannot be kept.
     """
     restored, loader = checkpoints.restore_latest(task.abstract_state().items()), task.loader()
+    workdir = checkpoints.folder.parent
     if restored is None:
-        state, position = task.first_state(), loader.get_state()
+        state, position = task.first_state(workdir), loader.get_state()
         if state.bridge:
             checkpoints.save(0, state.items(), position | {"samples": samples})  # an interrupted run need not train it
             checkpoints.wait()  # a signal ends the program at once from here to the first step
@@ -106,7 +110,7 @@ def begin_or_continue(
     items, position = restored
     require_same_samples(task.cfg.data, position.pop("samples", samples), samples)
     loader.set_state(position)
-    return task.continued_state(items), loader
+    return task.continued_state(items, workdir), loader
 
 
 def require_same_samples(data: DataConfig, begun: Sequence[int], found: Sequence[int]) -> None:

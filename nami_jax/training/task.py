@@ -57,7 +57,7 @@ class Task(Protocol):
         """Returns whether the run, stored in `workdir`, will read trained weights to start from."""
         ...
 
-    def open_weights(self) -> Mapping[str, Any]:
+    def open_weights(self, workdir: Path) -> Mapping[str, Any]:
         """Opens these weights, by name, and reads none.
 
         Raises:
@@ -89,12 +89,12 @@ class Task(Protocol):
         """Returns the training batches of this process, from step 0; its state is a dict with `next_index`."""
         ...
 
-    def first_state(self) -> TrainState:
-        """Makes the state that a new run begins with, and trains first what must be trained before it."""
+    def first_state(self, workdir: Path) -> TrainState:
+        """Makes the state that a new run, stored in `workdir`, begins with; trains first what comes before it."""
         ...
 
-    def continued_state(self, items: Mapping[str, Any]) -> TrainState:
-        """Makes the state of a run that continues, of what its checkpoint holds."""
+    def continued_state(self, items: Mapping[str, Any], workdir: Path) -> TrainState:
+        """Makes the state of a run that continues, of what its checkpoint and its workdir hold."""
         ...
 
     def compile(self, state: TrainState, steps: range) -> TrainStep:

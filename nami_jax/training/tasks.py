@@ -1,8 +1,10 @@
 """Which tasks there are: the one place that names them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from nami_jax.checkpoints.beginning import completed
 from nami_jax.config import require
 from nami_jax.config.autoencoder_run import TASK as AUTOENCODER
 from nami_jax.config.flow_run import TASK as FLOW
@@ -20,12 +22,14 @@ def task_name(fields: Mapping[str, Any]) -> str:
     return fields.get("task", FLOW)
 
 
-def read_task(fields: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Task:
+def read_task(fields: Mapping[str, Any], devices: Sequence[Any] | None = None, *, workdir: Path | None = None) -> Task:
     """Reads a run's config and builds its task.
 
     Args:
-        fields: the config as nested dicts; its `task` says of which kind it is.
+        fields: the config as nested dicts; its `task` says of which kind it is. What a flow's leaves None of the model
+            is taken from where the run begins, see `completed`.
         devices: to train on; all if not given.
+        workdir: of the run; None: it is not begun.
 
     Raises:
         ConfigError: there is no such task, or the config does not fit it.
@@ -33,4 +37,5 @@ def read_task(fields: Mapping[str, Any], devices: Sequence[Any] | None = None) -
     name = task_name(fields)
     require(name in TASKS, field="task", value=name, rule="is not a task", remedy=f"Set one of {', '.join(TASKS)}")
     own = {section: value for section, value in fields.items() if section != "task"}
+    own = completed(own, workdir) if name == FLOW else own
     return TASKS[name](RUNS[name].from_dict(own), devices)

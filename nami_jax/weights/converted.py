@@ -1,15 +1,17 @@
 """Folders of converted weights: `python -m nami_jax.convert` makes them, sampling and fine-tuning read them.
 
-Such a folder has a folder of safetensors for each part, and the settings to sample with in `pipeline.json`.
+Such a folder has a folder of safetensors for each part, and the settings to sample with in `pipeline.json`. Paths in
+that file are below the folder.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
 from nami_jax.config import ConfigError, PipelineConfig
 
 PIPELINE_FILE = "pipeline.json"
-BRIDGE = "bridge_flow"
+TRANSFORMER, BRIDGE, VAE = "transformer", "bridge_flow", "vae"
 
 
 def read_pipeline_config(folder: Path) -> PipelineConfig:
@@ -19,3 +21,32 @@ def read_pipeline_config(folder: Path) -> PipelineConfig:
         return PipelineConfig.from_dict(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is damaged: {error}. Convert the release again.") from error
+
+
+def write_settings(folder: Path, cfg: PipelineConfig) -> None:
+    """Writes `pipeline.json`, whose paths are below `folder`."""
+    (folder / PIPELINE_FILE).write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
+
+
+def inside(cfg: PipelineConfig, folder: Path) -> PipelineConfig:
+    """Returns the settings of a converted folder with the paths in them made absolute."""
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(folder.absolute() / path)
+
+    return dataclasses.replace(
+        cfg,
+        text=dataclasses.replace(cfg.text, folder=absolute(cfg.text.folder)),
+        autoencoder=dataclasses.replace(cfg.autoencoder, folder=absolute(cfg.autoencoder.folder)),
+    )
+
+
+def require_parts(folder: Path, cfg: PipelineConfig) -> None:
+    """Raises `ConfigError` if a converted folder lacks a part that drawing with these settings of it needs."""
+    wanted = [TRANSFORMER, None if cfg.bridge.kind is None else BRIDGE, cfg.autoencoder.folder]
+    missing = [f"{part}/" for part in wanted if part is not None and not (folder / part).is_dir()]
+    if missing:
+        raise ConfigError(
+            f"{folder} lacks {', '.join(missing)}. `python -m nami_jax.convert --from SOURCE --to NEW` makes a whole "
+            "folder of the run or the release that it came from."
+        )

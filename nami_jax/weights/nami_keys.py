@@ -12,9 +12,10 @@ import numpy as np
 from flax import nnx
 
 from nami_jax.config import ModelConfig
-from nami_jax.models.bridge import Bridge
+from nami_jax.models.bridge import AnyBridge, Bridge, ConvBridge
 from nami_jax.models.nami import Nami
 from nami_jax.weights import Slot, Tensor, TensorShapes, WeightsError, export_tensors, load_module, require_tensors
+from nami_jax.weights.slots import slots_by_name
 
 # What a released transformer/config.json says of every NAMI. Latents are packed into 2x2 patches outside the network.
 FIXED = {"patch_size": 1, "guidance_embeds": False}
@@ -234,7 +235,23 @@ def load_bridge(tensors: Mapping[str, Tensor]) -> Bridge:
     return bridge
 
 
-def export_bridge(bridge: Bridge) -> dict[str, np.ndarray]:
-    """Returns a bridge of the released form under the released keys; undoes `load_bridge`."""
+def read_bridge(kind: str, model: ModelConfig, tensors: Mapping[str, Tensor]) -> AnyBridge:
+    """Builds a bridge of a kind for a network, in float32; undoes `export_bridge`.
+
+    Raises:
+        WeightsError: the keys are not those of such a bridge, or a shape does not fit.
+    """
+    if kind == "full":
+        return load_bridge(tensors)
+    return load_module(
+        lambda: ConvBridge(model.channels, model.num_stages - 1, rngs=nnx.Rngs(0)), slots_by_name, tensors
+    )
+
+
+def export_bridge(bridge: AnyBridge) -> dict[str, np.ndarray]:
+    """Returns a bridge under the released keys, one of convolutions under its own names, in PyTorch's layout."""
+    if isinstance(bridge, ConvBridge):
+        params = nnx.to_pure_dict(nnx.state(bridge))
+        return export_tensors(params, slots_by_name(params))
     shifts = [np.asarray(shift[...]).transpose(2, 0, 1)[None] for shift in bridge.shifts]
     return {"scale": np.asarray(bridge.scales[...])} | {f"shift.{i}": shift for i, shift in enumerate(shifts)}

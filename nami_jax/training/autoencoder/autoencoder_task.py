@@ -75,7 +75,8 @@ class AutoencoderTask:
         del workdir
         return False
 
-    def open_weights(self) -> Mapping[str, Any]:  # noqa: D102
+    def open_weights(self, workdir: Path) -> Mapping[str, Any]:  # noqa: D102
+        del workdir
         return {}
 
     def ready_sources(self) -> Mapping[str, Sequence[Any]] | None:  # noqa: D102
@@ -98,10 +99,12 @@ class AutoencoderTask:
             shard=host_shard(self.mesh),
         )
 
-    def first_state(self) -> TrainState:  # noqa: D102
+    def first_state(self, workdir: Path) -> TrainState:  # noqa: D102
+        del workdir
         return reconstruction.init_state(self.cfg, self.mesh)
 
-    def continued_state(self, items: Mapping[str, Any]) -> TrainState:  # noqa: D102
+    def continued_state(self, items: Mapping[str, Any], workdir: Path) -> TrainState:  # noqa: D102
+        del workdir
         return TrainState.from_items(items)
 
     def compile(self, state: TrainState, steps: range) -> TrainStep:
