@@ -30,7 +30,7 @@ def _train() -> None:
     from nami_jax.checkpoints.checkpoint import CheckpointError
     from nami_jax.checkpoints.orbax import mute_orbax
     from nami_jax.config import ConfigError
-    from nami_jax.data.captioned_images import CorruptDataError
+    from nami_jax.data.corruption import CorruptDataError
     from nami_jax.monitoring.metrics import NonFiniteError
     from nami_jax.monitoring.profiling import parse_window
     from nami_jax.monitoring.watch import Extras

@@ -3,24 +3,19 @@
 `source[i]` depends on `i` only, so any order and position can be resumed.
 """
 
-import struct
-import zlib
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-from absl import logging
 
 from nami_jax.config import DataConfig
-from nami_jax.data.images import decode_image
+from nami_jax.data.corruption import CorruptRecords
+from nami_jax.data.images import BrokenImageError, decode_image
 from nami_jax.data.tfds_builder import feature_value, open_records
 
-# What Pillow raises for bytes that are not an image, are truncated or have been overwritten.
-_CORRUPT = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
-
-
-class CorruptDataError(RuntimeError):
-    """More images of the data set cannot be decoded than `data.max_corrupt_share` allows."""
+# What reading a record raises that is damaged on the disk, and decoding one that was never whole.
+CORRUPT = (BrokenImageError, UnicodeDecodeError, RuntimeError)
 
 
 class Sample(TypedDict):
@@ -33,9 +28,9 @@ class Sample(TypedDict):
 class CaptionedImages:
     """The images of a data set with their captions.
 
-    A record whose image cannot be decoded is skipped: the next good one takes its place, so that the positions of all
-    others stay what they are. Captions that are empty or blank are dropped; an image without any caption has the single
-    caption "", the one that guidance uses for "no text", outside every template.
+    A record whose image or captions cannot be read is skipped: the next good one takes its place, so that the positions
+    of all others stay what they are. Captions that are empty or blank are dropped; an image without any caption has the
+    single caption "", the one that guidance uses for "no text", outside every template.
     """
 
     def __init__(self, records: Sequence[Mapping[str, Any]], cfg: DataConfig, class_names: Sequence[str] | None = None):
@@ -50,7 +45,8 @@ class CaptionedImages:
         self._cfg = cfg
         self._class_names = class_names
         self._cache: dict[int, Sample] = {}
-        self._corrupt: dict[int, object] = {}
+        again = f"Prepare the data set again (remove its folder in {cfg.data_dir})"
+        self._corrupt = CorruptRecords(cfg.name, len(records), cfg, again)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -64,7 +60,7 @@ class CaptionedImages:
         return len(self._corrupt)
 
     def __getitem__(self, index: int) -> Sample:
-        """Returns record `index`, or the next good one if its image is corrupt.
+        """Returns record `index`, or the next good one if it is corrupt.
 
         Raises:
             CorruptDataError: too large a share of the records is corrupt.
@@ -82,27 +78,16 @@ class CaptionedImages:
     def _read(self, index: int) -> Sample | None:
         if index in self._corrupt:
             return None
-        record = self._records[index]
         try:
+            record = self._records[index]
             image = decode_image(feature_value(record, self._cfg.image_key), self._cfg.side)
-        except _CORRUPT as error:
-            self._count_corrupt(index, error)
+            sample = Sample(image=image, captions=self._captions(record))
+        except CORRUPT as error:
+            self._corrupt.add(index, error)
             return None
-        sample = Sample(image=image, captions=self._captions(record))
         if len(self._cache) < self._cfg.cache_images:
             self._cache[index] = sample
         return sample
-
-    def _count_corrupt(self, index: int, error: BaseException) -> None:
-        mine = object()
-        if self._corrupt.setdefault(index, mine) is mine:  # once, also when two threads meet the record
-            logging.warning("%s: image of record %d is corrupt and skipped: %r", self._cfg.name, index, error)
-        if self.num_corrupt > self._cfg.max_corrupt_share * len(self):
-            raise CorruptDataError(
-                f"{self._cfg.name}: {self.num_corrupt} of {len(self)} images cannot be decoded, more than "
-                f"data.max_corrupt_share = {self._cfg.max_corrupt_share}. The last: record {index}, {error!r}. Prepare "
-                f"the data set again (remove its folder in {self._cfg.data_dir}), or raise data.max_corrupt_share."
-            ) from error
 
     def _captions(self, record: Mapping[str, Any]) -> tuple[str, ...]:
         value = feature_value(record, self._cfg.caption_key)
@@ -133,4 +118,8 @@ def open_source(cfg: DataConfig, split: str) -> CaptionedImages:
 
 def all_captions(source: CaptionedImages) -> list[str]:
     """Returns every caption that `source` can return, in every template, once and sorted; decodes no image."""
-    return sorted({caption for index in range(len(source)) for caption in source.captions(index)})
+    captions = set[str]()
+    for index in range(len(source)):
+        with contextlib.suppress(*CORRUPT):  # the record is skipped, and counted when it is met
+            captions.update(source.captions(index))
+    return sorted(captions)

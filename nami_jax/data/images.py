@@ -1,30 +1,97 @@
 """Image bytes to arrays, and arrays to the stages' sizes."""
 
 import io
+import math
+import struct
+import zlib
 
 import einops
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# No others are opened: some of the many that Pillow knows run other programs or serve no one here.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_PIXELS = 89_478_485  # of an image; Pillow's own limit: 256 MiB decoded
+# What Pillow raises for bytes that are not an image, are truncated or have been overwritten.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+
+
+class BrokenImageError(Exception):
+    """Bytes that are not an image that can be used.
+
+    Attributes:
+        reason: "unreadable image" or "decompression bomb".
+        detail: what exactly; the same for the same bytes.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)  # both, so that it survives pickling
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 def decode_image(encoded: bytes, side: int) -> np.ndarray:
-    """Decodes an image, puts it on white where it is transparent, and cuts the middle square at the given size.
+    """Decodes an image as `open_image` does and cuts the middle square at the given size.
 
     Args:
-        encoded: a file that Pillow reads (PNG, JPEG, WebP, ...).
+        encoded: a file in one of `FORMATS`.
         side: height and width to return, pixels.
 
     Returns:
         (side, side, 3) uint8. The shorter side is resized to `side` (Lanczos), the longer one is cropped evenly.
 
     Raises:
-        OSError, SyntaxError, ValueError, EOFError: the bytes are not a complete image.
+        BrokenImageError: the bytes are not a complete image, or it is too large.
     """
-    with Image.open(io.BytesIO(encoded)) as image:
-        image = on_white(ImageOps.exif_transpose(image))
-        if image.size != (side, side):
-            image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
-        return np.asarray(image)
+    return np.asarray(cover(open_image(encoded), side, side))
+
+
+def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decodes an image, turns it upright and puts it on white where it is transparent.
+
+    Args:
+        encoded: a file in one of `FORMATS`; no other is opened.
+        max_pixels: larger images are refused by their header, before anything is decoded.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        BrokenImageError: the bytes are not a complete image, or it is too large.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            if math.prod(image.size) > max_pixels:
+                size = "x".join(map(str, image.size))
+                raise BrokenImageError("decompression bomb", f"{size} pixels, at most {max_pixels} pixels are allowed")
+            if image.mode in ("I", "F"):
+                raise BrokenImageError("unreadable image", f"mode {image.mode}: its white level is unknown")
+            return on_white(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the latter if it is an error
+        raise BrokenImageError("decompression bomb", str(error)) from error
+    except UnidentifiedImageError as error:  # whose text names the object, which no two runs have in one place
+        raise BrokenImageError("unreadable image", f"is none of {', '.join(FORMATS)}, or damaged") from error
+    except _UNREADABLE as error:
+        raise BrokenImageError("unreadable image", f"{type(error).__name__}: {error}") from error
+
+
+def cover(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resizes an image (Lanczos) until it covers height x width, and crops what is beyond evenly."""
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
 
 
 def on_white(image: Image.Image) -> Image.Image:

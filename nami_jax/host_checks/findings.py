@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from nami_jax.config import ConfigError
-from nami_jax.data.captioned_images import CorruptDataError
+from nami_jax.data.corruption import CorruptDataError
 from nami_jax.weights import WeightsError
 
 MANY = 16  # more facts than this are shown as a digest

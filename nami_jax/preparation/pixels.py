@@ -1,34 +1,16 @@
 """Encoded images to pixels of one of the buckets' sizes."""
 
-import io
 import math
-import struct
 import warnings
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from nami_jax.data.images import on_white
+from nami_jax.data.images import BrokenImageError, cover, open_image
 from nami_jax.data.latents import Bucket
 from nami_jax.preparation.errors import RejectedError
 from nami_jax.preparation.options import Limits
-
-# No others are opened: some of the many that Pillow knows run other programs or serve no one here.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-# What Pillow raises for bytes that are not an image, are truncated or have been overwritten.
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-)
 
 
 def limit_pillow(limits: Limits) -> None:
@@ -42,7 +24,7 @@ def fit_image(encoded: bytes, buckets: Sequence[Bucket], limits: Limits) -> tupl
     """Decodes an image, puts it on white where it is transparent, and brings it to the bucket nearest to its shape.
 
     Args:
-        encoded: a file in one of `FORMATS`.
+        encoded: a file in one of `images.FORMATS`.
         buckets: the closed list of (height, width), pixels.
         limits: checked before anything is decoded.
 
@@ -53,26 +35,15 @@ def fit_image(encoded: bytes, buckets: Sequence[Bucket], limits: Limits) -> tupl
         RejectedError: the image is unreadable, too large or too small.
     """
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-            if math.prod(image.size) > limits.max_pixels:
-                raise RejectedError("decompression bomb", _sizes(image.size, f"at most {limits.max_pixels} pixels"))
-            if image.mode in ("I", "F"):
-                raise RejectedError("unreadable image", f"mode {image.mode}: its white level is unknown")
-            image = ImageOps.exif_transpose(image)
-            bucket = nearest_bucket(image.height, image.width, buckets)
-            upscale = _upscale(image.height, image.width, bucket)
-            if upscale > limits.max_upscale:
-                raise RejectedError("too small", _sizes(image.size, f"would be enlarged {upscale:.3g} times"))
-            pixels = ImageOps.fit(on_white(image), (bucket[1], bucket[0]), Image.Resampling.LANCZOS)
-            return bucket, np.asarray(pixels)
-    except Image.DecompressionBombError as error:
-        raise RejectedError("decompression bomb", str(error)) from error
-    except UNREADABLE as error:
-        raise RejectedError("unreadable image", f"{type(error).__name__}: {error}") from error
-
-
-def _sizes(size: tuple[int, int], rule: str) -> str:
-    return f"{size[0]}x{size[1]} pixels, {rule}"
+        image = open_image(encoded, limits.max_pixels)
+    except BrokenImageError as error:
+        raise RejectedError(error.reason, error.detail) from error
+    bucket = nearest_bucket(image.height, image.width, buckets)
+    upscale = _upscale(image.height, image.width, bucket)
+    if upscale > limits.max_upscale:
+        size = f"{image.width}x{image.height} pixels"
+        raise RejectedError("too small", f"{size}, would be enlarged {upscale:.3g} times")
+    return bucket, np.asarray(cover(image, *bucket))
 
 
 def nearest_bucket(height: int, width: int, buckets: Sequence[Bucket]) -> Bucket:

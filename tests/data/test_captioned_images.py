@@ -12,8 +12,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from nami_jax.config import ConfigError, DataConfig
-from nami_jax.data.captioned_images import CaptionedImages, CorruptDataError, all_captions, open_source
+from nami_jax.data.captioned_images import CaptionedImages, all_captions, open_source
+from nami_jax.data.corruption import CorruptDataError
 from nami_jax.data.tfds_builder import prepared_builder
+from tests.support.images import bomb
 
 COLOURS = ("red", "green", "blue", "black", "gold", "grey")
 
@@ -167,7 +169,7 @@ def test_the_next_good_image_stands_in_for_a_corrupt_one(damaged, caplog):
             ]
     assert source.num_corrupt == 3
     assert [r.getMessage().split(" is corrupt")[0] for r in caplog.records] == [
-        f"colour_cards: image of record {i}" for i in (5, 2, 1)
+        f"colour_cards: record {i}" for i in (5, 2, 1)
     ]
 
 
@@ -182,6 +184,38 @@ def test_too_many_corrupt_images_stop_the_run(damaged):
 def test_a_single_corrupt_image_stops_a_run_that_bears_none(damaged):
     with pytest.raises(CorruptDataError):
         damaged({0}, 0.0)[0]
+
+
+def test_a_caption_that_is_no_text_makes_a_record_corrupt(cards):
+    records = [{"picture": {"front": png("red")}, "title": title} for title in (b"red", b"gr\xfcn", b"blue")]
+    source = CaptionedImages(records, dataclasses.replace(cards, max_corrupt_share=0.5))
+    assert all_captions(source) == ["blue", "red"]
+    assert [source[i]["captions"][0] for i in range(3)] == ["red", "blue", "blue"]
+    assert source.num_corrupt == 1
+
+
+def test_an_image_that_promises_billions_of_pixels_is_one_corrupt_image(cards):
+    records = [{"picture": {"front": image}, "title": b"x"} for image in (png("red"), bomb(), bomb(12_000, 9_000))]
+    source = CaptionedImages(records, dataclasses.replace(cards, max_corrupt_share=0.9))
+    assert colour_of(source[1]["image"]) == "red"
+    assert source.num_corrupt == 2
+
+
+class Damaged(list):
+    """Records on a disk of which one has lost its block."""
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise RuntimeError("Corrupted Riegeli/records file: chunk data hash mismatch")
+        return super().__getitem__(index)
+
+
+def test_a_record_that_is_damaged_on_the_disk_is_skipped(cards):
+    records = Damaged({"picture": {"front": png(c)}, "title": c.encode()} for c in ("red", "green", "blue"))
+    source = CaptionedImages(records, dataclasses.replace(cards, max_corrupt_share=0.5))
+    assert all_captions(source) == ["blue", "red"]
+    assert source[1]["captions"] == ("blue",)
+    assert source.num_corrupt == 1
 
 
 def test_positions_outside_the_data_set_raise(damaged):

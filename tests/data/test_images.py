@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nami_jax.data.images import decode_image, to_stage
+from nami_jax.data.images import BrokenImageError, decode_image, to_stage
+from tests.support.images import bomb
 
 
 def encode(image: Image.Image, fmt: str = "PNG", **options: Any) -> bytes:
@@ -58,8 +59,20 @@ def test_the_camera_s_orientation_is_obeyed():
 
 @pytest.mark.parametrize("encoded", [b"", b"not an image", encode(Image.new("RGB", (32, 32)), "JPEG")[:-40]])
 def test_bytes_that_are_no_whole_image_raise(encoded):
-    with pytest.raises((OSError, SyntaxError, ValueError)):
+    with pytest.raises(BrokenImageError, match="unreadable image"):
         decode_image(encoded, 8)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICO", "PDF"])
+def test_formats_that_run_programs_or_that_no_one_needs_are_not_opened(kind):
+    with pytest.raises(BrokenImageError, match="is none of BMP"):
+        decode_image(encode(Image.new("RGB", (20, 20), "red"), kind), 8)
+
+
+def test_a_header_that_promises_billions_of_pixels_is_refused():
+    for width, height in ((50_000, 50_000), (12_000, 9_000)):  # by Pillow, above twice the limit, and by the limit
+        with pytest.raises(BrokenImageError, match=r"decompression bomb: .* pixels"):
+            decode_image(bomb(width, height), 8)
 
 
 def test_stage_images_are_repeated_2x2_means_in_the_networks_range():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from nami_jax.config import ConfigError
-from nami_jax.data.captioned_images import CaptionedImages, CorruptDataError, all_captions, open_source
+from nami_jax.data.captioned_images import CaptionedImages, all_captions, open_source
+from nami_jax.data.corruption import CorruptDataError
 from nami_jax.data.examples import Example, Pixels
 from nami_jax.data.images import to_stage
 from nami_jax.data.loader import eval_batches, order_steps, train_loader

@@ -3,8 +3,6 @@
 import dataclasses
 import io
 import json
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,16 +54,6 @@ def png(width: int = 24, height: int = 20, colour: str = "red", **options: Any) 
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(buffer, "PNG", **options)
     return buffer.getvalue()
-
-
-def bomb(width: int = 50_000, height: int = 50_000) -> bytes:
-    """A PNG of some bytes whose header promises 2.5 billion pixels."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def write_lines(folder: Path, lines: Sequence[dict[str, Any] | bytes]) -> None:

@@ -34,7 +34,8 @@ from nami_jax.preparation.orchestration import prepare
 from nami_jax.preparation.sources import Item, split_by_hash
 from nami_jax.preparation.worker import AT_ONCE, MAX_HELD, prepare_unit, read_ahead
 from nami_jax.text.encoders import load_text_encoder
-from tests.preparation.conftest import SQUARE, WIDE, bomb, files_below, png, write_lines
+from tests.preparation.conftest import SQUARE, WIDE, files_below, png, write_lines
+from tests.support.images import bomb
 from tests.support.paths import ROOT
 from tests.support.runs import COLOURS, card_config
 
