@@ -17,6 +17,7 @@ from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.monitoring.profiling import parse_window
 from nami_jax.monitoring.watch import Extras
 from nami_jax.parallel import processes as distributed
+from nami_jax.parallel.kept_programs import keep_on_disk
 from nami_jax.parallel.stopping import Stopped, leave_at_once
 from nami_jax.training.dry_run import dry_run
 from nami_jax.training.flags import define_flags, parse_flags
@@ -41,6 +42,7 @@ def _train() -> None:
         leave_at_once(UNFINISHED, 1)
     try:
         distributed.initialize()
+        keep_on_disk()
         task = read_task(fields)
         window = None if flags.FLAGS.profile is None else parse_window(flags.FLAGS.profile, task.cfg.train.steps)
         if flags.FLAGS.dry_run:
