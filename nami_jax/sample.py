@@ -71,6 +71,7 @@ def main(argv: list[str]) -> None:
     # Not at the top: jax, orbax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
     from nami_jax.checkpoints.checkpoint import CheckpointError
     from nami_jax.checkpoints.orbax import mute_orbax
+    from nami_jax.parallel.kept_programs import keep_on_disk
     from nami_jax.sampling.pipeline import NamiPipeline
     from nami_jax.weights import WeightsError
 
@@ -78,6 +79,7 @@ def main(argv: list[str]) -> None:
     args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     mute_orbax()
+    keep_on_disk()
     try:
         steps = None if args.steps is None else parse_steps(args.steps)
         pipe = NamiPipeline.from_pretrained(

@@ -17,6 +17,7 @@ def main(argv: list[str]) -> None:
     """Trains as the flags say and ends with what to do with the result."""
     del argv
     # Not at the top: jax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
+    from nami_jax.parallel.kept_programs import keep_on_disk
     from nami_jax.parallel.stopping import leave_at_once
 
     leave_at_once()
@@ -35,6 +36,7 @@ def _train() -> None:
     from nami_jax.monitoring.profiling import parse_window
     from nami_jax.monitoring.watch import Extras
     from nami_jax.parallel import processes as distributed
+    from nami_jax.parallel.kept_programs import keep_on_disk
     from nami_jax.parallel.stopping import Stopped, leave_at_once
     from nami_jax.training.dry_run import dry_run
     from nami_jax.training.loop import run
@@ -48,7 +50,8 @@ def _train() -> None:
         leave_at_once(UNFINISHED, 1)
     try:
         distributed.initialize()
-        task = read_task(fields, workdir=workdir)
+        keep_on_disk()
+        task = read_task(fields, workdir=folder)
         window = None if flags.FLAGS.profile is None else parse_window(flags.FLAGS.profile, task.cfg.train.steps)
         if flags.FLAGS.dry_run:
             told = dry_run(task, folder)

@@ -19,6 +19,7 @@ from nami_jax.autoencoder.tiling import tiled
 from nami_jax.config import AutoencoderConfig, ConfigError, ModelConfig, choices, require
 from nami_jax.files.disk import written_whole
 from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from nami_jax.parallel.kept_programs import BoundedJit
 from nami_jax.weights import open_tensors, save_tensors
 from nami_jax.weights.autoencoder_keys import (
     export_autoencoder,
@@ -208,7 +209,7 @@ class Autoencoder:
 
 # Jitted here and not in the class, so that another instance of the same sizes (a preview of newer weights) compiles
 # nothing.
-@functools.partial(jax.jit, static_argnums=0)
+@BoundedJit
 def encode_images(graphdef: nnx.GraphDef, params: nnx.State, images: jax.Array) -> jax.Array:
     """Maps images (B, H, W, 3) to scaled latents (B, h, w, C), float32."""
     model = nnx.merge(graphdef, params)
@@ -216,7 +217,7 @@ def encode_images(graphdef: nnx.GraphDef, params: nnx.State, images: jax.Array) 
     return (mean - (model.cfg.shift_factor or 0.0)) * model.cfg.scaling_factor
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@BoundedJit
 def decode_latents(graphdef: nnx.GraphDef, params: nnx.State, latents: jax.Array) -> jax.Array:
     """Maps scaled latents (B, h, w, C) to images (B, H, W, 3), float32."""
     model = nnx.merge(graphdef, params)

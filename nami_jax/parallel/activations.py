@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nami_jax.config import Config, require
 from nami_jax.models.layout import Layout
 from nami_jax.parallel.flash import flash_attention
+from nami_jax.parallel.kept_programs import BoundedJit
 from nami_jax.parallel.sharding import BATCH_AXES, batch_parts
 
 FLASH_HEADS = 128  # the TPU kernel takes heads of a multiple of this many channels
@@ -70,7 +71,7 @@ class MeshLayout(Layout):
 
     def replicate(self, x: jax.Array) -> jax.Array:
         """Copies an array to every device, where each process can read it."""
-        return x if self.mesh.size == 1 else _copy_to(NamedSharding(self.mesh, PartitionSpec()))(x)
+        return x if self.mesh.size == 1 else _copy_to(NamedSharding(self.mesh, PartitionSpec()), x)
 
     def _has_flash(self, q: jax.Array) -> bool:
         return self.mesh.devices.flat[0].platform == "tpu" and q.shape[-1] % FLASH_HEADS == 0
@@ -81,9 +82,9 @@ class MeshLayout(Layout):
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*axes)))
 
 
-@functools.cache
-def _copy_to(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda x: x, out_shardings=sharding)
+@BoundedJit
+def _copy_to(sharding: NamedSharding, x: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, sharding)
 
 
 def require_layout(cfg: Config, mesh: Mesh) -> None:

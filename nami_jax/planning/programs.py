@@ -68,6 +68,7 @@ def stage_tracers(cfg: Config, mesh: Mesh, images: int) -> list[Callable[[], Low
             jax.ShapeDtypeStruct((2 * images, *states.shape[1:]), states.dtype) for states in null_states(cfg)
         )
         guidance = Guidance((embeds, pooled), jax.ShapeDtypeStruct((), jnp.float32))
-        return run_stage.lower(program, networks, x, noise, guidance, grid)
+        arguments = networks, x, noise, guidance, grid
+        return run_stage.jitted(program, *arguments).lower(*arguments)
 
     return [functools.partial(trace, program, grid) for program, grid in sampler.programs(cfg.sample)]

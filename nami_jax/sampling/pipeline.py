@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -168,7 +167,7 @@ class NamiPipeline:
             width: of the pictures, pixels.
             seed: of the noise.
             num_images: per prompt.
-            batch_size: pictures drawn at once.
+            batch_size: pictures drawn at once, at most; fewer are filled up to a power of two.
             progress: show bars.
 
         Returns:
@@ -189,7 +188,7 @@ class NamiPipeline:
         rows = np.repeat(np.arange(len(prompts)), num_images)
         numbers = np.tile(np.arange(num_images), len(prompts))
         pictures: list[Image.Image] = []
-        for some in _batches(len(rows), batch_size, progress):
+        for some, count in _batches(len(rows), batch_size, progress):
             latents = self.sample_latents(
                 TextStates(text.embeds[rows[some]], text.pooled[rows[some]]),
                 negative,
@@ -200,7 +199,7 @@ class NamiPipeline:
                 numbers=numbers[some].tolist(),
                 progress=progress,
             )
-            pictures += self.decode(latents)
+            pictures += self.decode(latents)[:count]
         return pictures
 
     def settings(self, preset: str | None = None, **given: Any) -> SampleConfig:
@@ -238,7 +237,7 @@ class NamiPipeline:
         numbers: Sequence[int] | None = None,
         initial: Any = None,
         progress: bool = False,
-    ) -> jax.Array:
+    ) -> np.ndarray:
         """Samples latents (pixels, for a model of pixels) from given text states.
 
         Args:
@@ -265,9 +264,9 @@ class NamiPipeline:
         request = Request(height // downscale, width // downscale, seed, numbers, initial)
         return self._sampler(networks, text, negative, sample, request, progress)
 
-    def decode(self, latents: jax.Array) -> list[Image.Image]:
+    def decode(self, latents: Any) -> list[Image.Image]:
         """Turns latents (B, h, w, C) into pictures."""
-        return to_images(np.asarray(latents if self.autoencoder is None else self.autoencoder.decode(latents)))
+        return to_images(np.asarray(latents) if self.autoencoder is None else self.autoencoder.decode(latents))
 
     def _check(self, sample: SampleConfig, height: int, width: int) -> Transition:
         """Checks a request before anything is compiled; returns what makes the jumps."""
@@ -311,11 +310,20 @@ def _with_dtype(cfg: PipelineConfig, dtype: str | None) -> PipelineConfig:
     return cfg if dtype is None else dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dtype=dtype))
 
 
-def _batches(count: int, size: int, progress: bool) -> Iterator[slice]:
-    """Yields the parts of `count` pictures that are drawn at once, with a bar if there are several."""
-    starts = range(0, count, size)
+def _batches(count: int, size: int, progress: bool) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields which of `count` pictures are drawn at once, with a bar if there are several such batches.
+
+    A batch is filled up with its own first pictures to a power of two, at most `size`, and the last one to as many as
+    those before it: a new number of pictures needs no new program.
+
+    Yields:
+        The pictures' indices, and how many of them, from the first, are wanted.
+    """
+    at_once = min(size, 1 << (count - 1).bit_length())
+    starts = range(0, count, at_once)
     for start in tqdm(starts, "batches", disable=not progress or len(starts) == 1):
-        yield slice(start, start + size)
+        wanted = np.arange(start, min(start + at_once, count))
+        yield np.resize(wanted, at_once), len(wanted)
 
 
 def _check_prompts(prompts: Sequence[str], num_images: int, batch_size: int) -> None:

@@ -1,10 +1,9 @@
 """Sampling: one jitted function per stage, from noise and text states to the final latents.
 
-Compiled functions are cached by shape, so further prompts, seeds, guidance scales and weights cost no compilation.
+The programs of the last shapes are kept, so further prompts, seeds, guidance scales and weights cost no compilation.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from nami_jax.flow.stages import Stage, make_stages
 from nami_jax.flow.transition import Transition
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
+from nami_jax.parallel.kept_programs import BoundedJit
 
 
 class Networks(NamedTuple):
@@ -90,13 +90,13 @@ def image_noise(
     Returns:
         (B, H, W, C) standard normal, float32.
     """
-    return _image_noise(np.uint32(seed), np.asarray(numbers, np.uint32), stage.number, shape, layout)
+    return draw_noise((stage.number, shape, layout), np.uint32(seed), np.asarray(numbers, np.uint32))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _image_noise(
-    seed: np.uint32, numbers: np.ndarray, stage_number: int, shape: tuple[int, int, int], layout: Layout
-) -> jax.Array:
+@BoundedJit
+def draw_noise(kind: tuple[int, tuple[int, int, int], Layout], seed: np.uint32, numbers: np.ndarray) -> jax.Array:
+    """Draws noise for a stage's number, its latents' shape and the layout: see `image_noise`."""
+    stage_number, shape, layout = kind
     # threefry: the same numbers alone and under vmap, on every platform.
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stage_number)
     return layout.latents(jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers))
@@ -120,7 +120,7 @@ def guided_velocity(model: Nami, guidance: Guidance, stage: Stage, layout: Layou
     return velocity
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@BoundedJit
 def run_stage(
     program: StageProgram,
     networks: Networks,
@@ -170,7 +170,7 @@ class Sampler:
         sample: SampleConfig,
         request: Request,
         progress: bool = False,
-    ) -> jax.Array:
+    ) -> np.ndarray:
         """Samples final latents (or pixels, for a model of pixels).
 
         Args:
@@ -182,7 +182,7 @@ class Sampler:
             progress: show a bar over the stages.
 
         Returns:
-            (B, height, width, C) float32, on every device.
+            (B, height, width, C) float32.
 
         Raises:
             ConfigError: a side that the stages, the patches or the bridge do not support, steps of the wrong length, or
@@ -201,7 +201,7 @@ class Sampler:
         latents = self.by_stage(networks, (embeds, pooled), sample, filled)
         with tqdm(latents, "stages", total=len(self.stages), disable=not progress) as bar:
             *_, final = (x.block_until_ready() if progress else x for x in bar)
-        return self.layout.replicate(final)[:count]
+        return np.asarray(self.layout.replicate(final))[:count]  # cut by jax, it would compile for each count
 
     def by_stage(
         self, networks: Networks, text: tuple[Any, Any], sample: SampleConfig, request: Request

@@ -4,17 +4,16 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 from nami_jax.monitoring.watch import Extras
+from nami_jax.parallel.kept_programs import compilations
 from nami_jax.training.loop import run
 from nami_jax.training.task import Task
 
 STEPS = 2
-COMPILED = "/jax/core/compile/backend_compile_duration"  # jax's event for each program that XLA has compiled
 
 
 def dry_run(task: Task, workdir: Path) -> str:
@@ -34,7 +33,7 @@ def dry_run(task: Task, workdir: Path) -> str:
     """
     figures: dict[str, float] = {}
     extras = Extras(on_scalars=lambda step, scalars: figures.update(scalars))
-    with _compilations() as seconds, _folder_beside(workdir) as folder:
+    with compilations() as seconds, _folder_beside(workdir) as folder:
         state = run(task.shortened(STEPS), folder, stop_after=STEPS, extras=extras)
     saved = sum(leaf.nbytes for leaf in jax.tree.leaves(state.items()))
     memory = task.mesh.local_devices[0].memory_stats()
@@ -83,20 +82,3 @@ def _folder_beside(workdir: Path) -> Iterator[Path]:
         multihost_utils.sync_global_devices("no process needs the folder any more")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _compilations() -> Iterator[list[float]]:
-    """Collects the seconds of each compilation inside."""
-    seconds = []
-
-    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
-        del kwargs
-        if event == COMPILED:
-            seconds.append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seconds
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)

@@ -1,5 +1,4 @@
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ from nami_jax.config import ConfigError, SampleConfig
 from nami_jax.flow.stages import make_stages
 from nami_jax.flow.transition import Bridged, Renoise
 from nami_jax.models.bridge import Bridge
+from nami_jax.parallel.kept_programs import compilations
 from nami_jax.sampling.sampler import Networks, Request, image_noise, make_sampler, run_stage
 from tests.models.test_nami import awake, velocity_of
 from tests.support.sizes import MODEL
@@ -74,24 +74,20 @@ def test_stages_are_yielded_coarsest_first_and_the_last_is_the_result():
     np.testing.assert_array_equal(latents[-1], sampler(networks, text(2), text(2), sample, request))
 
 
-def compiled_functions() -> int:
-    function: Any = run_stage
-    return function._cache_size()
-
-
 @pytest.mark.parametrize("kind", ["renoise", "bridge"])
 def test_further_seeds_prompts_scales_weights_and_samplers_compile_nothing(kind):
-    def sample(seed, scale):
-        model = awake(seed=seed)
+    def sample(seed, scale, model):
         networks = Networks(model, Renoise()) if kind == "renoise" else bridged(model, seed)
         request = Request(16, 16, seed, [0, 1])
         make_sampler(MODEL)(networks, text(2), text(1), SampleConfig((2, 2, 2), scale), request)
-        return compiled_functions()
 
-    at_first = compiled_functions()
-    after_one = sample(0, 1.0)
-    assert after_one == at_first + 3  # one function per stage
-    assert sample(1, 3.0) == after_one
+    kept = len(run_stage)
+    sample(0, 1.0, awake(seed=0))
+    assert len(run_stage) == kept + 3  # one function per stage
+    model = awake(seed=1)
+    with compilations() as compiled:
+        sample(1, 3.0, model)
+    assert not compiled
 
 
 def test_one_stage_model_samples_without_a_jump():
@@ -115,7 +111,7 @@ def test_with_a_bridge_nothing_but_the_first_latents_is_drawn():
 
 
 def test_the_released_bridge_refuses_other_sizes_before_anything_is_compiled():
-    before, request = compiled_functions(), Request(16, 24, 0, [0])
-    with pytest.raises(ConfigError, match=r"latents of 16x16 only, not 16x24"):
-        make_sampler(MODEL)(bridged(awake()), text(1), text(1), SampleConfig((1, 1, 1)), request)
-    assert compiled_functions() == before
+    networks, request = bridged(awake()), Request(16, 24, 0, [0])
+    with compilations() as compiled, pytest.raises(ConfigError, match=r"latents of 16x16 only, not 16x24"):
+        make_sampler(MODEL)(networks, text(1), text(1), SampleConfig((1, 1, 1)), request)
+    assert not compiled
