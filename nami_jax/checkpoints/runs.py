@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ class Run(NamedTuple):
     model: Nami  # its EMA weights, low-rank pairs merged in
     bridge: AnyBridge | None
     step: int
+    frozen: Mapping[str, str] = MappingProxyType({})  # fingerprints of the networks it was trained with, by name
 
 
 def load_run(
@@ -64,7 +66,7 @@ def _load_step(checkpoints: Checkpoints, step: int, dtype: str | None, shardings
         # In float32: added to bfloat16 kernels, most of a small update would be rounded away.
         params = lora.merge(lora.join(params, load_base(cfg, "float32", shardings)))
     plain = dataclasses.replace(cfg.model, lora_rank=None, dtype=dtype or cfg.model.dtype)
-    return Run(cfg, nnx.merge(abstract_model(plain)[0], params), bridge, step)
+    return Run(cfg, nnx.merge(abstract_model(plain)[0], params), bridge, step, checkpoints.frozen(step))
 
 
 def _placed(shapes: Any, shardings: Shardings | None) -> Any:
