@@ -17,7 +17,6 @@ def main(argv: list[str]) -> None:
     """Trains as the flags say and ends with what to do with the result."""
     del argv
     # Not at the top: jax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
-    from nami_jax.parallel.kept_programs import keep_on_disk
     from nami_jax.parallel.stopping import leave_at_once
 
     leave_at_once()

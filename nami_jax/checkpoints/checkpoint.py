@@ -1,9 +1,9 @@
 """Checkpoints of a run through Orbax: everything that resuming needs, and what sampling needs as a separate item.
 
 A checkpoint holds items of arrays, `ema` (the weights to sample with), `train` (what else resuming needs) and `bridge`
-(if the run has one), and beside them `data` (the loader's position), `config`, and the `fingerprints` of all these,
-with which they are compared when they are read. Saving is asynchronous; a save that was cut short leaves no checkpoint
-behind.
+(if the run has one), and beside them `data` (the loader's position), `config`, `frozen` (fingerprints of the networks
+that the run uses and does not train) and the `fingerprints` of all these, with which they are compared when they are
+read. Saving is asynchronous; a save that was cut short leaves no checkpoint behind.
 """
 
 import contextlib
@@ -14,17 +14,20 @@ from typing import Any, Self, TypeVar
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from orbax.checkpoint.checkpoint_managers import CustomSteps
 
 from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
-from nami_jax.checkpoints.orbax import Reading, brief, open_reader, open_writer
+from nami_jax.checkpoints.orbax import VALIDATION_LOSS, Reading, brief, keeping, open_reader, open_writer
+from nami_jax.checkpoints.same_run import require_same_networks, require_same_run
 from nami_jax.checkpoints.workdir import held, move_aside
-from nami_jax.config import Config, Settings, fixed_fields, require
+from nami_jax.config import Config, Settings
 from nami_jax.config.flow_run import TASK
 from nami_jax.files.disk import is_full
 from nami_jax.parallel.processes import first_error
 
 FINGERPRINTS = "fingerprints"
-JSON_ITEMS = ("data", "config")
+FROZEN = "frozen"
+JSON_ITEMS = ("data", "config", FROZEN)
 ARRAY_ITEMS = ("ema", "train", "bridge")
 ITEMS = (*ARRAY_ITEMS, *JSON_ITEMS, FINGERPRINTS)
 T = TypeVar("T")
@@ -59,11 +62,14 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / "checkpoints"
         self._cfg = cfg
         self._damaged: dict[int, str] = {}  # step -> what is wrong with it
+        self._begun_from = -1  # the step that this run continues from; none yet
+        self._frozen: Mapping[str, str] = {}
         with contextlib.ExitStack() as stack:
             if cfg is not None:
-                keep = cfg.to_dict()["train"]["keep_checkpoints"]
+                train = cfg.to_dict()["train"]
+                self._keeping = keeping(train["keep_checkpoints"], train["keep_best"], train["keep_every"])
                 stack.enter_context(held(self.folder.parent))
-                self._writer = stack.enter_context(open_writer(self.folder, ITEMS, keep))
+                self._writer = stack.enter_context(open_writer(self.folder, ITEMS, self._keeping))
             elif not self.folder.is_dir():
                 raise CheckpointError(
                     f"{workdir} contains no checkpoints. Use the workdir of a training run, e.g. runs/emoji_tiny."
@@ -98,13 +104,24 @@ class Checkpoints:
         for arrays in items.values():
             fingerprint_arrays(arrays)
 
-    def save(self, step: int, items: Items, data_state: dict) -> None:
+    def use_networks(self, frozen: Mapping[str, str]) -> None:
+        """Takes the fingerprints of the networks that the run does not train: they are saved with every checkpoint.
+
+        Raises:
+            ConfigError: the run was begun with others.
+        """
+        if self._steps():
+            require_same_networks(self.latest_valid(self.frozen), frozen, self.folder.parent)
+        self._frozen = frozen
+
+    def save(self, step: int, items: Items, data_state: dict, validation_loss: float | None = None) -> None:
         """Starts saving what a run has come to after `step` steps.
 
         Args:
             step: which.
             items: pytrees of arrays by name, of `ARRAY_ITEMS`; they may be donated at once.
             data_state: the loader's position.
+            validation_loss: of this state, if it was measured: the best are kept longer.
 
         Raises:
             CheckpointError: this save could not begin, or the one before it failed.
@@ -112,14 +129,42 @@ class Checkpoints:
         assert self._cfg is not None
         if step in self._writer.all_steps():
             return
-        values = {"data": data_state, "config": self._cfg.to_dict()}
+        values = {"data": data_state, "config": self._cfg.to_dict(), FROZEN: dict(self._frozen)}
         fingerprints = {name: fingerprint_arrays(tree) for name, tree in items.items()}
         fingerprints |= {name: fingerprint_json(value) for name, value in values.items()}
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         args |= {name: ocp.args.JsonSave(value) for name, value in values.items()}
         args[FINGERPRINTS] = ocp.args.JsonSave(fingerprints)
+        metrics = {} if validation_loss is None else {VALIDATION_LOSS: validation_loss}
         with self._explained():
-            self._writer.save(step, args=ocp.args.Composite(**args))
+            saved = self._writer.save(step, args=ocp.args.Composite(**args), metrics=metrics)
+        if not saved:  # Orbax saves no step before the newest that there is
+            raise CheckpointError(
+                f"{self.folder}: step {step} was not saved, for the folder contains {sorted(self._writer.all_steps())}."
+                " Move those of later steps out of it, or use another --workdir."
+            )
+
+    def set_aside(self, good: int) -> str:
+        """Moves what this run has saved since it was continued, and after step `good`, to `workdir/diverged`.
+
+        Returns:
+            What is left, for people.
+        """
+        self.wait()
+        bad = [step for step in self._writer.all_steps() if step > max(good, self._begun_from, 0)]
+        if bad:
+            move_aside([self.folder / str(step) for step in bad], self.folder.with_name("diverged"))
+            self._reload()
+        left = sorted(self._writer.all_steps())
+        told = f"Saved after that, and moved to {self.folder.with_name('diverged')}: {bad}. " if bad else ""
+        if not left:
+            return f"{told}No checkpoint is left: the same command begins anew."
+        told += (
+            f"The checkpoints in {self.folder} are as they were: {left}. The same command continues from {left[-1]}."
+        )
+        if good < self._begun_from:
+            told += f" That one may be bad itself, for no step after it was in range: if so, move {left[-1]} out of it."
+        return told
 
     def require_saved(self) -> None:
         """Raises if the last save failed, without waiting for one that is still under way.
@@ -156,9 +201,23 @@ class Checkpoints:
             return None
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(items))
         args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
-        restored = self.latest_valid(lambda step: self._restore(step, data=ocp.args.JsonRestore(), **args))
+        step, restored = self.latest_valid(lambda step: (step, self._restore_own(step, args)))
         self._move_damaged()
+        if self._cfg is not None:
+            self._begun_from = step
+            self._keeping.append(CustomSteps(steps=[step]))  # whatever this run comes to, it can be begun again
         return {name: restored[name] for name in items}, restored["data"]
+
+    def _restore_own(self, step: int, args: Mapping[str, Any]) -> Any:
+        """Reads a step to continue from, which is to be that of its folder's name."""
+        restored = self._restore(step, data=ocp.args.JsonRestore(), **args)
+        train = restored.get("train")
+        own = int(train["step"]) if isinstance(train, dict) and "step" in train else step
+        if own != step:
+            raise DamagedCheckpointError(
+                f"{self.folder / str(step)} contains the state after step {own}, not {step}: was it renamed?"
+            )
+        return restored
 
     def latest_valid(self, load: Callable[[int], T]) -> T:
         """Returns `load(step)` for the newest step that it does not find damaged, with a warning for each damaged one.
@@ -170,9 +229,10 @@ class Checkpoints:
             try:
                 return load(steps[-1])
             except DamagedCheckpointError as error:
-                if self._cfg is None and not (self.folder / str(steps[-1])).exists():
-                    self._reader.reload()  # its run has meanwhile replaced it by newer ones
-                    continue
+                if self._cfg is None:
+                    self._reader.reload()
+                    if self._steps()[-1:] > steps[-1:]:
+                        continue  # its run has saved a newer one, and may have begun to delete this one
                 self._damaged[steps[-1]] = str(error)
                 if steps[:-1]:
                     logging.warning("%s Using the one before it instead: step %d.", error, steps[-2])
@@ -199,6 +259,10 @@ class Checkpoints:
             )
         return kind.from_dict(fields)
 
+    def frozen(self, step: int) -> Mapping[str, str]:
+        """Returns the fingerprints of the networks that a checkpoint's run did not train; none of earlier versions."""
+        return self._restore(step, **{FROZEN: ocp.args.JsonRestore()}).get(FROZEN, {})
+
     def item(self, step: int, name: str, abstract: Any) -> Any:
         """Restores the weights `name`, "ema" or "bridge", alone, as the ShapeDtypeStructs of `abstract` say.
 
@@ -215,12 +279,13 @@ class Checkpoints:
         """Reads items of a checkpoint, all processes together, and compares them with their fingerprints."""
         if step not in self._reader.all_steps():
             raise CheckpointError(f"{self.folder} has no step {step}. It has {sorted(self._reader.all_steps())}.")
-        folder = self.folder / str(step)
-        if (folder / FINGERPRINTS).is_dir():  # checkpoints of earlier versions have none
-            args[FINGERPRINTS] = ocp.args.JsonRestore()
-        restored = {}
+        folder, restored = self.folder / str(step), {}
         with Reading() as reading:
-            restored = self._reader.restore(step, args=ocp.args.Composite(**args))
+            args |= {FINGERPRINTS: ocp.args.JsonRestore()}
+            for name in (FROZEN, FINGERPRINTS):  # which checkpoints of earlier versions lack
+                if not (folder / name).is_dir():
+                    args.pop(name, None)
+            restored = self._reader.restore(step, args=ocp.args.Composite(**args)) if args else {}
         error = first_error(reading.error)
         if error is not None:
             raise DamagedCheckpointError(f"{folder} cannot be read; it is damaged or of a different model: {error}.")
@@ -234,6 +299,9 @@ class Checkpoints:
         if self._cfg is None or not self._damaged:
             return
         move_aside([self.folder / str(step) for step in self._damaged], self.folder.with_name("damaged"))
+        self._reload()
+
+    def _reload(self) -> None:
         self._reader.reload()
         self._writer.reload()
 
@@ -263,22 +331,3 @@ def _differing(restored: Mapping[str, Any], fingerprints: Any) -> list[str]:
     fingerprints = fingerprints if isinstance(fingerprints, dict) else {}
     prints = {name: (fingerprint_json if name in JSON_ITEMS else fingerprint_arrays)(own[name]) for name in own}
     return sorted(name for name in prints if prints[name] != fingerprints.get(name))
-
-
-def require_same_run(saved: Settings, current: Settings, folder: Path) -> None:
-    """Checks that a run continues with the settings it was started with. How it is computed, and how long, may change.
-
-    Raises:
-        ConfigError: it does not; the first differing field is named.
-    """
-    saved_fields, fields = saved.located().to_dict(), current.located().to_dict()
-    for section, names in fixed_fields(type(current)).items():
-        for name in names:
-            value = fields[section][name]
-            require(
-                saved_fields[section][name] == value,
-                field=f"{section}.{name}",
-                value=value,
-                rule=f"the run in {folder} was started with {saved_fields[section][name]!r}",
-                remedy="Set that value, or use another --workdir",
-            )

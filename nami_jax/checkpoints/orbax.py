@@ -5,33 +5,78 @@ way, would then each print a traceback into whatever comes next. And each of its
 """
 
 import asyncio
+import contextlib
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+from orbax.checkpoint.checkpoint_managers import PreservationPolicy
+
+VALIDATION_LOSS = "validation_loss"  # of a checkpoint's state, if it was measured: the metric that Orbax keeps with it
 
 # What Orbax and TensorStore raise for files that are cut short or have been overwritten.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
-class _Writer(ocp.CheckpointManager):
+class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
         """Never asks jax's preemption service, which counts its calls: only `Stopping` may make them."""
         return False
 
+    def _load_checkpoint_infos(self, skip_metadata_read: bool = False) -> list[Any]:
+        """Lists the checkpoints by their names alone: one may be damaged, or be deleted by its run meanwhile."""
+        del skip_metadata_read
+        return super()._load_checkpoint_infos(skip_metadata_read=True)
 
-def open_writer(folder: Path, items: Sequence[str], keep: int) -> ocp.CheckpointManager:
+
+class _Writer(_Manager):
+    def _load_checkpoint_infos(self, skip_metadata_read: bool = False) -> list[Any]:
+        """Adds what is known of their quality, which of a damaged one is nothing."""
+        found = super()._load_checkpoint_infos(skip_metadata_read)
+        for checkpoint in found:
+            with contextlib.suppress(*UNREADABLE):
+                checkpoint.metrics = self.metrics(checkpoint.step)
+        return found
+
+
+def keeping(newest: int, best: int, every: int | None) -> list[PreservationPolicy]:
+    """Returns what says which checkpoints stay when a new one is complete: all that one of these wants to keep.
+
+    Args:
+        newest: how many of the newest. Never fewer than two: whether the newest is any good, the next steps show.
+        best: how many of the least validation loss.
+        every: all whose step is a multiple of it; None: none.
+    """
+    policies: list[PreservationPolicy] = [managers.LatestN(max(newest, 2))]
+    # `reverse`, for Orbax takes the last of those that it has sorted.
+    policies.append(managers.BestN(get_metric_fn=_loss, reverse=True, n=best, keep_checkpoints_without_metrics=False))
+    return policies if every is None else [*policies, managers.EveryNSteps(every)]
+
+
+def _loss(metrics: Any) -> float:
+    value = metrics.get(VALIDATION_LOSS) if isinstance(metrics, dict) else None
+    return float(value) if isinstance(value, float | int) else math.inf
+
+
+def open_writer(folder: Path, items: Sequence[str], policies: list[PreservationPolicy]) -> ocp.CheckpointManager:
     """Opens a folder for all processes together, creating it, and removes the remains of unfinished saves.
 
     Args:
         folder: of the checkpoints.
         items: what a checkpoint may hold.
-        keep: how many checkpoints to keep, the newest.
+        policies: as `keeping` makes them; more can be added to the list later.
     """
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, lightweight_initialize=True)
+    options = ocp.CheckpointManagerOptions(
+        best_fn=_loss,
+        best_mode="min",
+        preservation_policy=managers.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=True,
+    )
     return _Writer(folder, options=options, item_names=items)
 
 
@@ -39,9 +84,9 @@ def open_reader(folder: Path, items: Sequence[str]) -> ocp.CheckpointManager:
     """Opens a folder for this process alone: it waits for no other, which may have met a damaged file."""
     alone = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()})
     options = ocp.CheckpointManagerOptions(
-        create=False, enable_async_checkpointing=False, lightweight_initialize=True, multiprocessing_options=alone
+        create=False, enable_async_checkpointing=False, multiprocessing_options=alone
     )
-    return ocp.CheckpointManager(folder, options=options, item_names=items)
+    return _Manager(folder, options=options, item_names=items)
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ class Run(NamedTuple):
     model: Nami  # its EMA weights, low-rank pairs merged in
     bridge: AnyBridge | None
     step: int
+    frozen: Mapping[str, str] = MappingProxyType({})  # fingerprints of the networks it was trained with, by name
 
 
 def load_run(
@@ -66,7 +68,7 @@ def _load_step(checkpoints: Checkpoints, step: int, dtype: str | None, shardings
         base = load_frozen(cfg, checkpoints.folder.parent, "float32", shardings)
         params = lora.merge(lora.join(params, base))
     plain = dataclasses.replace(cfg.model, lora_rank=None, dtype=dtype or cfg.model.dtype)
-    return Run(cfg, nnx.merge(abstract_model(plain)[0], params), bridge, step)
+    return Run(cfg, nnx.merge(abstract_model(plain)[0], params), bridge, step, checkpoints.frozen(step))
 
 
 def placed(shapes: Any, shardings: Shardings | None) -> Any:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from nami_jax.config.keeping import KEEP_BEST, KEEP_EVERY, KEEP_NEWEST, MAX_LOSS_RISE, require_kept_steps
 from nami_jax.config.sections import DataConfig
 from nami_jax.config.settings import Positive, Settings, Share, field, require, settings
 
@@ -80,14 +81,19 @@ class AutoencoderTrainConfig(Settings):
     log_every: Positive = field("steps between logs", default=50, may_change=True)
     eval_every: Positive = field("steps between validations", default=250, may_change=True)
     checkpoint_every: Positive = field("steps between checkpoints", default=250, may_change=True)
-    keep_checkpoints: Positive = field("how many of the newest to keep", default=2, may_change=True)
+    keep_checkpoints: Positive = field(KEEP_NEWEST, default=2, may_change=True)
+    keep_best: int = field(KEEP_BEST, default=1, may_change=True, ge=0)
+    keep_every: Positive | None = field(KEEP_EVERY, default=None, example=5000, may_change=True)
     sample_every: Positive = field("steps between grids", default=500, may_change=True)
     sample_images: Positive = field(
         "in a grid of originals and reconstructions, all held out", default=16, may_change=True
     )
     max_skipped_steps: Positive = field(
-        "this many steps in a row without a finite gradient stop the run", default=10, may_change=True
+        "this many steps in a row without a finite gradient, or with a loss out of range, stop the run",
+        default=10,
+        may_change=True,
     )
+    max_loss_rise: float | None = field(MAX_LOSS_RISE, default=4.0, may_change=True, gt=1)
 
     def __post_init__(self) -> None:
         require(
@@ -97,6 +103,7 @@ class AutoencoderTrainConfig(Settings):
             rule=f"must be in 0..{self.steps - 1}, below train.steps",
             remedy="Set e.g. a tenth of train.steps",
         )
+        require_kept_steps(self.keep_every, self.checkpoint_every)
 
 
 @settings()

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
+from nami_jax.config.keeping import KEEP_BEST, KEEP_EVERY, KEEP_NEWEST, MAX_LOSS_RISE, require_kept_steps
 from nami_jax.config.sections import (
     AutoencoderConfig,
     BridgeConfig,
@@ -57,14 +58,19 @@ class TrainConfig(Settings):
     eval_every: Positive = field("steps between validations", default=500, may_change=True)
     eval_batch: Positive = field("images of one validation batch, per stage", default=16, may_change=True)
     checkpoint_every: Positive = field("steps between checkpoints", default=500, may_change=True)
-    keep_checkpoints: Positive = field("how many of the newest to keep", default=2, may_change=True)
+    keep_checkpoints: Positive = field(KEEP_NEWEST, default=2, may_change=True)
+    keep_best: int = field(KEEP_BEST, default=1, may_change=True, ge=0)
+    keep_every: Positive | None = field(KEEP_EVERY, default=None, example=5000, may_change=True)
     sample_every: Positive = field("steps between sample grids", default=500, may_change=True)
     sample_images: Positive = field(
         "training captions in a sample grid; held-out ones are a third of that", default=24, may_change=True
     )
     max_skipped_steps: Positive = field(
-        "this many steps in a row without a finite gradient stop the run", default=10, may_change=True
+        "this many steps in a row without a finite gradient, or with a loss out of range, stop the run",
+        default=10,
+        may_change=True,
     )
+    max_loss_rise: float | None = field(MAX_LOSS_RISE, default=4.0, may_change=True, gt=1)
     init_from: str | None = field(
         "what to start from: a run's workdir (its newest checkpoint's EMA weights; WORKDIR@STEP for another one) or a "
         "folder of converted weights, which also says whatever else of the model is None; None: random weights",
@@ -89,6 +95,7 @@ class TrainConfig(Settings):
             rule="must start at 0.0 and increase, staying below 1.0",
             remedy="Set e.g. (0.0, 0.3, 0.6)",
         )
+        require_kept_steps(self.keep_every, self.checkpoint_every)
 
     @property
     def phase_bounds(self) -> tuple[int, ...]:

@@ -96,6 +96,7 @@ class Data(NamedTuple):
     train: Sequence[ExampleSource]  # one source for each bucket
     held_out: Sequence[ExampleSource]
     empty: TextStates  # of the empty caption, B = 1
+    text_encoder: str = ""  # id of the one that the states of prepared data are by
 
 
 def open_data(cfg: Config, fingerprint: str | None = None) -> Data:
@@ -112,7 +113,7 @@ def open_data(cfg: Config, fingerprint: str | None = None) -> Data:
         prepared = PreparedLatents(Path(cfg.data.prepared), cfg)
         prepared.require_autoencoder(fingerprint or "none")
         train, held_out = ([Latents(bucket) for bucket in prepared.sources(split)] for split in SPLITS)
-        return Data(train, held_out, prepared.empty)
+        return Data(train, held_out, prepared.empty, prepared.settings.text_encoder)
     images, held_out_images = (open_source(cfg.data, split) for split in (cfg.data.train_split, cfg.data.eval_split))
     captions = {*all_captions(images), *all_captions(held_out_images)}
     table = encode_captions(cfg.text, sorted(captions), Path(cfg.data.data_dir) / "text")

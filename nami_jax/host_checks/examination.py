@@ -8,6 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from nami_jax.config import ConfigError
+from nami_jax.config.keeping import most_kept
 from nami_jax.host_checks import environment, storage
 from nami_jax.host_checks import run_checks as run
 from nami_jax.host_checks.findings import FAILED, Finding, Report, gather
@@ -52,5 +53,5 @@ def _examine_run(report: Report, fields: Mapping[str, Any], workdir: Path) -> bo
     if task.needs_weights(workdir):
         report.attempt("weights", lambda: run.check_weights(task, workdir))
     report.attempt("data", lambda: run.check_data(task, report.facts))
-    size, keep = run.checkpoint_bytes(task), task.cfg.train.keep_checkpoints
+    size, keep = run.checkpoint_bytes(task), most_kept(task.cfg.train)
     return report.attempt("storage", lambda: storage.check_storage(workdir, size, keep))

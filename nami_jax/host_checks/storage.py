@@ -68,7 +68,8 @@ def check_storage(workdir: Path, checkpoint: int, keep: int, floor: float = FLOO
             "storage",
             WARNING,
             f"{text}; {free / 1e9:.3g} GB are free for {keep} checkpoints and one that "
-            "is being written. Free some space, or lower train.keep_checkpoints.",
+            "is being written. Free some space, or lower train.keep_checkpoints, or keep fewer by train.keep_best and "
+            "train.keep_every.",
         )
     if seconds > SLOW:
         return Finding("storage", WARNING, f"{text}. Raise train.checkpoint_every, so that saves are further apart.")

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from nami_jax.monitoring.chips import find_chip
+from nami_jax.monitoring.loss_range import LossRange
 
 QUARTILES = 4  # the noise range of a stage is logged in this many equal parts
 PERCENTILES = (50, 90, 99)
@@ -19,7 +20,7 @@ NOT_AVERAGED = ("skipped", "learning_rate")  # of the metrics of shape ()
 
 
 class NonFiniteError(FloatingPointError):
-    """The loss or the gradient became NaN or infinite. The message names the step and what to change."""
+    """The loss or the gradient became NaN, infinite or too large. The message names the step and what to change."""
 
 
 class _Step(NamedTuple):
@@ -42,19 +43,28 @@ class Interval:
         max_skipped: int = 1,
         devices: Sequence[Any] = (),
         clock: Callable[[], float] = time.perf_counter,
+        max_rise: float | None = None,
+        past: Mapping[str, Any] | None = None,
     ) -> None:
         """Starts an interval.
 
         Args:
             rate_field: of the config, what to lower if the loss does not stay finite.
-            max_skipped: steps skipped in a row at which the run stops.
+            max_skipped: steps in a row, skipped or with a loss out of range, at which the run stops.
             devices: that share the steps, for the rates of each.
             clock: gives the time in seconds.
+            max_rise: see `LossRange`.
+            past: what `past` returned when the run was saved; None: it begins.
         """
         self._rate_field, self._max_skipped, self._devices, self._clock = rate_field, max_skipped, devices, clock
         self._pending: tuple[int, Mapping[str, jax.Array], float] | None = None
         self._steps: list[_Step] = []
-        self._skipped_in_a_row, self._skipped_total, self._waited = 0, 0, 0.0
+        self._bad_in_a_row, self._skipped_total, self._waited = 0, 0, 0.0
+        self._losses, self._validations = (
+            LossRange.continued(max_rise, (past or {}).get(name)) for name in ("training", "validation")
+        )
+        self._complaints: str | None = None  # why the state as it is now is not to be saved
+        self.good_until = 0  # the last step whose state is known to be good, by the loss of the step after it
         self._end = clock()  # of the step before
 
     @contextlib.contextmanager
@@ -94,10 +104,10 @@ class Interval:
         """Waits for the last step.
 
         Returns:
-            A warning if it was skipped, for its metric `skipped` says so.
+            A warning if it was skipped, for its metric `skipped` says so, or if its loss is out of range.
 
         Raises:
-            NonFiniteError: too many steps in a row were skipped, or its loss or gradient is not finite and it was not.
+            NonFiniteError: too many such steps in a row, or its loss or gradient is not finite and it was not skipped.
         """
         if self._pending is None:
             return None
@@ -106,23 +116,60 @@ class Interval:
         now = self._clock()
         self._steps.append(_Step(metrics, bool(skipped), now - self._end, flops))
         self._end = now
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
         self._skipped_total += bool(skipped)
-        if not skipped and np.isfinite([loss, grad_norm]).all():
+        if not skipped and np.isfinite(grad_norm) and self._losses.holds(loss):
+            self._losses.add(loss)
+            self._bad_in_a_row, self._complaints, self.good_until = 0, None, step - 1
             return None
-        return self._complaint(step, f"step {step}: the loss is {loss}, the gradient norm {grad_norm}")
+        self._bad_in_a_row += 1
+        return self._complaint(step, loss, grad_norm, bool(skipped))
 
-    def _complaint(self, step: int, found: str) -> str:
-        """Returns the warning of a step that was skipped, or stops the run."""
-        count, remedy = self._skipped_in_a_row, f"Lower {self._rate_field} or raise train.warmup_steps."
-        if count == 0:
-            raise NonFiniteError(f"{found}. The checkpoints before this step are good. {remedy}")
+    def _complaint(self, step: int, loss: float, grad_norm: float, skipped: bool) -> str:
+        """Returns the warning of a step that was skipped or is out of range, or stops the run."""
+        count, finite = self._bad_in_a_row, bool(np.isfinite([loss, grad_norm]).all())
+        found, kind = f"step {step}: the loss is {loss}, the gradient norm {grad_norm}", "Skipped"
+        if finite and not skipped:
+            found, kind = f"step {step}: the loss is {loss:.4g}, {self._beyond(self._losses)}", "Not saved"
+        self._complaints = found
+        if not (finite or skipped):
+            raise self._stop(found)
         if count >= self._max_skipped:
-            raise NonFiniteError(
-                f"{found}; steps skipped in a row: {count}. A skipped step changes no parameter: they are those of "
-                f"step {step - count}, and the checkpoints are good. {remedy}"
-            )
-        return f"{found}. Skipped; in a row: {count} (the run stops at {self._max_skipped})."
+            raise self._stop(f"{found}; steps like this in a row: {count}")
+        return f"{found}. {kind}; in a row: {count} (the run stops at {self._max_skipped})."
+
+    def _stop(self, found: str) -> NonFiniteError:
+        return NonFiniteError(f"{found}. Lower {self._rate_field} or raise train.warmup_steps.")
+
+    def _beyond(self, losses: LossRange) -> str:
+        return f"beyond {losses.limit:.4g}, the range of this run's past (train.max_loss_rise = {losses.max_rise})"
+
+    def judge(self, step: int, loss: float) -> str | None:
+        """Takes in the validation loss of the state after `step`.
+
+        Returns:
+            A warning if it is not finite or out of range: this state is not to be saved.
+        """
+        if self._validations.holds(loss):
+            self._validations.add(loss)
+            if self._bad_in_a_row <= 1:  # it was the batch's fault
+                self._complaints = None
+            return None
+        self._complaints = f"step {step}: the validation loss is {loss:.4g}, {self._beyond(self._validations)}"
+        return f"{self._complaints}. Not saved."
+
+    @property
+    def in_range(self) -> bool:
+        """Whether nothing is known against the state after the last settled step: only then is it to be saved."""
+        return self._complaints is None
+
+    def require_in_range(self) -> None:
+        """Raises `NonFiniteError` unless the state is `in_range`: for a run's last, which no later step follows."""
+        if self._complaints is not None:
+            raise self._stop(f"{self._complaints}. The state is not saved")
+
+    def past(self) -> dict[str, Any]:
+        """Returns the ranges of the losses so far, to be saved with the run."""
+        return {"training": self._losses.state(), "validation": self._validations.state()}
 
     def summary(self) -> dict[str, float]:
         """Describes the steps settled since the last summary, at least one.

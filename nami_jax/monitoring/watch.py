@@ -13,12 +13,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from nami_jax.files.disk import is_full
 from nami_jax.monitoring.events import EventWriter
 from nami_jax.monitoring.metrics import Interval
 from nami_jax.monitoring.profiling import Trace, Window
 from nami_jax.parallel.processes import is_main
 
 T = TypeVar("T")
+VALIDATION_LOSS = "validation/loss"  # the scalar by which a run's checkpoints are ranked
 
 
 class Cadence(Protocol):
@@ -71,6 +73,7 @@ class Watch:
         """Collects the parts; whatever is done every so many steps is also done after `last_step`."""
         self._cadence, self._views, self._interval, self._last = cadence, views, interval, last_step
         self._events, self._trace, self._bar, self._on_scalars = outlets
+        self._validated: tuple[int, float] | None = None  # the last step that was, and its loss
 
     def due(self, step: int, every: int) -> bool:
         """Returns whether something that is done `every` so many steps, and at the last, is due after `step`."""
@@ -132,10 +135,25 @@ class Watch:
             if validates:
                 scalars = self._views.validate(state)
                 self._log(step, scalars)
+                if (loss := scalars.get(VALIDATION_LOSS)) is not None:
+                    self._validated = step, loss
+                    self._say(self._interval.judge(step, loss))
                 shown = [f"{name} {value:.4f}" for name, value in scalars.items() if name.startswith("validation/")]
                 self._say(f"step {step}: {', '.join(shown)}")
             if draws:
-                self._picture(step, self._views.preview(state, step))
+                self._draw(step, state)
+
+    def validation_loss(self, step: int) -> float | None:
+        """Returns the validation loss of the state after `step`, if `show` has measured it."""
+        return self._validated[1] if self._validated is not None and self._validated[0] == step else None
+
+    def _draw(self, step: int, state: Any) -> None:
+        try:
+            self._picture(step, self._views.preview(state, step))
+        except OSError as error:
+            if is_full(error):
+                raise
+            self._say(f"step {step}: no samples, {error.strerror}: {error.filename}. The training goes on.")
 
     def _log(self, step: int, scalars: Mapping[str, float]) -> None:
         self._events.scalars(step, scalars)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.runs import load_run
+from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER, require_same_networks
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, PipelineConfig, SampleConfig, nearest, require
 from nami_jax.flow.transition import Transition, make_transition
 from nami_jax.models.bridge import AnyBridge
@@ -22,6 +23,7 @@ from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import make_mesh, state_shardings
 from nami_jax.sampling.pictures import to_images
 from nami_jax.sampling.sampler import Networks, Request, make_sampler
+from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
 from nami_jax.weights import Shardings, open_tensors
 from nami_jax.weights.converted import (
@@ -95,7 +97,8 @@ class NamiPipeline:
 
         Raises:
             CheckpointError: a run has no finished checkpoint, or it cannot be read.
-            ConfigError: a part is missing.
+            ConfigError: a part is missing, or the autoencoder is another than the run was trained with; of the text
+                encoder this is raised when prompts are first encoded.
             WeightsError: weights are missing or damaged.
         """
         path = Path(path)
@@ -110,6 +113,7 @@ class NamiPipeline:
                 remedy="Leave it out",
             )
             model, cfg, bridge, source = _load_converted(path, dtype, shardings)
+            frozen: Mapping[str, str] = {}
         else:
             run = load_run(path, step, dtype, shardings)
             model, cfg, bridge, source = (
@@ -118,12 +122,21 @@ class NamiPipeline:
                 run.bridge,
                 f"{path} step {run.step}",
             )
+            frozen = run.frozen
         compute = jnp.dtype(cfg.model.dtype)
         autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
+        if autoencoder is not None and AUTOENCODER in frozen:
+            require_same_networks(frozen, {AUTOENCODER: autoencoder.fingerprint}, path)
+
+        def load_encoder() -> TextEncoder:
+            if TEXT_ENCODER in frozen:
+                require_same_networks(frozen, {TEXT_ENCODER: encoder_id(cfg.text)}, path)
+            return load_text_encoder(cfg.text, dtype=compute)
+
         return cls(
             model,
             cfg,
-            lambda: load_text_encoder(cfg.text, dtype=compute),
+            load_encoder,
             autoencoder=autoencoder,
             bridge=bridge,
             source=source,

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
+from nami_jax.config.keeping import most_kept
 from nami_jax.monitoring.watch import Extras
 from nami_jax.parallel.kept_programs import compilations
 from nami_jax.training.loop import run
@@ -37,7 +38,7 @@ def dry_run(task: Task, workdir: Path) -> str:
         state = run(task.shortened(STEPS), folder, stop_after=STEPS, extras=extras)
     saved = sum(leaf.nbytes for leaf in jax.tree.leaves(state.items()))
     memory = task.mesh.local_devices[0].memory_stats()
-    return report(figures, seconds, saved, task.cfg.train.keep_checkpoints, memory)
+    return report(figures, seconds, saved, most_kept(task.cfg.train), memory)
 
 
 def report(
@@ -53,14 +54,14 @@ def report(
         figures: what was logged last: of the last step alone.
         compile_seconds: of each program.
         saved: bytes of a checkpoint, which may take less on disk.
-        kept: how many checkpoints there will be.
+        kept: how many checkpoints there will be at most.
         memory: what the device reports of its own; None: nothing.
     """
     lines = [
         f"compiled {len(compile_seconds)} programs in {sum(compile_seconds):.1f} s, one after the other",
         f"last step: {figures['step_time_ms/p50'] / 1e3:.3f} s, {figures['images_per_second']:.1f} images/s"
         + (f", MFU {figures['mfu']:.0%}" if "mfu" in figures else ""),
-        f"checkpoints: {kept}, each up to {saved / 1e9:.3f} GB",
+        f"checkpoints: at most {kept}, each up to {saved / 1e9:.3f} GB",
     ]
     if memory is None or "peak_bytes_in_use" not in memory:
         lines.append("memory: not reported by the device")

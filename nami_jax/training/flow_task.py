@@ -16,18 +16,19 @@ from jax.sharding import Mesh
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.beginning import find_origin, load_base, load_base_bridge, open_base
 from nami_jax.checkpoints.runs import BASE, load_frozen, load_run, open_folder
+from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER
 from nami_jax.config import Config, require
 from nami_jax.data.examples import Data, open_data
 from nami_jax.data.latents import SPLITS, PreparedLatents
 from nami_jax.data.loader import Batch, eval_batches, train_loader
 from nami_jax.monitoring.flops import step_flops
 from nami_jax.monitoring.metrics import bar_text
-from nami_jax.monitoring.watch import Views
+from nami_jax.monitoring.watch import VALIDATION_LOSS, Views
 from nami_jax.parallel import processes as distributed
 from nami_jax.parallel.activations import require_layout
 from nami_jax.parallel.sharding import host_shard, make_mesh, require_divisible, shard_batch, state_shardings
 from nami_jax.release.run_conversion import copy_base
-from nami_jax.text.encoder_files import encoder_widths
+from nami_jax.text.encoder_files import encoder_id, encoder_widths
 from nami_jax.training import step as flow_step
 from nami_jax.training.bridge_training import train_bridge
 from nami_jax.training.compilation import compile_steps, shapes_of
@@ -116,6 +117,11 @@ class FlowTask:
     def load_networks(self) -> None:  # noqa: D102
         _ = self.codec
 
+    def frozen(self) -> Mapping[str, str]:
+        """See `Task`: the text encoder is that of the prepared data, if there are any."""
+        text = encoder_id(self.cfg.text) if self.cfg.data.prepared is None else self.data.text_encoder
+        return {TEXT_ENCODER: text} | ({AUTOENCODER: self.codec.fingerprint} if self.codec else {})
+
     def open_data(self) -> list[int]:  # noqa: D102
         return [len(source) for source in self.data.train]
 
@@ -181,13 +187,15 @@ class FlowTask:
         return Views(scalars, bar_text, self.validate, draw)
 
     def validate(self, state: TrainState) -> dict[str, float]:
-        """Returns the mean loss of each stage over the held-out split, with the same draws each time."""
+        """Returns the mean loss of each stage over the held-out split, and of all, with the same draws each time."""
         losses, params = [], sampling_weights(state)
         eval_step = flow_step.make_eval_step(self.cfg, self.mesh)
         for i, batch in enumerate(eval_batches(self.data.held_out, self.cfg, host_shard(self.mesh))):
             batch = shard_batch(batch, self.mesh)
             losses.append(eval_step(params, state.bridge, batch, self.data.empty, np.uint32(i)))
-        return {f"validation/stage_{k}": float(loss) for k, loss in enumerate(np.mean(losses, axis=0), start=1)}
+        by_stage = np.mean(losses, axis=0)
+        scalars = {f"validation/stage_{k}": float(loss) for k, loss in enumerate(by_stage, start=1)}
+        return scalars | {VALIDATION_LOSS: float(by_stage.mean())}
 
     def finish(self, state: TrainState, workdir: Path) -> None:
         """See `Task`: its checkpoints are all."""

@@ -1,8 +1,9 @@
 """A training run from its data to its last checkpoint: the loop, and what is due every so many steps."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import grain
 
@@ -18,6 +19,8 @@ from nami_jax.parallel.sharding import shard_batch
 from nami_jax.parallel.stopping import Stopping
 from nami_jax.training.state import TrainState
 from nami_jax.training.task import Task
+
+PAST = "losses"  # beside the loader's position in a checkpoint
 
 
 def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Extras = NO_EXTRAS) -> TrainState:
@@ -36,7 +39,7 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
         ConfigError: settings that cannot work, found before any compilation.
         CheckpointError: all checkpoints are damaged, or a save failed.
         ModuleNotFoundError: the run needs a package that is not installed.
-        NonFiniteError: the loss or the gradient became NaN or infinite; the last good state is saved.
+        NonFiniteError: the loss or the gradient did not stay finite and in range; what was saved before is kept.
         Stopped: SIGTERM or SIGINT came, and the state is saved.
     """
     require(
@@ -56,33 +59,37 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
     ):
         with distributed.main_first("data"):  # what is prepared there must be prepared once
             samples = task.open_data()
-        state, loader = begin_or_continue(task, checkpoints, samples)
+        checkpoints.use_networks(task.frozen())
+        state, loader, past = begin_or_continue(task, checkpoints, samples)
         steps = range(int(state.step) + 1, min(stop_after or last, last) + 1)
         if distributed.is_main():
             with written_whole(workdir / CONFIG_FILE) as unfinished:
                 unfinished.write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
         checkpoints.prepare(state.items())
         train_step, views = task.compile(state, steps), task.views(workdir / "samples")
-        interval = Interval(task.rate_field, cfg.train.max_skipped_steps, list(task.mesh.devices.flat))
+        train, devices = cfg.train, list(task.mesh.devices.flat)
+        interval = Interval(task.rate_field, train.max_skipped_steps, devices, max_rise=train.max_loss_rise, past=past)
         with watching(cfg.train, views, interval, workdir, steps, extras, tracker) as watch:
 
             def save(state: TrainState) -> None:
-                checkpoints.save(int(state.step), state.items(), loader.get_state() | {"samples": samples})
+                if interval.in_range:
+                    step, position = int(state.step), loader.get_state() | {"samples": samples, PAST: interval.past()}
+                    checkpoints.save(step, state.items(), position, watch.validation_loss(step))
 
             try:
                 for step in stopping.steps(steps.start, steps.stop):
                     batch = shard_batch(watch.next_batch(step, loader), task.mesh)
                     state, metrics = train_step(state, batch)
                     watch.after_step(step, metrics, task.flops(batch))
+                    stopping.interruptible(watch.show, step, state)
                     if watch.due(step, cfg.train.checkpoint_every):
                         watch.settle()
                         save(state)
                     checkpoints.require_saved()
-                    stopping.interruptible(watch.show, step, state)
                 watch.settle()
-            except NonFiniteError:
-                save(state)  # steps without a finite gradient have changed nothing
-                raise
+                interval.require_in_range()
+            except NonFiniteError as error:
+                raise NonFiniteError(f"{error} {checkpoints.set_aside(interval.good_until)}") from error
             if stopping.after is not None:
                 save(state)
         if stopping.after is None:
@@ -93,8 +100,8 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
 
 def begin_or_continue(
     task: Task, checkpoints: Checkpoints, samples: Sequence[int]
-) -> tuple[TrainState, grain.DatasetIterator]:
-    """Returns the state of the newest checkpoint, or that of a new run, and the loader at its position.
+) -> tuple[TrainState, grain.DatasetIterator, Mapping[str, Any] | None]:
+    """Returns the state of the newest checkpoint or a new run, the loader at its position, and `Interval.past` if any.
 
     Raises:
         ConfigError: the run was started on another number of samples, so that its order cannot be kept.
@@ -106,11 +113,12 @@ def begin_or_continue(
         if state.bridge:
             checkpoints.save(0, state.items(), position | {"samples": samples})  # an interrupted run need not train it
             checkpoints.wait()  # a signal ends the program at once from here to the first step
-        return state, loader
+        return state, loader, None
     items, position = restored
+    past = position.pop(PAST, None)
     require_same_samples(task.cfg.data, position.pop("samples", samples), samples)
     loader.set_state(position)
-    return task.continued_state(items, workdir), loader
+    return task.continued_state(items, workdir), loader, past
 
 
 def require_same_samples(data: DataConfig, begun: Sequence[int], found: Sequence[int]) -> None:

@@ -81,6 +81,10 @@ class Task(Protocol):
         """
         ...
 
+    def frozen(self) -> Mapping[str, str]:
+        """Returns the fingerprints of the networks that the run uses and does not train, by `same_run`'s names."""
+        ...
+
     def open_data(self) -> list[int]:
         """Opens the data, building them if need be, and returns how many samples each training source has."""
         ...

@@ -176,7 +176,7 @@ def test_skipped_steps_are_reported_and_the_run_goes_on_until_there_are_too_many
     parts.run(enumerate([good, skipped(), good, skipped(), skipped(), good], start=1))
     assert [line[:6] for line in parts.bar.said if "Skipped" in line] == ["step 2", "step 4", "step 5"]
     assert parts.bar.n == 6
-    with pytest.raises(NonFiniteError, match=r"step 9: .* in a row: 3\. .* those of step 6"):
+    with pytest.raises(NonFiniteError, match=r"step 9: .* in a row: 3\."):
         parts.run(enumerate([skipped()] * 4, start=7))
 
 

@@ -67,7 +67,9 @@ def test_dry_run_beside_a_run_leaves_it_as_it_is(data_dir, tmp_path):
     before = contents(tmp_path)
     text = dry_run(AutoencoderTask(make_autoencoder_run(data_dir), ONE_DEVICE), workdir)
     state = init_state(make_autoencoder_run(data_dir), make_mesh(devices=ONE_DEVICE))
-    assert f"checkpoints: 2, each up to {sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e9:.3f} GB" in text
+    assert (
+        f"checkpoints: at most 4, each up to {sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e9:.3f} GB" in text
+    )
     assert contents(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["red"]
 
@@ -88,7 +90,7 @@ def test_report_says_what_the_devices_tell():
     assert report(FIGURES | {"mfu": 0.42}, [2.5, 1.0], 2_000_000, 3, memory).splitlines() == [
         "compiled 2 programs in 3.5 s, one after the other",
         "last step: 1.500 s, 16.0 images/s, MFU 42%",
-        "checkpoints: 3, each up to 0.002 GB",
+        "checkpoints: at most 3, each up to 0.002 GB",
         "memory: at most 3.00 GiB of 16.00 GiB on the first device",
     ]
 
@@ -97,6 +99,6 @@ def test_report_of_a_device_that_tells_nothing():
     lines = report(FIGURES, [], 0, 1, None).splitlines()
     assert lines[1:] == [
         "last step: 1.500 s, 16.0 images/s",
-        "checkpoints: 1, each up to 0.000 GB",
+        "checkpoints: at most 1, each up to 0.000 GB",
         "memory: not reported by the device",
     ]

@@ -85,6 +85,10 @@ class AutoencoderTask:
     def load_networks(self) -> None:  # noqa: D102
         _ = self.vgg
 
+    def frozen(self) -> Mapping[str, str]:
+        """See `Task`: what it is trained by changes nothing that is drawn."""
+        return {}
+
     def open_data(self) -> list[int]:  # noqa: D102
         return [len(self.data.train)]
 

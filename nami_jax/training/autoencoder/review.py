@@ -17,6 +17,7 @@ from nami_jax.data.captioned_images import CaptionedImages
 from nami_jax.data.images import to_stage
 from nami_jax.models.autoencoder_kl import AutoencoderKL
 from nami_jax.models.vgg import Vgg
+from nami_jax.monitoring.watch import VALIDATION_LOSS
 from nami_jax.parallel.processes import is_main
 from nami_jax.sampling.pictures import grid, save_png, to_images
 from nami_jax.training.autoencoder.perceptual import perceptual_distance
@@ -24,6 +25,7 @@ from nami_jax.training.autoencoder.reconstruction import autoencoder_structure, 
 from nami_jax.training.autoencoder.reconstruction_loss import psnr
 from nami_jax.training.state import TrainState
 
+COMPARED = ("pixel", "perceptual")  # the parts of the loss that say how good a reconstruction is
 AT_ONCE = 64  # images read, encoded and decoded together
 
 
@@ -117,8 +119,8 @@ def make_validation(
 ) -> Callable[[TrainState], dict[str, float]]:
     """Returns state -> figures of the held-out images, whole and decoded from their posteriors' means.
 
-    They are means over images: `validation/psnr` (dB), `validation/pixel` and `validation/perceptual` as in the loss;
-    and of the latents `latents/mean_c` and `latents/std_c` of each channel c.
+    They are means over images: `validation/psnr` (dB), `validation/pixel` and `validation/perceptual` as in the loss,
+    and `validation/loss`, their weighted sum; and `latents/mean_c` and `latents/std_c`, of the latents' channels c.
     """
 
     def validate(state: TrainState) -> dict[str, float]:
@@ -134,6 +136,8 @@ def make_validation(
             figures.append(rows)
         values = {name: np.concatenate([rows[name] for rows in figures]) for name in figures[0]}
         scalars = {f"validation/{name}": float(value.mean()) for name, value in values.items()}
+        parts = {name: getattr(cfg.loss, name) * scalars.get(f"validation/{name}", 0.0) for name in COMPARED}
+        scalars[VALIDATION_LOSS] = sum(parts.values())
         for c, (mean, std) in enumerate(zip(statistics.channel_mean, statistics.channel_std, strict=True)):
             scalars |= {f"latents/mean_{c}": float(mean), f"latents/std_{c}": float(std)}
         return scalars
