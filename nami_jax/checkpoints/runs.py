@@ -1,6 +1,7 @@
 """A training run's weights to draw with: its newest EMA, with what LoRA leaves frozen merged in, and its bridge."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
