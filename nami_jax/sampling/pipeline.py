@@ -9,8 +9,8 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from PIL import Image
-from tqdm import tqdm
 
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.runs import load_run
@@ -23,6 +23,7 @@ from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import make_mesh, state_shardings
 from nami_jax.sampling.pictures import to_images
 from nami_jax.sampling.sampler import Networks, Request, make_sampler
+from nami_jax.terminal.progress import progress_bar
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
 from nami_jax.weights import Shardings, open_tensors
 from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, read_pipeline_config
@@ -65,6 +66,14 @@ class NamiPipeline:
         self.autoencoder, self.bridge, self.keep_encoder = autoencoder, bridge, keep_encoder
         self._load_encoder, self._encoder = load_encoder, None
         self._sampler = make_sampler(model.cfg, cfg.flow.sigma_ends, layout)
+
+    def __repr__(self) -> str:
+        """Says what it draws, and with what."""
+        cfg, sizes = self.cfg, [leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param))]
+        return (
+            f"NamiPipeline({self.source or 'no source'}: {sum(sizes):,} parameters, {cfg.model.num_stages} stages, "
+            f"{cfg.side}x{cfg.side} pixels, text by {cfg.text.encoder}, {cfg.sample})"
+        )
 
     @classmethod
     def from_pretrained(
@@ -309,7 +318,7 @@ def _with_dtype(cfg: PipelineConfig, dtype: str | None) -> PipelineConfig:
 def _batches(count: int, size: int, progress: bool) -> Iterator[slice]:
     """Yields the parts of `count` pictures that are drawn at once, with a bar if there are several."""
     starts = range(0, count, size)
-    for start in tqdm(starts, "batches", disable=not progress or len(starts) == 1):
+    for start in progress_bar(starts, desc="batches", disable=not progress or len(starts) == 1):
         yield slice(start, start + size)
 
 

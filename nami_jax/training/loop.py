@@ -56,6 +56,8 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
             samples = task.open_data()
         state, loader = begin_or_continue(task, checkpoints, samples)
         steps = range(int(state.step) + 1, min(stop_after or last, last) + 1)
+        if not steps and distributed.is_main():
+            print(f"{workdir}: step {int(state.step)} of {last} is done already; this command trains no further.")
         if distributed.is_main():
             (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
         checkpoints.prepare(state.items())
@@ -94,7 +96,8 @@ def begin_or_continue(
     """Returns the state of the newest checkpoint, or that of a new run, and the loader at its position.
 
     Raises:
-        ConfigError: the run was started on another number of samples, so that its order cannot be kept.
+        ConfigError: the run was started on another number of samples, so that its order cannot be kept, or has done
+            more steps than it is to have.
     """
     restored, loader = checkpoints.restore_latest(task.abstract_state().items()), task.loader()
     if restored is None:
@@ -104,9 +107,25 @@ def begin_or_continue(
             checkpoints.wait()  # a signal ends the program at once from here to the first step
         return state, loader
     items, position = restored
+    require_enough_steps(int(items["train"]["step"]), task.cfg.train.steps)
     require_same_samples(task.cfg.data, position.pop("samples", samples), samples)
     loader.set_state(position)
     return task.continued_state(items), loader
+
+
+def require_enough_steps(done: int, steps: int) -> None:
+    """Checks that a run is not continued to fewer steps than it has done.
+
+    Raises:
+        ConfigError: it is.
+    """
+    require(
+        done <= steps,
+        field="train.steps",
+        value=steps,
+        rule=f"the run has done {done} steps already",
+        remedy=f"Set at least {done}, or use another --workdir",
+    )
 
 
 def require_same_samples(data: DataConfig, begun: Sequence[int], found: Sequence[int]) -> None:
