@@ -1,7 +1,7 @@
 # nami_jax: one virtual environment, one target per task. `make` lists the targets.
 
 CONFIG ?= configs/emoji_tiny.py
-WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
+WORKDIR ?= runs/$(subst :,_,$(subst .py,,$(notdir $(CONFIG))))
 CHECKPOINT ?= $(WORKDIR)
 PROMPT ?= a red apple
 SOURCE ?=
@@ -26,8 +26,10 @@ override PROMPT := $(value PROMPT)
 export PROMPT
 
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
-READY := $(VENV)/.ready-$(ACCELERATOR)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKED := $(VENV)/.ready-$(ACCELERATOR)
+# Named after this folder, for an editable install points to it: a clone that was moved installs itself again.
+READY := $(VENV)/.ready-package-$(ACCELERATOR)-$(shell pwd | cksum | cut -d ' ' -f 1)
 READY_PREPARE := $(VENV)/.ready-prepare
 READY_PLAN := $(VENV)/.ready-plan
 READY_DEV := $(VENV)/.ready-dev
@@ -83,7 +85,7 @@ launch-check: $(READY_LAUNCH)  ## parse the launchers' commands by xpk and SkyPi
 lint: $(READY_DEV)  ## check style (ruff) and types (pyright)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
 format: $(READY_DEV)  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix
@@ -94,12 +96,15 @@ bench: $(READY)  ## time sampling against the single-stage baseline, and the tra
 	$(BIN)/python -m benchmarks.train_step
 
 lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
-	$(call resolve,$(VENV)/all.txt,--group weights --group prepare pyproject.toml)
+	@for extra in cuda tpu prepare dev; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load( \
+	  sys.stdin.buffer)["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra \
+	  < pyproject.toml > $(VENV)/$$extra.in; done
+	$(call resolve,$(VENV)/all.txt,--group weights --extra prepare pyproject.toml)
 	$(call resolve,requirements.txt,--group weights pyproject.toml -c $(VENV)/all.txt)
-	$(call resolve,requirements-cuda.txt,--group cuda -c requirements.txt)
-	$(call resolve,requirements-tpu.txt,--group tpu -c requirements.txt)
-	$(call resolve,requirements-prepare.txt,--group prepare -c requirements.txt)
-	$(call resolve,requirements-dev.txt,--group dev -c requirements.txt -c requirements-prepare.txt)
+	$(call resolve,requirements-cuda.txt,$(VENV)/cuda.in -c requirements.txt)
+	$(call resolve,requirements-tpu.txt,$(VENV)/tpu.in -c requirements.txt)
+	$(call resolve,requirements-prepare.txt,$(VENV)/prepare.in -c requirements.txt)
+	$(call resolve,requirements-dev.txt,$(VENV)/dev.in -c requirements.txt -c requirements-prepare.txt)
 	@grep -hv '^protobuf==' requirements.txt requirements-dev.txt | grep '==' > $(VENV)/but-protobuf.txt
 	$(call resolve,requirements-parity.txt,--group parity -c $(VENV)/but-protobuf.txt)
 	$(call resolve,requirements-launch.txt,--group launch)
@@ -115,7 +120,7 @@ resolve = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3
 
 # Made from nothing each time, so that it never holds what an earlier lock or another accelerator asked for.
 # --no-deps: the locks name every package, and MiniLM's weights would pull torch.
-$(READY): requirements-build.txt $(LOCKS)
+$(LOCKED): requirements-build.txt $(LOCKS)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "PYTHON = '$(PYTHON)': nami_jax needs Python 3.11 to 3.13. Set e.g. make PYTHON=python3.11." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
@@ -126,6 +131,10 @@ $(READY): requirements-build.txt $(LOCKS)
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(INSTALL) -r requirements-build.txt
 	@$(INSTALL) --no-deps --no-build-isolation --use-pep517 $(addprefix -r ,$(LOCKS))
+	@touch $@
+
+$(READY): $(LOCKED) pyproject.toml
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(READY_PREPARE): $(READY) requirements-prepare.txt
@@ -145,7 +154,7 @@ $(READY_DEV): $(READY_PREPARE) requirements-dev.txt
 
 $(READY_LAUNCH): requirements-launch.txt
 	@$(PYTHON) -m venv --clear $(LAUNCH_VENV)
-	@$(LAUNCH_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-launch.txt
+	@$(LAUNCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-launch.txt
 	@touch $@
 
 # torch first, from its own index if there is one: what has been installed satisfies the second line.

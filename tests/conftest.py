@@ -13,6 +13,7 @@ from tests.support import xla
 os.environ["XLA_FLAGS"] = xla.flags(devices=8)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["TQDM_MININTERVAL"] = "0"  # in a log, bars tell each step: some tests wait for one
 # jax 0.10.2 hangs when it runs a program from the cache on several forced CPU devices.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 

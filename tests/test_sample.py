@@ -2,19 +2,7 @@ import ast
 import subprocess
 import sys
 
-import pytest
-
 from tests.support.paths import ROOT
-
-HELP = """
-import runpy, sys
-sys.argv = [sys.argv[1], "--help"]
-try:
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-except SystemExit:
-    pass
-print("modules", *sys.modules)
-"""
 
 IMPORT = """
 import importlib, sys
@@ -28,17 +16,6 @@ def output(script: str, *arguments: str) -> list[str]:
     run = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout.split()
-
-
-@pytest.mark.parametrize(
-    ("command", "flag"), [("sample", "--prompt"), ("convert", "--[no]allow_missing"), ("parity", "--tolerance")]
-)
-def test_help_is_given_without_jax(command, flag):
-    words = output(HELP, f"nami_jax.{command}")
-    text, modules = " ".join(words), words[words.index("modules") + 1 :]
-    assert flag in text
-    assert "absl" in modules
-    assert not {"jax", "flax", "orbax", "numpy", "PIL", "safetensors"} & set(modules)
 
 
 def test_drawing_pictures_imports_no_training():

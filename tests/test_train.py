@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -61,11 +63,25 @@ def test_run_leaves_checkpoints_events_grids_and_its_config(whole_run, data_dir)
         assert "red card" in grid.text["captions"]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_finished_run_is_left_as_it_is(whole_run, data_dir):
+def test_finished_run_is_left_as_it_is_and_says_so(whole_run, data_dir, capsys):
     workdir, state = whole_run
     found, expected = numbers(train(card_config(data_dir), workdir, ONE_DEVICE)), numbers(state)
+    assert f"{workdir}: step 12 of 12 is done already" in capsys.readouterr().out
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_run_is_not_continued_to_fewer_steps_than_it_has_done(whole_run, data_dir):
+    workdir, _ = whole_run
+    with pytest.raises(ConfigError, match=r"train\.steps = 11: the run has done 12 steps already\. Set at least 12"):
+        train(card_config(data_dir, train={"steps": 11}), workdir, ONE_DEVICE)
+    assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 12
+
+
+def test_suggested_prompt_is_a_caption_of_the_run(data_dir):
+    task = FlowTask(card_config(data_dir), ONE_DEVICE)
+    said = task.what_next(Path("runs/mine"))
+    assert re.search(r"--checkpoint runs/mine --prompt '\w+ card'$", said)
 
 
 def test_workdir_of_another_model_is_refused(whole_run, data_dir):

@@ -95,6 +95,15 @@ class Settings:
             }
         )
 
+    def __repr__(self) -> str:
+        """Names what differs from the defaults; a section that does not is left out."""
+        told = []
+        for f in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
+            value, default = getattr(self, f.name), getattr(f.default, "default", f.default)
+            same = repr(value) == f"{type(value).__name__}()" if isinstance(value, Settings) else value == default
+            told += [] if same else [f"{f.name}={value!r}"]
+        return f"{type(self).__name__}({', '.join(told)})"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns nested plain dicts that `from_dict` accepts and JSON can store."""
         return dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
@@ -110,7 +119,7 @@ def settings(section: str = "") -> Callable[[type[T]], type[T]]:
     config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     def make(cls: type[T]) -> type[T]:
-        made: Any = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
+        made: Any = pydantic.dataclasses.dataclass(frozen=True, repr=False, config=config)(cls)
         made.section = section
         checked = made.__init__
 

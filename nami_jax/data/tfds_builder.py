@@ -5,6 +5,7 @@ soon as its names are known.
 """
 
 import difflib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
     image_feature(cfg, builder)
     caption_feature(cfg, builder)
     if not builder.is_prepared():
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()  # which would be drawn over and over in a log
         download_config = tfds.download.DownloadConfig(try_download_gcs=False)
         try:
             builder.download_and_prepare(download_config=download_config, file_format=FORMAT)

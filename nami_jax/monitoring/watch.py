@@ -18,6 +18,7 @@ from nami_jax.monitoring.events import EventWriter
 from nami_jax.monitoring.metrics import Interval
 from nami_jax.monitoring.profiling import Trace, Window
 from nami_jax.parallel.processes import is_main
+from nami_jax.terminal.progress import progress_bar
 
 T = TypeVar("T")
 VALIDATION_LOSS = "validation/loss"  # the scalar by which a run's checkpoints are ranked
@@ -130,7 +131,7 @@ class Watch:
             scalars = self._interval.summary()
             scalars |= self._views.scalars(scalars)
             self._log(step, scalars)
-            self._bar.set_postfix_str(self._views.bar_text(scalars))
+            self._bar.set_postfix_str(self._views.bar_text(scalars), refresh=False)
         with self._interval.paused():
             if validates:
                 scalars = self._views.validate(state)
@@ -189,6 +190,8 @@ def watching(
     with (
         EventWriter(workdir, start, tracker) as events,
         Trace(extras.profile, workdir / "profile") as trace,
-        tqdm(total=cadence.steps, initial=start, desc="training", unit="step", smoothing=0.05, disable=silent) as bar,
+        progress_bar(
+            total=cadence.steps, initial=start, desc="training", unit="step", smoothing=0.05, disable=silent
+        ) as bar,
     ):
         yield Watch(cadence, views, interval, Outlets(events, trace, bar, extras.on_scalars), steps.stop - 1)

@@ -12,8 +12,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from nami_jax.config import ConfigError
 from nami_jax.data.latents import MANIFESTS, manifest_name
 from nami_jax.preparation import beam_files as files
@@ -21,6 +19,7 @@ from nami_jax.preparation.errors import PreparationError
 from nami_jax.preparation.job import Job
 from nami_jax.preparation.sources import Unit
 from nami_jax.preparation.worker import prepare_unit
+from nami_jax.terminal.progress import progress_bar
 
 TRACEBACK = "Traceback (most recent call last):\n"
 AROUND_MESSAGE = re.compile(r"^[\w.]*(Error|Exception): |( \[while running .*)\Z", re.DOTALL)  # what Beam puts there
@@ -155,7 +154,7 @@ def progress(out: str, units: Sequence[Unit]) -> Iterator[None]:
             bar.update(done() - bar.n)
 
     total, initial = sum(sizes.values()), done()
-    with tqdm(total=total, initial=initial, desc="preparing", unit="image") as bar:
+    with progress_bar(total=total, initial=initial, desc="preparing", unit="image") as bar:
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:

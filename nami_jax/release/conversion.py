@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from nami_jax.checkpoints.runs import require_same_network
 from nami_jax.config import ConfigError, PipelineConfig
 from nami_jax.release.folders import new_folder, require_new
 from nami_jax.release.networks import Network, check_parts, pipeline_config
 from nami_jax.release.released_parts import PARTS, RECORD_FILE, Record, ReleasedPart, copied_files, read_part
+from nami_jax.terminal.progress import progress_bar
 from nami_jax.weights import Tensor, save_tensors, tensor_bytes
 from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, TRANSFORMER, VAE, read_pipeline_config, write_settings
 
@@ -63,7 +62,7 @@ def convert_release(source: Path, target: Path, *, allow_missing: bool = False) 
     sizes = {name: sum(map(tensor_bytes, tensors.values())) for name, (tensors, _) in plans.items()}
     with (
         new_folder(target, sum(sizes.values())) as folder,
-        tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, desc="converting") as bar,
+        progress_bar(total=sum(sizes.values()), unit="B", unit_scale=True, desc="converting") as bar,
     ):
         for name, (tensors, _) in plans.items():
             save_tensors(tensors, folder / name, PARTS[name].stem, progress=bar.update)

@@ -5,14 +5,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tqdm import tqdm
-
 from nami_jax.checkpoints.runs import load_run
 from nami_jax.config import ConfigError, ModelConfig, PipelineConfig, require
 from nami_jax.release.folders import new_folder, require_new
 from nami_jax.release.pickles import import_torch, save_pickle
 from nami_jax.release.released_parts import PARTS, Record, copied_files, read_records
 from nami_jax.release.run_conversion import folder_settings, network_tensors
+from nami_jax.terminal.progress import progress_bar
 from nami_jax.weights import Tensor, WeightsError, open_tensors, save_tensors, tensor_bytes, write_tensors
 from nami_jax.weights.converted import (
     BRIDGE,
@@ -59,7 +58,10 @@ def export_release(source: Path, target: Path, *, as_safetensors: bool = False) 
     if any(file.endswith(".bin") for name in records for file in records[name].files):
         import_torch()  # before anything is written
     size = sum(tensor_bytes(tensor) for part in tensors.values() for tensor in part.values())
-    with new_folder(target, size) as folder, tqdm(total=size, unit="B", unit_scale=True, desc="exporting") as bar:
+    with (
+        new_folder(target, size) as folder,
+        progress_bar(total=size, unit="B", unit_scale=True, desc="exporting") as bar,
+    ):
         for name in names:
             write_part(folder, name, tensors[name], records.get(name), bar.update)
             for file in copied_files(source / name):
@@ -129,7 +131,10 @@ def export_network(
     if records:
         import_torch()  # before anything is written
     size = sum(tensor_bytes(tensor) for part in parts.values() for tensor in part.values())
-    with new_folder(target, size) as folder, tqdm(total=size, unit="B", unit_scale=True, desc="exporting") as bar:
+    with (
+        new_folder(target, size) as folder,
+        progress_bar(total=size, unit="B", unit_scale=True, desc="exporting") as bar,
+    ):
         for name, part in parts.items():
             write_part(folder, name, part, records.get(name), bar.update)
         (folder / TRANSFORMER / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from PIL import Image
-from tqdm import tqdm
 
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.runs import load_run
@@ -23,6 +23,7 @@ from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import make_mesh, state_shardings
 from nami_jax.sampling.pictures import to_images
 from nami_jax.sampling.sampler import Networks, Request, make_sampler
+from nami_jax.terminal.progress import progress_bar
 from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
 from nami_jax.weights import Shardings, open_tensors
@@ -73,6 +74,14 @@ class NamiPipeline:
         self.autoencoder, self.bridge, self.keep_encoder = autoencoder, bridge, keep_encoder
         self._load_encoder, self._encoder = load_encoder, None
         self._sampler = make_sampler(model.cfg, cfg.flow.sigma_ends, layout)
+
+    def __repr__(self) -> str:
+        """Says what it draws, and with what."""
+        cfg, sizes = self.cfg, [leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param))]
+        return (
+            f"NamiPipeline({self.source or 'no source'}: {sum(sizes):,} parameters, {cfg.model.num_stages} stages, "
+            f"{cfg.side}x{cfg.side} pixels, text by {cfg.text.encoder}, {cfg.sample})"
+        )
 
     @classmethod
     def from_pretrained(
@@ -334,7 +343,7 @@ def _batches(count: int, size: int, progress: bool) -> Iterator[tuple[np.ndarray
     """
     at_once = min(size, 1 << (count - 1).bit_length())
     starts = range(0, count, at_once)
-    for start in tqdm(starts, "batches", disable=not progress or len(starts) == 1):
+    for start in progress_bar(starts, desc="batches", disable=not progress or len(starts) == 1):
         wanted = np.arange(start, min(start + at_once, count))
         yield np.resize(wanted, at_once), len(wanted)
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from nami_jax.config import ModelConfig, SampleConfig, require, require_side
 from nami_jax.flow.schedule import Grid, linear_grids, released_grids
@@ -20,6 +19,7 @@ from nami_jax.flow.transition import Transition
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
 from nami_jax.parallel.kept_programs import BoundedJit
+from nami_jax.terminal.progress import progress_bar
 
 
 class Networks(NamedTuple):
@@ -199,7 +199,7 @@ class Sampler:
             initial=None if request.initial is None else np.asarray(request.initial)[rows],
         )
         latents = self.by_stage(networks, (embeds, pooled), sample, filled)
-        with tqdm(latents, "stages", total=len(self.stages), disable=not progress) as bar:
+        with progress_bar(latents, desc="stages", total=len(self.stages), disable=not progress) as bar:
             *_, final = (x.block_until_ready() if progress else x for x in bar)
         return np.asarray(self.layout.replicate(final))[:count]  # cut by jax, it would compile for each count
 

@@ -13,7 +13,7 @@ from absl import app, flags
 
 from nami_jax import __version__
 
-UNSET = re.compile(r"flag --\S+=None: Flag (--\S+) must have a value other than None")  # absl's words
+UNSET = re.compile(r"flag --\S+=None: Flag (--\S+) must have a value other than None\.?")  # absl's words
 
 
 class _Help(flags.BooleanFlag):

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from nami_jax.config import ConfigError, TextConfig
 from nami_jax.files.disk import is_full, written_whole
+from nami_jax.terminal.progress import progress_bar
 from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
 
@@ -118,7 +118,7 @@ def write_states(encoder: TextEncoder, captions: Sequence[str], path: Path) -> N
         ]
     )
     rows = _new_rows(path, record, len(captions))
-    with tqdm(total=len(captions), desc="encoding captions", unit="caption") as progress:
+    with progress_bar(total=len(captions), desc="encoding captions", unit="caption") as progress:
         for start in range(0, len(captions), CAPTIONS_AT_ONCE):
             some = slice(start, start + CAPTIONS_AT_ONCE)
             rows["embeds"][some], rows["pooled"][some] = encoder(captions[some])

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tqdm import tqdm
 
 from nami_jax.config import Config
 from nami_jax.data.examples import ExampleSource
@@ -20,6 +19,7 @@ from nami_jax.models.bridge import new_bridge
 from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.parallel.processes import is_main
 from nami_jax.parallel.sharding import BATCH, host_shard, shard_batch
+from nami_jax.terminal.progress import progress_bar
 from nami_jax.training.flow_parts import flow_parts
 from nami_jax.training.loss import transition_loss
 
@@ -56,14 +56,14 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[ExampleSource]) -> A
     params = new_bridge(cfg)
     first = jax.tree.map(np.asarray, (params, optimizer.init(params)))
     state = jax.device_put(first, NamedSharding(mesh, PartitionSpec()))
-    with tqdm(range(cfg.bridge.steps), "training the bridge", unit="step", disable=not is_main()) as bar:
+    with progress_bar(range(cfg.bridge.steps), desc="training the bridge", unit="step", disable=not is_main()) as bar:
         for i in bar:
             images = tuple(part.images for part in next(loader))
             state, loss = step(state, shard_batch(images, mesh), np.uint32(i))
             if (i + 1) % cfg.train.log_every == 0 or i + 1 == cfg.bridge.steps:
                 if not np.isfinite(loss):
                     raise NonFiniteError(f"training the bridge, step {i + 1}: the loss is {loss}. Lower {RATE}.")
-                bar.set_postfix_str(f"loss {float(loss):.4f}")
+                bar.set_postfix_str(f"loss {float(loss):.4f}", refresh=False)
     return state[0]
 
 

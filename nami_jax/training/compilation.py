@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from tqdm import tqdm
 
 from nami_jax.config import Config
 from nami_jax.data.loader import Batch, StageBatch
 from nami_jax.parallel.processes import is_main
 from nami_jax.parallel.sharding import BATCH
+from nami_jax.terminal.progress import progress_bar
 from nami_jax.text.encoders import TextStates
 from nami_jax.training.state import TrainState
 from nami_jax.training.step import make_train_step
@@ -66,7 +66,7 @@ def compile_steps(
     shapes, step = list(dict.fromkeys(step_shapes(cfg, start))), make_train_step(cfg, mesh)
     lowered = [step.lower(state, abstract_batch(stages, mesh, null), null) for stages in shapes]  # pyright: ignore[reportFunctionMemberAccess]
     workers = min(len(shapes), os.cpu_count() or 1)
-    bar = tqdm(total=len(shapes), desc="compiling", unit="shape", disable=not is_main())
+    bar = progress_bar(total=len(shapes), desc="compiling", unit="shape", disable=not is_main())
     with ThreadPoolExecutor(max(workers, 1)) as pool, bar:
         compiled = {}
         for stages, program in zip(shapes, pool.map(lambda low: low.compile(), lowered), strict=True):

@@ -200,8 +200,11 @@ class FlowTask:
     def finish(self, state: TrainState, workdir: Path) -> None:
         """See `Task`: its checkpoints are all."""
 
-    def what_next(self, workdir: Path) -> str:  # noqa: D102
-        command = [sys.executable, "-m", "nami_jax.sample", "--checkpoint", str(workdir), "--prompt", "red apple"]
+    def what_next(self, workdir: Path) -> str:
+        """See `Task`: suggests the first caption that it was trained on."""
+        first = self.data.train[0]
+        prompt = first.example(first[0], None).caption
+        command = [sys.executable, "-m", "nami_jax.sample", "--checkpoint", str(workdir), "--prompt", prompt]
         return f"Sample from it:\n{shlex.join(command)}"
 
     def shortened(self, steps: int) -> "FlowTask":  # noqa: D102

@@ -62,6 +62,8 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
         checkpoints.use_networks(task.frozen())
         state, loader, past = begin_or_continue(task, checkpoints, samples)
         steps = range(int(state.step) + 1, min(stop_after or last, last) + 1)
+        if not steps and distributed.is_main():
+            print(f"{workdir}: step {int(state.step)} of {last} is done already; this command trains no further.")
         if distributed.is_main():
             with written_whole(workdir / CONFIG_FILE) as unfinished:
                 unfinished.write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
@@ -104,7 +106,8 @@ def begin_or_continue(
     """Returns the state of the newest checkpoint or a new run, the loader at its position, and `Interval.past` if any.
 
     Raises:
-        ConfigError: the run was started on another number of samples, so that its order cannot be kept.
+        ConfigError: the run was started on another number of samples, so that its order cannot be kept, or has done
+            more steps than it is to have.
     """
     restored, loader = checkpoints.restore_latest(task.abstract_state().items()), task.loader()
     workdir = checkpoints.folder.parent
@@ -116,9 +119,25 @@ def begin_or_continue(
         return state, loader, None
     items, position = restored
     past = position.pop(PAST, None)
+    require_enough_steps(int(items["train"]["step"]), task.cfg.train.steps)
     require_same_samples(task.cfg.data, position.pop("samples", samples), samples)
     loader.set_state(position)
     return task.continued_state(items, workdir), loader, past
+
+
+def require_enough_steps(done: int, steps: int) -> None:
+    """Checks that a run is not continued to fewer steps than it has done.
+
+    Raises:
+        ConfigError: it is.
+    """
+    require(
+        done <= steps,
+        field="train.steps",
+        value=steps,
+        rule=f"the run has done {done} steps already",
+        remedy=f"Set at least {done}, or use another --workdir",
+    )
 
 
 def require_same_samples(data: DataConfig, begun: Sequence[int], found: Sequence[int]) -> None:

@@ -214,3 +214,11 @@ def test_phases_begin_at_their_share_of_the_steps():
 
 def test_image_tokens_of_each_stage():
     assert CONFIG.model.image_tokens(16, 32) == (2 * 4, 4 * 8, 8 * 16)
+
+
+def test_repr_names_what_differs_from_the_defaults():
+    cfg = Config.from_dict(emoji_tiny.get_config().to_dict())
+    assert repr(cfg).startswith("Config(model=ModelConfig(stage_single_blocks=(2, 3, 4)), data=DataConfig(name='emoji_")
+    assert repr(cfg).endswith("sample=SampleConfig(guidance_scale=2.0))")
+    assert repr(cfg.mesh) == "MeshConfig()"
+    assert "side=32" in repr(cfg.pipeline)
