@@ -8,6 +8,8 @@ it to have it otherwise; sizes that the model does not have are refused. docs/fi
 Hardware and time: those of the run that it begins from, for as many steps.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import base
@@ -16,7 +18,8 @@ from nami_jax.config.listing import unset_section
 
 
 def get_config() -> ConfigDict:
-    config = base.get_config()
+    config: Any = base.get_config()
+    config.data.side = unset_section(DataConfig).get_ref("side")
     for name, section in (
         ("model", ModelConfig),
         ("flow", FlowConfig),
@@ -25,7 +28,6 @@ def get_config() -> ConfigDict:
         ("sample", SampleConfig),
     ):
         config[name] = unset_section(section)
-    config.data.side = unset_section(DataConfig).get_ref("side")
     config.train.update(
         steps=500,
         stage_batches=((16, 16, 16),),

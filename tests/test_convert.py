@@ -150,7 +150,8 @@ def test_export_as_safetensors_uses_the_usual_names_and_converts_again(ours, ten
 
 def test_a_network_in_memory_is_exported_as_a_release(tensors, tmp_path):
     cfg = model_config(TRANSFORMER)
-    export_network(tmp_path / "out", cfg, tensors["transformer"], tensors["bridge_flow"], as_safetensors=True)
+    parts = {name: tensors[name] for name in ("transformer", "bridge_flow")}
+    export_network(tmp_path / "out", parts, cfg, as_safetensors=True)
     converted = convert_release(tmp_path / "out", tmp_path / "ours", allow_missing=True)
     assert converted.absent == ["vae/", "mt5/", "mclip/"]
     assert_same_bits(

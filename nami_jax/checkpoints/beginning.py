@@ -118,14 +118,15 @@ def completed(fields: Mapping[str, Any], workdir: Path | None = None) -> dict[st
     )
     if not isinstance(init_from, str):
         return dict(fields)
+    folder, _ = _split(init_from)
+    if workdir is not None:
+        _require_apart(workdir, folder, init_from)
     own = None if workdir is None else begun_fields(workdir)
     if own is not None:
         return _filled(fields, Config.from_dict(own).located().pipeline)
-    if not unset and not _split(init_from)[0].exists():
+    if not unset and not folder.exists():
         return dict(fields)  # a plan can be made without the weights; a run looks for them when it begins
     origin = find_origin(init_from)
-    if workdir is not None:
-        _require_apart(workdir, origin, init_from)
     known = origin.settings
     for name, value in _mapping(fields.get("model")).items():
         if value is not None and name in fixed_fields(Config)["model"] and name != "lora_rank":
@@ -182,9 +183,9 @@ def _filled(fields: Mapping[str, Any], known: PipelineConfig) -> dict[str, Any]:
     return filled
 
 
-def _require_apart(workdir: Path, origin: Origin, init_from: str) -> None:
+def _require_apart(workdir: Path, folder: Path, init_from: str) -> None:
     require(
-        not workdir.resolve().is_relative_to(origin.folder.resolve()),
+        not workdir.resolve().is_relative_to(folder.resolve()),
         field="train.init_from",
         value=init_from,
         rule=f"{workdir} lies in it, and what a run begins from is not written to",

@@ -14,7 +14,8 @@ from PIL import Image
 
 from configs import nami_2b_finetune
 from nami_jax import NamiPipeline
-from nami_jax.checkpoints.runs import load_base_bridge, load_run
+from nami_jax.checkpoints.beginning import load_base_bridge
+from nami_jax.checkpoints.runs import load_run
 from nami_jax.config import SAMPLE_PRESETS, Config, ConfigError, PipelineConfig
 from nami_jax.preparation.job import Options
 from nami_jax.preparation.orchestration import prepare

@@ -4,9 +4,11 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
 from configs import presets
+from nami_jax.models.bridge import ConvBridge
 from nami_jax.models.nami import abstract_model
 from nami_jax.weights import WeightsError, expected_shapes, open_tensors
 from nami_jax.weights.nami_keys import (
@@ -17,6 +19,7 @@ from nami_jax.weights.nami_keys import (
     load_nami,
     model_config,
     nami_slots,
+    read_bridge,
     released_transformer_config,
 )
 from tests.support.paths import GOLDEN
@@ -103,6 +106,17 @@ def test_a_bridge_is_float32_whatever_is_stored_and_exports_what_was_loaded():
     for key, tensor in tensors.items():
         assert exported[key].dtype == np.float32
         np.testing.assert_array_equal(exported[key], tensor.astype(np.float32))
+
+
+def test_a_bridge_of_convolutions_exports_what_it_reads_again():
+    bridge = ConvBridge(MODEL.channels, MODEL.num_stages - 1, rngs=nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(bridge))
+    params["conv_out"][1]["kernel"] = np.random.default_rng(0).standard_normal((3, 3, 32, 3)).astype(np.float32)
+    nnx.update(bridge, params)
+    again = read_bridge("conv", MODEL, export_bridge(bridge))
+    upsampled = np.random.default_rng(1).standard_normal((1, 8, 12, 3)).astype(np.float32)
+    for stage in (2, 3):
+        np.testing.assert_array_equal(again(upsampled, stage=stage), bridge(upsampled, stage=stage))
 
 
 @pytest.mark.parametrize(
