@@ -167,6 +167,8 @@ def _rule(kind: str, context: Mapping[str, Any], bounds: Mapping[str, Any]) -> s
             return f"must be in [{low}, {high})"
         case {"ge": low, "le": high}:
             return f"must be in {low}..{high}"
+        case {"gt": low, "le": high}:
+            return f"must be above {low}, and at most {high:g}"
         case {"ge": low}:
             return f"must be at least {low}" if low else "must not be negative"
         case {"gt": low}:
