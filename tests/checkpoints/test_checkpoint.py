@@ -278,7 +278,8 @@ import pathlib, sys
 from tests.checkpoints.test_checkpoint import Checkpoints, make_state, restore
 for workdir in map(pathlib.Path, sys.argv[1:]):
     with Checkpoints(workdir) as reader:
-        load = lambda step: (step, reader.config(step), reader.item(step, "ema", make_state(0).ema), reader.frozen(step))
+        ema = make_state(0).ema
+        load = lambda step: (step, reader.config(step), reader.item(step, "ema", ema), reader.frozen(step))
         found = [reader.latest_valid(load)[0]]
     if workdir.name != "all":  # what may not be opened at all cannot be moved either, and a run says so
         found.append(restore(workdir))
