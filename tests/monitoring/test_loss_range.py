@@ -6,7 +6,7 @@ import pytest
 from nami_jax.monitoring.loss_range import LossRange
 
 
-def after(losses, max_rise=4.0):
+def after(losses, max_rise: float | None = 4.0):
     found = LossRange(max_rise)
     for loss in losses:
         assert found.holds(loss)
