@@ -134,6 +134,7 @@ class Parts:
             self.watch.after_step(step, values)
             self.clock.now += 2.0
             self.watch.show(step, f"state {step}")
+            self.watch.draw(step, f"state {step}")
 
     def close(self):
         self.bar.close()
@@ -233,6 +234,7 @@ with (
         watch.next_batch(step, iter([None]))
         watch.after_step(step, skipped() if step == 3 else metrics(skipped=0.0))
         watch.show(step, None)
+        watch.draw(step, None)
 """
 
 
