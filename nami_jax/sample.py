@@ -1,7 +1,7 @@
 """Draws pictures with a trained model: `python -m nami_jax.sample --checkpoint runs/emoji_tiny --prompt "red apple"`.
 
-Writes one PNG per picture and, for more than one, a captioned `grid.png`. Prompt, seed, steps and checkpoint are stored
-in each PNG's metadata.
+Writes one PNG per picture and, for more than one, a captioned `grid.png`; earlier ones are replaced only with
+--overwrite. Prompt, seed, steps and checkpoint are stored in each PNG's metadata.
 """
 
 import dataclasses
@@ -45,6 +45,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("tensor", 1, "devices that share each layer's heads and channels")
     flags.DEFINE_integer("sequence", 1, "devices that share the tokens of a picture, for large ones")
     flags.DEFINE_string("out", "out", "folder for the PNGs")
+    flags.DEFINE_bool("overwrite", False, "replace pictures of the same names; if not, new ones get a number")
 
 
 def file_name(number: int, prompt: str, seed: int) -> str:
@@ -53,17 +54,27 @@ def file_name(number: int, prompt: str, seed: int) -> str:
     return f"{number:03d}-{words}-seed{seed}.png"
 
 
-def save_pictures(pictures: "Sequence[Image.Image]", prompts: Sequence[str], out: Path, about: dict) -> None:
-    """Saves each picture, and a grid of all if there are several, with `about` and its prompt as metadata."""
-    from nami_jax.sampling.pictures import grid, save_png
+def save_pictures(
+    pictures: "Sequence[Image.Image]", prompts: Sequence[str], out: Path, about: dict, overwrite: bool = False
+) -> None:
+    """Saves each picture, and a grid of all if there are several, with `about` and its prompt as metadata.
+
+    Pictures that are there already are replaced only if `overwrite`; otherwise the new ones' names get a number.
+    """
+    from nami_jax.sampling.pictures import grid, save_beside, save_png
+
+    def save(picture: "Image.Image", name: str, **of_it: object) -> None:
+        path = out / name
+        if overwrite:
+            save_png(picture, path, of_it | about)
+        else:
+            path = save_beside(picture, path, of_it | about)
+        print(path)
 
     for i, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
-        path = out / file_name(i, prompt, about["seed"])
-        save_png(picture, path, {"prompt": prompt, **about})
-        print(path)
+        save(picture, file_name(i, prompt, about["seed"]), prompt=prompt)
     if len(pictures) > 1:
-        save_png(grid(prompts, [pictures]), out / "grid.png", {"prompts": prompts, **about})
-        print(out / "grid.png")
+        save(grid(prompts, [pictures]), "grid.png", prompts=prompts)
 
 
 def main(argv: list[str]) -> None:
@@ -110,7 +121,7 @@ def main(argv: list[str]) -> None:
     except (ConfigError, CheckpointError, WeightsError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     prompts = [prompt for prompt in args.prompt for _ in range(args.num_images)]
-    save_pictures(pictures, prompts, Path(args.out), {**about, "checkpoint": pipe.source})
+    save_pictures(pictures, prompts, Path(args.out), {**about, "checkpoint": pipe.source}, args.overwrite)
 
 
 def cli() -> None:

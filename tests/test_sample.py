@@ -2,6 +2,10 @@ import ast
 import subprocess
 import sys
 
+import pytest
+from PIL import Image
+
+from nami_jax.sample import save_pictures
 from tests.support.paths import ROOT
 
 IMPORT = """
@@ -16,6 +20,25 @@ def output(script: str, *arguments: str) -> list[str]:
     run = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout.split()
+
+
+LONG = "a very long description of a red card that goes on "
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_pictures_of_other_prompts_or_settings_are_kept_unless_they_are_to_be_replaced(tmp_path, overwrite, capsys):
+    red, blue = (Image.new("RGB", (2, 2), colour) for colour in ("red", "blue"))
+    for picture, prompt, about in (
+        (red, f"{LONG}and on", {"seed": 1, "steps": (2, 2)}),
+        (blue, f"{LONG}and ends", {"seed": 1, "steps": (2, 2)}),
+        (red, f"{LONG}and on", {"seed": 1, "steps": (3, 3)}),
+        (red, f"{LONG}and on", {"seed": 1, "steps": (2, 2)}),
+    ):
+        save_pictures([picture, picture], [prompt, prompt], tmp_path, about, overwrite)
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.iterdir()}
+    assert len(names) == (3 if overwrite else 9)
+    assert {f"{i:03d}-a-very-long-description-of-a-red-card-th-seed1.png" for i in (0, 1)} | {"grid.png"} <= names
+    assert len(capsys.readouterr().out.splitlines()) == 12  # each picture is named, also one that was there
 
 
 def test_drawing_pictures_imports_no_training():

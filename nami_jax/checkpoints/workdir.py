@@ -1,7 +1,6 @@
 """A run's folder, checked before anything is compiled and locked for one run at a time."""
 
 import contextlib
-import itertools
 import os
 import shutil
 import socket
@@ -12,7 +11,7 @@ import jax
 from absl import logging
 
 from nami_jax.config import ConfigError
-from nami_jax.files.disk import is_full, lock_if_possible
+from nami_jax.files.disk import is_full, lock_if_possible, numbered
 from nami_jax.parallel.processes import first_error, is_main
 
 
@@ -74,5 +73,4 @@ def move_aside(folders: Sequence[Path], target: Path) -> None:
 
 
 def _free(path: Path) -> Path:
-    numbered = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
-    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
+    return next(candidate for candidate in numbered(path) if not candidate.exists())

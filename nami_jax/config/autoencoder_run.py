@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from nami_jax.config.keeping import KEEP_BEST, KEEP_EVERY, KEEP_NEWEST, MAX_LOSS_RISE, require_kept_steps
+from nami_jax.config.keeping import KEEP_BEST, KEEP_EVERY, KEEP_NEWEST, LARGEST_RATE, MAX_LOSS_RISE, require_kept_steps
 from nami_jax.config.sections import DataConfig
 from nami_jax.config.settings import Positive, Settings, Share, field, require, settings
 
@@ -72,7 +72,9 @@ class AutoencoderTrainConfig(Settings):
         "side of the squares that are cut from them at random, pixels: convolutions carry over to whole images",
         default=32,
     )
-    learning_rate: float = field("after warm-up; then it falls to 0 as a cosine", default=4e-3, may_change=True, gt=0)
+    learning_rate: float = field(
+        "after warm-up; then it falls to 0 as a cosine", default=4e-3, may_change=True, gt=0, le=LARGEST_RATE
+    )
     warmup_steps: int = field("steps of linear warm-up from 0 to the learning rate", default=50, may_change=True, ge=0)
     adam_b1: Share = field("decay of Adam's first moment", default=0.9, may_change=True)
     adam_b2: Share = field("decay of Adam's second moment", default=0.99, may_change=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
-from nami_jax.config.keeping import KEEP_BEST, KEEP_EVERY, KEEP_NEWEST, MAX_LOSS_RISE, require_kept_steps
+from nami_jax.config.keeping import KEEP_BEST, KEEP_EVERY, KEEP_NEWEST, LARGEST_RATE, MAX_LOSS_RISE, require_kept_steps
 from nami_jax.config.sections import (
     AutoencoderConfig,
     BridgeConfig,
@@ -21,7 +21,7 @@ from nami_jax.config.sections import (
 from nami_jax.config.settings import Positive, Settings, Share, field, require, settings
 
 TASK = "flow"  # of a config that names none
-LearningRate = Annotated[float, pydantic.Field(gt=0)]
+LearningRate = Annotated[float, pydantic.Field(gt=0, le=LARGEST_RATE)]
 
 
 @settings("train")

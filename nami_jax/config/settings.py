@@ -180,10 +180,14 @@ def _rule(kind: str, context: Mapping[str, Any], bounds: Mapping[str, Any]) -> s
             return f"must be in [{low}, {high})"
         case {"ge": low, "le": high}:
             return f"must be in {low}..{high}"
+        case {"gt": low, "le": high}:
+            return f"must be {f'above {low}' if low else 'positive'} and at most {high:g}"
         case {"ge": low}:
             return f"must be at least {low}" if low else "must not be negative"
         case {"gt": low}:
             return f"must be above {low}" if low else "must be positive"
+        case {"le": high}:
+            return f"must be at most {high:g}"
     if kind == "literal_error":
         return "is not a valid choice"
     if kind == "too_short":

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import uuid
 from collections.abc import Iterator
@@ -57,6 +58,28 @@ def written_whole(path: Path) -> Iterator[Path]:
         move_into_place(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def written_new(path: Path, content: bytes) -> bool:
+    """Writes a file unless there is something of that name, and returns whether it did; a failure leaves none."""
+    try:
+        file = path.open("xb")
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(content)
+    except OSError:
+        path.unlink()
+        raise
+    return True
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Yields a path and then, without end, that path with a number before its suffix: a.png, a-2.png, a-3.png, ..."""
+    yield path
+    for i in itertools.count(2):
+        yield path.with_name(f"{path.stem}-{i}{path.suffix}")
 
 
 def move_into_place(finished: Path, path: Path) -> None:

@@ -115,16 +115,13 @@ class Watch:
         self._say(self._interval.settle())
 
     def show(self, step: int, state: Any) -> None:
-        """Writes and shows what is due after a step.
+        """Logs and validates if that is due after a step.
 
         Raises:
             NonFiniteError: of this step, as `Interval.settle`.
         """
-        logs, validates, draws = (
-            self.due(step, every)
-            for every in (self._cadence.log_every, self._cadence.eval_every, self._cadence.sample_every)
-        )
-        if not (logs or validates or draws):
+        logs, validates = (self.due(step, every) for every in (self._cadence.log_every, self._cadence.eval_every))
+        if not (logs or validates):
             return
         self.settle()
         if logs:
@@ -132,29 +129,37 @@ class Watch:
             scalars |= self._views.scalars(scalars)
             self._log(step, scalars)
             self._bar.set_postfix_str(self._views.bar_text(scalars), refresh=False)
-        with self._interval.paused():
-            if validates:
+        if validates:
+            with self._interval.paused():
                 scalars = self._views.validate(state)
-                self._log(step, scalars)
-                if (loss := scalars.get(VALIDATION_LOSS)) is not None:
-                    self._validated = step, loss
-                    self._say(self._interval.judge(step, loss))
-                shown = [f"{name} {value:.4f}" for name, value in scalars.items() if name.startswith("validation/")]
-                self._say(f"step {step}: {', '.join(shown)}")
-            if draws:
-                self._draw(step, state)
+            self._log(step, scalars)
+            if (loss := scalars.get(VALIDATION_LOSS)) is not None:
+                self._validated = step, loss
+                self._say(self._interval.judge(step, loss))
+            shown = [f"{name} {value:.4f}" for name, value in scalars.items() if name.startswith("validation/")]
+            self._say(f"step {step}: {', '.join(shown)}")
 
     def validation_loss(self, step: int) -> float | None:
         """Returns the validation loss of the state after `step`, if `show` has measured it."""
         return self._validated[1] if self._validated is not None and self._validated[0] == step else None
 
-    def _draw(self, step: int, state: Any) -> None:
-        try:
-            self._picture(step, self._views.preview(state, step))
-        except OSError as error:
-            if is_full(error):
-                raise
-            self._say(f"step {step}: no samples, {error.strerror}: {error.filename}. The training goes on.")
+    def draw(self, step: int, state: Any) -> None:
+        """Draws a picture if that is due after a step. One that cannot be written is no reason to end a run.
+
+        Raises:
+            NonFiniteError: of this step, as `Interval.settle`.
+            OSError: the disk is full.
+        """
+        if not self.due(step, self._cadence.sample_every):
+            return
+        self.settle()
+        with self._interval.paused():
+            try:
+                self._picture(step, self._views.preview(state, step))
+            except OSError as error:
+                if is_full(error):
+                    raise
+                self._say(f"step {step}: no samples, {error.strerror}: {error.filename}. The training goes on.")
 
     def _log(self, step: int, scalars: Mapping[str, float]) -> None:
         self._events.scalars(step, scalars)

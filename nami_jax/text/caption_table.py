@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from nami_jax.terminal.progress import progress_bar
 from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
 
+FIELDS = ("embeds", "pooled", "checksum")  # of a row
 CAPTIONS_AT_ONCE = 256  # encoded between two writes and two ticks of the progress bar
 
 
@@ -36,6 +38,18 @@ class TextTable:
         if self._rows.shape != (len(captions),):
             raise ValueError(f"{path} has shape {self._rows.shape}, not one row for each of {len(captions)} captions.")
         self._index = {caption: row for row, caption in enumerate(captions)}
+
+    def require_whole(self) -> None:
+        """Compares every row with the checksum that it was written with.
+
+        Raises:
+            ValueError: one has another, or earlier versions wrote none.
+        """
+        if self._rows.dtype.names != FIELDS:
+            raise ValueError(f"{self._path} has {self._rows.dtype.names}, not {FIELDS}: of an earlier version.")
+        for row, caption in zip(self._rows, self._captions, strict=True):
+            if row["checksum"] != _checksum(caption, row["embeds"], row["pooled"]):
+                raise ValueError(f"{self._path}: the states of {caption!r} are not what was written.")
 
     def __reduce__(self) -> tuple[type["TextTable"], tuple[Path, Sequence[str]]]:
         # Data loader workers open the file themselves: pickling the mapped array would copy all of it.
@@ -92,7 +106,9 @@ def encode_captions(
     captions = sorted({"", *captions}, key=lambda caption: (len(caption), caption))
     path = folder / f"text-{table_key(cfg, captions, dtype)}.npy"
     try:
-        return TextTable(path, captions)
+        table = TextTable(path, captions)
+        table.require_whole()
+        return table
     except FileNotFoundError:
         pass
     except (ValueError, EOFError) as error:
@@ -110,11 +126,12 @@ def table_key(cfg: TextConfig, captions: Sequence[str], dtype: jax.typing.DTypeL
 
 
 def write_states(encoder: TextEncoder, captions: Sequence[str], path: Path) -> None:
-    """Writes one record (embeds (T, D) float16, pooled (P,) float32) per caption to a .npy file at `path`."""
+    """Writes one record (embeds (T, D) float16, pooled (P,) float32, a checksum) per caption to a .npy file."""
     record = np.dtype(
         [
             ("embeds", np.float16, (encoder.max_length, encoder.embed_dim)),
             ("pooled", np.float32, (encoder.pooled_dim,)),
+            ("checksum", np.uint32),
         ]
     )
     rows = _new_rows(path, record, len(captions))
@@ -122,8 +139,15 @@ def write_states(encoder: TextEncoder, captions: Sequence[str], path: Path) -> N
         for start in range(0, len(captions), CAPTIONS_AT_ONCE):
             some = slice(start, start + CAPTIONS_AT_ONCE)
             rows["embeds"][some], rows["pooled"][some] = encoder(captions[some])
+            for row, caption in zip(rows[some], captions[some], strict=True):
+                row["checksum"] = _checksum(caption, row["embeds"], row["pooled"])
             progress.update(len(captions[some]))
     rows.flush()
+
+
+def _checksum(caption: str, embeds: np.ndarray, pooled: np.ndarray) -> int:
+    """Returns a number below 2^32 that changes with the caption and with any value of its states."""
+    return zlib.crc32(pooled.tobytes(), zlib.crc32(embeds.tobytes(), zlib.crc32(caption.encode())))
 
 
 def _new_rows(path: Path, record: np.dtype, count: int) -> np.memmap:

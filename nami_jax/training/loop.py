@@ -88,6 +88,7 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
                         watch.settle()
                         save(state)
                     checkpoints.require_saved()
+                    stopping.interruptible(watch.draw, step, state)
                 watch.settle()
                 interval.require_in_range()
             except NonFiniteError as error:

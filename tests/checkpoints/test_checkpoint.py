@@ -2,6 +2,8 @@ import os
 import random
 import shutil
 import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from nami_jax.checkpoints.checkpoint import FINGERPRINTS, CheckpointError, Checkpoints, DamagedCheckpointError
+from nami_jax.checkpoints.checkpoint import FINGERPRINTS, FROZEN, CheckpointError, Checkpoints, DamagedCheckpointError
 from nami_jax.config import ConfigError, MeshConfig
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.training.state import TrainState
+from tests.support.paths import ROOT
+from tests.support.permissions import without_override
 from tests.support.runs import numbers
 from tests.support.sizes import CONFIG, make_config
 
@@ -199,6 +203,99 @@ def test_a_refused_run_does_not_hold_its_workdir(copy):
     with pytest.raises(ConfigError, match=r"train\.seed = 1"):
         Checkpoints(copy, make_config(train={"seed": 1}))
     assert restore(copy) == 7
+
+
+def test_a_reader_is_not_misled_by_a_checkpoint_that_its_run_is_deleting(tmp_path, caplog):
+    save(tmp_path, 1, 2)
+
+    def load(step):
+        if step == 2:  # the run saves another and begins to delete this one
+            save(tmp_path, *range(3, 3 + CONFIG.train.keep_checkpoints))
+            (tmp_path / "checkpoints" / "2" / "ema").mkdir(parents=True)
+        return reader.item(step, "ema", make_state(0).ema), step
+
+    with Checkpoints(tmp_path) as reader:
+        assert reader.latest_valid(load)[1] == 2 + CONFIG.train.keep_checkpoints
+    assert not warnings_in(caplog)
+
+
+RUN = """
+import itertools, pathlib, sys
+from tests.checkpoints.test_checkpoint import make_state
+from tests.support.sizes import make_config
+from nami_jax.checkpoints.checkpoint import Checkpoints
+with Checkpoints(pathlib.Path(sys.argv[1]), make_config(train={"keep_checkpoints": 1})) as checkpoints:
+    for step in itertools.count(1):
+        checkpoints.save(step, make_state(step).items(), {"next_index": step})
+"""
+
+
+@pytest.mark.slow
+def test_a_run_in_progress_that_keeps_one_checkpoint_can_be_read_at_any_time(tmp_path, caplog):
+    run = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)], cwd=ROOT)
+    read = []
+    try:
+        while not list(tmp_path.glob("checkpoints/2")):
+            assert run.poll() is None
+        while len(read) < 100:
+            assert run.poll() is None
+            with Checkpoints(tmp_path) as reader:
+                step, ema = reader.latest_valid(lambda step: (step, reader.item(step, "ema", make_state(0).ema)))
+            np.testing.assert_array_equal(ema["kernel"], make_state(step).ema["kernel"])
+            read.append(step)
+    finally:
+        run.kill()
+        run.wait()
+    assert len(set(read)) > 10  # it went on meanwhile
+    assert not warnings_in(caplog)
+
+
+def test_one_checkpoint_to_keep_means_two_for_the_newest_is_not_proved(tmp_path):
+    with Checkpoints(tmp_path, make_config(train={"keep_checkpoints": 1})) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, make_state(step).items(), {"next_index": step})
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2", "3"}
+
+
+def test_the_best_are_kept_and_one_whose_figures_are_damaged_counts_as_not_measured(tmp_path):
+    losses = {1: 0.5, 2: 0.2, 3: 0.4, 4: None, 5: 0.3, 6: 0.6, 7: 0.7}
+
+    def go_on(*steps):
+        with Checkpoints(tmp_path, CONFIG) as checkpoints:
+            for step in steps:
+                checkpoints.save(step, make_state(step).items(), {"next_index": step}, losses[step])
+        return {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+
+    assert go_on(1, 2, 3) == {2, 3}
+    assert go_on(4, 5) == {2, 4, 5}
+    (tmp_path / "checkpoints/2/metrics/metrics").write_bytes(b"\xff{")
+    assert go_on(6) == {5, 6}
+    assert go_on(7) == {5, 6, 7}
+
+
+READ = """
+import pathlib, sys
+from tests.checkpoints.test_checkpoint import Checkpoints, make_state, restore
+for workdir in map(pathlib.Path, sys.argv[1:]):
+    with Checkpoints(workdir) as reader:
+        ema = make_state(0).ema
+        load = lambda step: (step, reader.config(step), reader.item(step, "ema", ema), reader.frozen(step))
+        found = [reader.latest_valid(load)[0]]
+    if workdir.name != "all":  # what may not be opened at all cannot be moved either, and a run says so
+        found.append(restore(workdir))
+    print(*found)
+"""
+
+
+def test_a_newest_checkpoint_that_may_not_be_read_is_passed_over(saved, tmp_path):
+    expected = {"ema": "5 5", "train": "7 5", "metrics": "7 7", FINGERPRINTS: "5 5", FROZEN: "5 7", "": "5"}
+    workdirs = [shutil.copytree(saved, tmp_path / (name or "all")) for name in expected]
+    for name, workdir in zip(expected, workdirs, strict=True):
+        (workdir / "checkpoints" / "7" / name).chmod(0)
+    command = without_override([sys.executable, "-c", READ, *map(str, workdirs)])
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == list(expected.values())
 
 
 def test_a_reader_takes_the_checkpoint_that_replaced_the_one_it_was_reading(tmp_path, caplog):

@@ -233,6 +233,54 @@ def test_non_finite_loss_that_was_not_skipped_stops_at_once(loss):
         interval.add(9, metrics())
 
 
+def judged(*losses, **options):
+    """An interval of finite steps with these losses, settled, and the last warning."""
+    interval, warning = Interval(max_skipped=3, max_rise=4.0, **options), None
+    for step, loss in enumerate(losses, start=1):
+        interval.add(step, metrics(loss, skipped=0.0))
+        warning = interval.settle()
+    return interval, warning
+
+
+def test_a_state_is_in_range_again_after_a_lone_spike():
+    interval, warning = judged(*[1.0] * 200, 9.0)
+    assert "step 201: the loss is 9, beyond 4.0" in str(warning)
+    assert "train.max_loss_rise = 4.0). Not saved; in a row: 1 (the run stops at 3)." in str(warning)
+    assert not interval.in_range
+    assert interval.good_until == 199
+    interval.add(202, metrics(1.0))
+    assert interval.settle() is None
+    assert interval.in_range
+    assert interval.good_until == 201
+    interval.require_in_range()
+
+
+def test_losses_out_of_range_stop_the_run_and_do_not_move_the_range():
+    with pytest.raises(NonFiniteError, match=r"step 203: the loss is 9, beyond 4\..*in a row: 3\. Lower train\.phase"):
+        judged(*[1.0] * 200, 9.0, 9.0, 9.0)
+
+
+def test_the_last_state_is_refused_if_its_loss_or_its_validation_is_out_of_range():
+    interval, _ = judged(*[1.0] * 200, 9.0)
+    with pytest.raises(NonFiniteError, match=r"step 201: the loss is 9.* The state is not saved\. Lower"):
+        interval.require_in_range()
+    assert interval.judge(201, 1.0) is None  # the weights are good, so it was the batch
+    interval.require_in_range()
+    interval, _ = judged(1.0, 1.0)
+    for _ in range(50):
+        assert interval.judge(2, 0.5) is None
+    assert "step 2: the validation loss is 5, beyond" in str(interval.judge(2, 5.0))
+    with pytest.raises(NonFiniteError, match=r"the validation loss is 5, beyond .* Lower"):
+        interval.require_in_range()
+
+
+def test_the_past_of_a_continued_run_goes_with_it():
+    interval, _ = judged(*[1.0] * 200)
+    _, warning = judged(9.0, past=interval.past())
+    assert "Not saved" in str(warning)
+    assert judged(9.0)[1] is None
+
+
 def test_non_finite_gradient_is_reported_though_its_loss_is_finite():
     interval = Interval()
     interval.add(3, metrics(grad_norm=NAN))

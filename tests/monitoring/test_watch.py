@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -107,7 +109,7 @@ class Parts:
     """A watch whose parts a test can look at: it logs at steps 4, 8, ..., validates and draws at 6, 12."""
 
     def __init__(self, workdir, max_skipped=3):
-        self.clock, self.states = Clock(), []
+        self.clock, self.states, self.full = Clock(), [], False
         self.interval = Interval(max_skipped=max_skipped, clock=self.clock)
         self.picture = workdir / "picture.png"
         PICTURE.save(self.picture)
@@ -119,10 +121,12 @@ class Parts:
     def validate(self, state):
         self.clock.now += 100.0
         self.states.append(state)
-        return {"validation/stage_1": 0.5, "latents/std_0": 1.0}
+        return {"validation/stage_1": 0.5, "validation/loss": 0.75, "latents/std_0": 1.0}
 
     def preview(self, state, step):
         self.clock.now += 100.0
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return self.picture
 
     def run(self, steps):
@@ -131,6 +135,7 @@ class Parts:
             self.watch.after_step(step, values)
             self.clock.now += 2.0
             self.watch.show(step, f"state {step}")
+            self.watch.draw(step, f"state {step}")
 
     def close(self):
         self.bar.close()
@@ -152,7 +157,10 @@ def test_time_of_validation_and_pictures_is_no_steps(parts, tmp_path):
     assert values["corrupt_images"] == {4: 3.0, 8: 3.0, 12: 3.0}
     assert values["latents/std_0"] == {6: 1.0, 12: 1.0}
     assert parts.states == ["state 6", "state 12"]
-    assert parts.bar.said[:2] == ["step 6: validation/stage_1 0.5000", f"step 6: samples in {parts.picture}"]
+    assert parts.bar.said[:2] == [
+        "step 6: validation/stage_1 0.5000, validation/loss 0.7500",
+        f"step 6: samples in {parts.picture}",
+    ]
 
 
 def test_time_in_the_loader_is_data_wait(parts, tmp_path):
@@ -178,6 +186,20 @@ def test_skipped_steps_are_reported_and_the_run_goes_on_until_there_are_too_many
     assert parts.bar.n == 6
     with pytest.raises(NonFiniteError, match=r"step 9: .* in a row: 3\."):
         parts.run(enumerate([skipped()] * 4, start=7))
+
+
+def test_a_picture_that_cannot_be_written_ends_no_run_but_a_full_disk_does(parts):
+    parts.picture = parts.picture.with_name("gone.png")
+    parts.run((step, metrics()) for step in range(1, 8))
+    assert f"step 6: no samples, No such file or directory: {parts.picture}. The training goes on." in parts.bar.said
+    parts.full = True
+    with pytest.raises(OSError, match="No space left"):
+        parts.run((step, metrics()) for step in range(8, 13))
+
+
+def test_the_validation_loss_is_that_of_its_own_step(parts):
+    parts.run((step, metrics()) for step in range(1, 8))
+    assert [parts.watch.validation_loss(step) for step in (5, 6, 7)] == [None, 0.75, None]
 
 
 SILENT = """
@@ -213,6 +235,7 @@ with (
         watch.next_batch(step, iter([None]))
         watch.after_step(step, skipped() if step == 3 else metrics(skipped=0.0))
         watch.show(step, None)
+        watch.draw(step, None)
 """
 
 

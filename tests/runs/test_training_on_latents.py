@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 from flax import nnx
 
 from nami_jax import NamiPipeline
-from nami_jax.autoencoder.codec import save_autoencoder
+from nami_jax.autoencoder.codec import Autoencoder, save_autoencoder
+from nami_jax.checkpoints.checkpoint import Checkpoints
 from nami_jax.config import AutoencoderConfig, ConfigError
 from nami_jax.host_checks.run_checks import check_data
 from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
@@ -76,6 +78,27 @@ def test_latents_of_another_autoencoder_are_refused(prepared, tmp_path: Path):
     cfg = dataclasses.replace(prepared, autoencoder=AutoencoderConfig(str(tmp_path / "vae"), 2))
     with pytest.raises(ConfigError, match="were made by another autoencoder"):
         train(cfg, tmp_path / "run", ONE_DEVICE)
+
+
+def test_a_run_whose_autoencoder_was_trained_anew_is_not_sampled(prepared, run, tmp_path):
+    folder = Path(prepared.autoencoder.folder)
+    kept = shutil.copytree(folder, tmp_path / "kept")
+    save_autoencoder(folder, AutoencoderKL(Autoencoder.from_folder(folder).model.cfg, rngs=nnx.Rngs(9)))
+    try:
+        with pytest.raises(ConfigError, match=r"autoencoder\.folder = .* another autoencoder than the run in .* Put"):
+            NamiPipeline.from_pretrained(run[0])
+    finally:
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+    assert NamiPipeline.from_pretrained(run[0]).autoencoder is not None
+
+
+def test_a_run_is_not_sampled_with_another_text_encoder(prepared, run, tmp_path):
+    with Checkpoints(tmp_path, prepared) as checkpoints:
+        checkpoints.use_networks({"text_encoder": "minilm-of-another-time"})
+        checkpoints.save(6, run[1].items(), {"next_index": 6})
+    pipe = NamiPipeline.from_pretrained(tmp_path)  # from text states it may draw
+    with pytest.raises(ConfigError, match=r"another text encoder than .* was trained with, minilm-of-another-time"):
+        pipe("card 3", steps=(1, 1, 1))
 
 
 def test_an_autoencoder_of_other_sizes_is_named(prepared, tmp_path):

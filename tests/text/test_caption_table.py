@@ -116,6 +116,42 @@ def test_damaged_file_is_never_read(whole_file, tmp_path, left, monkeypatch, cap
     assert "text states on disk are damaged" in caplog.text
 
 
+def damaged(whole_file, folder, how):
+    """Copies the file, and changes its rows in place."""
+    (folder / whole_file.name).write_bytes(whole_file.read_bytes())
+    how(np.lib.format.open_memmap(folder / whole_file.name, mode="r+"))
+
+
+def nan(rows):
+    rows["pooled"][2, 5] = np.nan
+
+
+def least_bit(rows):
+    rows["embeds"][1].view(np.uint16)[0, 3] ^= 1
+
+
+def swapped(rows):
+    rows[[1, 2]] = rows[[2, 1]]
+
+
+@pytest.mark.parametrize("how", [nan, least_bit, swapped])
+def test_states_that_are_not_what_was_written_are_encoded_again(whole_file, tmp_path, how, caplog):
+    damaged(whole_file, tmp_path, how)
+    assert (tmp_path / whole_file.name).read_bytes() != whole_file.read_bytes()
+    encode_captions(CFG, CAPTIONS, tmp_path)
+    assert (tmp_path / whole_file.name).read_bytes() == whole_file.read_bytes()
+    assert f"{whole_file.name}: the states of " in caplog.text
+    assert "Encoding the captions again" in caplog.text
+
+
+def test_states_of_an_earlier_version_are_encoded_again(whole_file, tmp_path, caplog):
+    rows = np.load(whole_file)
+    np.save(tmp_path / whole_file.name, rows[["embeds", "pooled"]].copy())
+    encode_captions(CFG, CAPTIONS, tmp_path)
+    assert (tmp_path / whole_file.name).read_bytes() == whole_file.read_bytes()
+    assert "of an earlier version" in caplog.text
+
+
 def test_damaged_file_is_replaced(whole_file, tmp_path):
     (tmp_path / whole_file.name).write_bytes(whole_file.read_bytes()[:5000])
     encode_captions(CFG, CAPTIONS, tmp_path)
