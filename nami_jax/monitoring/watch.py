@@ -133,7 +133,7 @@ class Watch:
                 scalars = self._views.validate(state)
                 self._log(step, scalars)
                 shown = [f"{name} {value:.4f}" for name, value in scalars.items() if name.startswith("validation/")]
-                self._say(f"step {step}: {', '.join(shown)}")
+                self._say(f"step {step}: {', '.join(shown)}" if shown else None)
             if draws:
                 self._picture(step, self._views.preview(state, step))
 
