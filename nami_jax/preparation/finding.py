@@ -2,11 +2,10 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterable
 
 from nami_jax.config import ConfigError, DataConfig, require
-from nami_jax.data.tfds_builder import prepared_builder
+from nami_jax.data.tfds_builder import NAME, prepared_builder
 from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.folder_source import LINES, METADATA, ROWS, FolderSource
 from nami_jax.preparation.pair_source import PairSource, is_image
@@ -14,7 +13,6 @@ from nami_jax.preparation.sources import RecordSource
 from nami_jax.preparation.tar_source import TarSource
 from nami_jax.preparation.tfds_source import TfdsSource
 
-TFDS_NAME = re.compile(r"[a-zA-Z]\w*(/[\w.+-]+)?(:[\d.*]+)?")
 KINDS = (
     f"Pass a folder of images that contains {LINES}, {ROWS} or a .txt beside each image; a folder, a tar file or a "
     "pattern such as 'data/*.tar' of WebDataset tars; or the name of a tensorflow-datasets data set"
@@ -39,7 +37,7 @@ def find_source(source: str, data: DataConfig) -> RecordSource:
         return _tars(source, [source] if files.is_file(source) else [])
     if files.is_remote(source):
         return _in_folder(source)
-    named = TFDS_NAME.fullmatch(source) is not None
+    named = NAME.fullmatch(source) is not None
     require(named, field="source", value=source, rule="no such folder, file or data set", remedy=KINDS)
     data = dataclasses.replace(data, name=source)
     try:

@@ -45,6 +45,7 @@ class FolderSource:
     """
 
     kind: ClassVar[str] = "folder"
+    own_splits: ClassVar[bool] = False
     folder: str
     metadata: str = LINES  # one of METADATA
 

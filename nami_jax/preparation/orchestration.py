@@ -83,7 +83,7 @@ def prepare(
             with progress(out, plan.units):
                 run_units(job, waiting, pipeline_options)
         manifests = read_manifests(out, plan.units)
-        shards = draw_held_out(manifests, options.held_out)
+        shards = draw_held_out(manifests, None if job.source.own_splits else options.held_out)
         summary = summarise(manifests, shards, sum(unit.count for unit in waiting), time.monotonic() - begun)
         write_summary(out, manifests, {"source": source, **summary})
         if not summary["kept"]:

@@ -27,6 +27,7 @@ class PairSource:
     """All images at any depth, by their names. A record's id is the name of its image; an image may have no text."""
 
     kind: ClassVar[str] = "pairs"
+    own_splits: ClassVar[bool] = False
     folder: str
 
     def plan(self, unit_size: int) -> UnitList:

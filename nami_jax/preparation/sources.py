@@ -51,6 +51,7 @@ class RecordSource(Protocol):
     """Where records come from."""
 
     kind: ClassVar[str]
+    own_splits: ClassVar[bool]  # whether it says itself what is held out
 
     def plan(self, unit_size: int) -> UnitList:
         """Cuts the source into units of at most `unit_size` records, always in the same way."""

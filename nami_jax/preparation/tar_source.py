@@ -44,6 +44,7 @@ class TarSource:
     """
 
     kind: ClassVar[str] = "tars"
+    own_splits: ClassVar[bool] = False
     folder: str  # that all names are below
     names: tuple[str, ...]  # sorted
 

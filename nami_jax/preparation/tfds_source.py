@@ -22,6 +22,7 @@ class TfdsSource:
     """
 
     kind: ClassVar[str] = "tfds"
+    own_splits: ClassVar[bool] = True
     data: DataConfig
 
     def plan(self, unit_size: int) -> UnitList:

@@ -286,7 +286,7 @@ def test_a_contact_sheet_leaves_out_originals_that_are_gone(prepared, tmp_path, 
 
 def test_data_of_unknown_settings_are_refused(prepared, tmp_path):
     shutil.copytree(prepared.out, tmp_path, dirs_exist_ok=True)
-    for name in ("prepared.json", "summary.json", "rejects.jsonl", "contact_sheet.png"):
+    for name in ("prepared.json", "index.json", "summary.json", "rejects.jsonl", "contact_sheet.png"):
         (tmp_path / name).unlink()
     with pytest.raises(
         ConfigError, match=r"contains prepared manifests but no prepared\.json\. Remove manifests and data"
