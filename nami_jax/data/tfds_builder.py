@@ -34,7 +34,7 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
     image_feature(cfg, builder)
     caption_feature(cfg, builder)
     if not builder.is_prepared():
-        require_folder(cfg)
+        _require_folder(cfg)
         download_config = tfds.download.DownloadConfig(try_download_gcs=False)
         try:
             builder.download_and_prepare(download_config=download_config, file_format=FORMAT)
@@ -56,15 +56,15 @@ def is_prepared(cfg: DataConfig) -> bool:
     return _find_builder(cfg).is_prepared()
 
 
-def require_folder(cfg: DataConfig) -> None:
+def _require_folder(cfg: DataConfig) -> None:
     """Makes `data.data_dir` where it is a local folder; raises `ConfigError` if nothing can be stored there."""
     if "://" in cfg.data_dir:
         return
     try:
         os.makedirs(cfg.data_dir, exist_ok=True)
         problem = None if os.access(cfg.data_dir, os.W_OK) else "cannot be written to"
-    except (OSError, ValueError) as error:  # the latter: no path, as with NUL in it
-        problem = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        problem = error.strerror
     require(
         problem is None,
         field="data.data_dir",

@@ -34,7 +34,7 @@ def test_anything_else_is_refused_with_what_to_set(text):
         (0.5, 1, 0),
         (3, 18, 3),
         (17, 18, 17),
-        (None, 18, 0),
+        (None, 9, 0),
     ],
 )
 def test_a_share_is_drawn_exactly_and_never_nothing_or_all(held_out, usable, count):

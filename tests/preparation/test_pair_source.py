@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from nami_jax.preparation.errors import PreparationError, Reject
+from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
 from nami_jax.preparation.pair_source import PairSource
 from nami_jax.preparation.sources import Item
 from tests.preparation.conftest import png
@@ -67,7 +67,7 @@ def test_links_that_lead_outside_or_nowhere_are_rejected(folder, tmp_path_factor
     for record in read_all(PairSource(str(folder)), 10):
         try:
             found[record.id] = record.reason if isinstance(record, Reject) else record.load() and ""
-        except Exception as error:
+        except RejectedError as error:
             found[record.id] = error.args[0]
     assert {name: found[name] for name in ("e.png", "circle.png", "text.png", "pipe.png", "b.png")} == {
         "e.png": "unsafe path", "circle.png": "missing file", "text.png": "unsafe path", "pipe.png": "missing file",
