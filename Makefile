@@ -62,7 +62,7 @@ train: $(READY)  ## train CONFIG in WORKDIR, or continue there; ARGS="--config.t
 sample: $(READY)  ## draw PROMPT with CHECKPOINT (default: the WORKDIR of CONFIG) into the folder OUT
 	$(BIN)/python -m nami_jax.sample --checkpoint "$(CHECKPOINT)" --prompt "$$PROMPT" --out "$(OUT)" $(ARGS)
 
-prepare: $(READY_PREPARE)  ## encode images and captions of SOURCE for CONFIG, a flow of latents
+prepare: $(READY_PREPARE)  ## prepare images and captions of SOURCE for CONFIG: as pixels or latents, cropped to its sizes
 	$(BIN)/python -m nami_jax.prepare --config "$(CONFIG)" $(if $(SOURCE),--source "$(SOURCE)") $(ARGS)
 
 plan: $(READY_PLAN)  ## plan a run of CONFIG on TOPOLOGY, e.g. v5e:16x16: memory, time and cost, without a TPU

@@ -1,6 +1,7 @@
-"""Prepares latents and text states to train on: `python -m nami_jax.prepare --config configs/… --source …`.
+"""Prepares pictures and text states to train on: `python -m nami_jax.prepare --config configs/… --source …`.
 
-The config is that of the training run. The source is a folder with a `metadata.jsonl`, WebDataset tars or the name of a
+The config is that of the training run: a flow of latents, a flow of pixels, or an autoencoder. The source is a folder
+of images with a `metadata.jsonl`, a `metadata.csv` or a text beside each, WebDataset tars or the name of a
 tensorflow-datasets set; by default the set that the config names. The same command continues an interrupted run. Flags
 that are not its own are passed to Apache Beam: `--runner=DataflowRunner --project=…`, or `--direct_num_workers=4
 --direct_running_mode=multi_processing` here. Workers on other machines need this package and, under the same paths,
@@ -15,10 +16,9 @@ from typing import Any
 
 from absl import flags, logging
 
-from nami_jax.checkpoints.beginning import completed
-from nami_jax.config import Config, ConfigError, require
+from nami_jax.config import ConfigError, require
 from nami_jax.config.settings import declared
-from nami_jax.preparation.options import Options
+from nami_jax.preparation.options import Options, parse_held_out
 from nami_jax.terminal.command_line import parse_flags, run_command
 from nami_jax.terminal.config_flag import define_config_flag
 
@@ -29,12 +29,14 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "source",
         None,
-        "folder with metadata.jsonl, WebDataset tars, or tensorflow-datasets name; the config's data.name if not given",
+        "folder of images and captions, WebDataset tars, or tensorflow-datasets name; default: the config's data.name",
     )
     flags.DEFINE_string("out", None, "folder to prepare into; the config's data.prepared if not given")
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float}
     for option in declared(Options):
-        if option.choices:
+        if option.name == "held_out":
+            flags.DEFINE_string(option.name, str(option.default), option.about)
+        elif option.choices:
             flags.DEFINE_enum(option.name, option.default, option.choices, option.about)
         else:
             define[type(option.default)](option.name, option.default, option.about)
@@ -52,15 +54,23 @@ def main(argv: list[str]) -> None:
     from nami_jax.preparation.errors import PreparationError
     from nami_jax.preparation.finding import KINDS
     from nami_jax.preparation.orchestration import prepare
+    from nami_jax.training.tasks import read_task
     from nami_jax.weights import WeightsError
 
     logging.set_verbosity(logging.WARNING)
     args: Any = flags.FLAGS
     own = [field.name for field in dataclasses.fields(Options)]
     try:
-        cfg = Config.from_dict(completed(args.config.to_dict())).located()
-        options = Options(**{name: getattr(args, name) for name in own})
-        out = str(args.out or cfg.data.prepared)
+        cfg = read_task(args.config.to_dict()).cfg
+        options = Options(**{name: getattr(args, name) for name in own} | {"held_out": parse_held_out(args.held_out)})
+        out = args.out or cfg.data.prepared
+        require(
+            bool(out),
+            field="data.prepared",
+            value=out,
+            rule="names no folder to prepare into",
+            remedy="Set it, e.g. --config.data.prepared=data/my_images, or pass --out",
+        )
         source = args.source or cfg.data.name
         require(
             bool(source),

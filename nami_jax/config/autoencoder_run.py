@@ -1,5 +1,6 @@
 """Settings of an autoencoder's training run: what a config file whose `task` is "autoencoder" contains."""
 
+import itertools
 from typing import Annotated, Literal
 
 import pydantic
@@ -119,15 +120,10 @@ class AutoencoderRun(Settings):
     task: Literal["autoencoder"] = TASK
 
     def __post_init__(self) -> None:
-        require(
-            self.data.prepared is None,
-            field="data.prepared",
-            value=self.data.prepared,
-            rule="an autoencoder is trained on pixels",
-            remedy="Set it to None, and set data.name",
-        )
-        unit, crop, side = self.model.downscale, self.train.crop, self.data.side
-        for name, value in (("data.side", side), ("train.crop", crop)):
+        unit, crop = self.model.downscale, self.train.crop
+        sides = tuple(itertools.chain.from_iterable(self.data.bucket_sizes))
+        where = "data.side" if self.data.buckets is None else "data.buckets"
+        for name, value in (("train.crop", crop), *((where, side) for side in sides)):
             require(
                 value % unit == 0,
                 field=name,
@@ -136,9 +132,9 @@ class AutoencoderRun(Settings):
                 remedy=f"Set {-(-value // unit) * unit}",
             )
         require(
-            crop <= side,
+            crop <= min(sides),
             field="train.crop",
             value=crop,
-            rule=f"must be at most data.side = {side}",
-            remedy=f"Set {side}",
+            rule=f"must be at most {where} = {min(sides)}",
+            remedy=f"Set {min(sides)}",
         )

@@ -195,11 +195,18 @@ class Config(Settings):
             remedy="Set 3, or set autoencoder.folder to train on latents",
         )
         require(
-            (self.data.prepared is None) == (self.autoencoder.folder is None),
+            self.data.prepared is not None or self.autoencoder.folder is None,
             field="data.prepared",
             value=self.data.prepared,
-            rule="a flow of latents needs both prepared data and an autoencoder; a flow of pixels needs neither",
-            remedy="Set both data.prepared and autoencoder.folder, or neither",
+            rule="a flow of latents trains on prepared data alone",
+            remedy="Set the folder that `python -m nami_jax.prepare` is to create, or autoencoder.folder = None",
+        )
+        require(
+            not self.data.flip or self.autoencoder.folder is None,
+            field="data.flip",
+            value=self.data.flip,
+            rule="latents cannot be mirrored",
+            remedy="Set False",
         )
         require(
             self.flow.sigma_ends is None or self.sample.grid != "released",

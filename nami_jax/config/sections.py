@@ -127,7 +127,7 @@ class DataConfig(Settings):
     )
     side: Positive = field("height and width of the last stage's images, pixels", default=32)
     prepared: str | None = field(
-        "folder that `python -m nami_jax.prepare` created, to train on latents; None: `name`'s pixels",
+        "folder that `python -m nami_jax.prepare` creates, of latents or pixels; None: `name`'s pixels",
         default=None,
         may_change=True,
     )
@@ -146,7 +146,7 @@ class DataConfig(Settings):
         may_change=True,
     )
     cache_images: int = field("decoded images kept in memory", default=4096, may_change=True, ge=0)
-    flip: bool = field("mirror half of the images", default=False)
+    flip: bool = field("mirror half of the images, where they are pixels", default=False)
 
     def __post_init__(self) -> None:
         require(
@@ -173,13 +173,6 @@ class DataConfig(Settings):
                 rule="images of data.name are cropped to squares",
                 remedy="Set data.prepared, or data.buckets = None",
             )
-        require(
-            not (self.flip and self.prepared),
-            field="data.flip",
-            value=self.flip,
-            rule="prepared latents cannot be mirrored",
-            remedy="Set False",
-        )
 
     @property
     def bucket_sizes(self) -> tuple[tuple[int, int], ...]:

@@ -4,12 +4,14 @@ The order is a function of the seed and the step alone.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
-from nami_jax.data.captioned_images import CaptionedImages, Sample
+from nami_jax.data.captioned_images import Sample
+from nami_jax.data.examples import PictureSource
 from nami_jax.data.images import to_stage
 from nami_jax.parallel.host_shard import WHOLE, HostShard
 
@@ -17,7 +19,7 @@ ENDLESS = 1 << 40  # steps; grain's ranges have an end
 
 
 def crop_loader(
-    source: CaptionedImages,
+    sources: Sequence[PictureSource],
     *,
     seed: int,
     batch: int,
@@ -30,7 +32,7 @@ def crop_loader(
     `set_state({"next_index": step})` continues at any step, with any number of processes; `get_state()` gives that.
 
     Args:
-        source: the training split.
+        sources: the training split, one source for each size of image.
         seed: of order, places and mirroring.
         batch: images of a step.
         crop: side of the squares cut from them, pixels; at most the side of the images.
@@ -45,7 +47,8 @@ def crop_loader(
     """
     shard.require_even("train.batch", (batch,))
     draw = functools.partial(_draw, crop=crop, flip=flip)
-    examples: Any = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(draw)
+    images = grain.MapDataset.concatenate([grain.MapDataset.source(source) for source in sources])
+    examples: Any = images.seed(seed).shuffle().repeat().random_map(draw)
 
     # The share is cut after everything random: before it, the draws would depend on the number of processes.
     def pixels_of(step: int) -> np.ndarray:

@@ -5,6 +5,8 @@ soon as its names are known.
 """
 
 import difflib
+import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,9 +14,10 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 import nami_jax.data.emoji_captions  # noqa: F401  (registers the builder, so that its name is known)
-from nami_jax.config import ConfigError, DataConfig, nearest
+from nami_jax.config import ConfigError, DataConfig, nearest, require
 
 FORMAT = "array_record"  # the one format of tensorflow-datasets with random access and without tensorflow
+NAME = re.compile(r"[a-zA-Z]\w*(/[\w.+-]+)?(:[\d.*]+)?")  # of a set, its config and its version
 Feature = tfds.features.FeatureConnector
 
 
@@ -26,12 +29,13 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
 
     Raises:
         ConfigError: `data.name`, `data.image_key`, `data.caption_key` or `split` does not exist or cannot be
-            used.
+            used, or the set cannot be stored in `data.data_dir`.
     """
     builder = _find_builder(cfg)
     image_feature(cfg, builder)
     caption_feature(cfg, builder)
     if not builder.is_prepared():
+        _require_folder(cfg)
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()  # which would be drawn over and over in a log
         download_config = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -55,7 +59,33 @@ def is_prepared(cfg: DataConfig) -> bool:
     return _find_builder(cfg).is_prepared()
 
 
+def _require_folder(cfg: DataConfig) -> None:
+    """Makes `data.data_dir` where it is a local folder; raises `ConfigError` if nothing can be stored there."""
+    if "://" in cfg.data_dir:
+        return
+    try:
+        os.makedirs(cfg.data_dir, exist_ok=True)
+        problem = None if os.access(cfg.data_dir, os.W_OK) else "cannot be written to"
+    except OSError as error:
+        problem = error.strerror
+    require(
+        problem is None,
+        field="data.data_dir",
+        value=cfg.data_dir,
+        rule=f"the data set cannot be stored there: {problem}",
+        remedy="Set a folder that can be written to",
+    )
+
+
 def _find_builder(cfg: DataConfig) -> tfds.core.DatasetBuilder:
+    # Sets of other hubs, "huggingface:…", would be looked for on the network, and need packages that are not here.
+    require(
+        NAME.fullmatch(cfg.name) is not None,
+        field="data.name",
+        value=cfg.name,
+        rule='is not the name of a tensorflow-datasets set, "name", "name/config" or either with ":version"',
+        remedy="Set such a name, or prepare a folder of your own images and set data.prepared",
+    )
     try:
         return tfds.builder(cfg.name, data_dir=cfg.data_dir)
     except ValueError as error:
@@ -90,9 +120,13 @@ def _require_split(cfg: DataConfig, builder: tfds.core.DatasetBuilder, split: st
     try:
         size = builder.info.splits[split].num_examples
     except ValueError as error:
-        hint = nearest(split.partition("[")[0], list(builder.info.splits))
+        whole = split.partition("[")[0]
+        if whole in builder.info.splits:
+            hint = f" {whole!r} has {builder.info.splits[whole].num_examples} images; a part is {whole + '[:90%]'!r}."
+        else:
+            hint = nearest(whole, list(builder.info.splits))
         raise ConfigError(f"{field} = {split!r}: no such split of {cfg.name}.{hint}") from error
-    if size == 0:
+    if size <= 0:  # less where it ends before it begins
         raise ConfigError(f"{field} = {split!r}: contains no images. Set a split, or a part of one, that is not empty.")
 
 

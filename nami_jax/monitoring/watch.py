@@ -137,7 +137,7 @@ class Watch:
                 self._validated = step, loss
                 self._say(self._interval.judge(step, loss))
             shown = [f"{name} {value:.4f}" for name, value in scalars.items() if name.startswith("validation/")]
-            self._say(f"step {step}: {', '.join(shown)}")
+            self._say(f"step {step}: {', '.join(shown)}" if shown else None)
 
     def validation_loss(self, step: int) -> float | None:
         """Returns the validation loss of the state after `step`, if `show` has measured it."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nami_jax.config import ConfigError
 from nami_jax.files.disk import is_full, lock, move_into_place, written_whole
 from nami_jax.preparation.errors import PreparationError
 
@@ -69,6 +70,41 @@ def match(pattern: str) -> list[str]:
     return [file.path for file in found.metadata_list]
 
 
+def require_file_system(field: str, path: str) -> None:
+    """Raises `ConfigError` if a path is on a file system for which Beam has no driver installed."""
+    if is_remote(path):
+        try:
+            beam_file_systems().get_filesystem(path)
+        except ValueError as error:
+            raise ConfigError(
+                f"{field} = {path!r}: nothing installed opens {path.partition('://')[0]}://. Install it, e.g. "
+                "`pip install 'apache-beam[gcp]'` for gs:// or 'apache-beam[aws]' for s3://, or copy the files here."
+            ) from error
+
+
+def files_below(folder: str) -> list[str]:
+    """Returns the names of the files in a folder and its folders, sorted; hidden ones are left out, links not followed.
+
+    Raises:
+        PreparationError: a folder cannot be read.
+    """
+    if is_remote(folder):
+        start = f"{folder.rstrip('/')}/"
+        return sorted(path.removeprefix(start) for path in match(join(folder, "**")))
+    names = []
+    try:
+        for inside, folders, found in os.walk(folder, onerror=_raise):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            names += [os.path.relpath(os.path.join(inside, n), folder) for n in found if not n.startswith(".")]
+    except OSError as error:
+        raise cannot_read(folder, error) from error
+    return sorted(names)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def listing(folder: str) -> set[str]:
     """Returns the names of the files in a folder, hidden ones left out; none if there is no such folder."""
     if is_remote(folder):
@@ -76,7 +112,19 @@ def listing(folder: str) -> set[str]:
     if not os.path.isdir(folder):
         return set()
     with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")}
+        return {entry.name for entry in entries if _is_file(entry) and not entry.name.startswith(".")}
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # links in a circle
+        return False
+
+
+def is_file(path: str) -> bool:
+    """Returns whether there is such a file; a pipe is none."""
+    return exists(path) if is_remote(path) else os.path.isfile(path)
 
 
 def write(path: str, content: bytes) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nami_jax.config import ConfigError
-from nami_jax.data.latents import MANIFESTS, manifest_name
+from nami_jax.data.prepared_format import MANIFESTS, manifest_name
 from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.errors import PreparationError
 from nami_jax.preparation.job import Job

@@ -1,12 +1,13 @@
 """Pixels and captions to records, in batches of few shapes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from nami_jax.data.latents import Bucket, LatentSample
+from nami_jax.data.prepared_format import Bucket, PreparedSample
+from nami_jax.preparation.errors import PreparationError
 from nami_jax.preparation.job import Job
 
 CAPTIONS_AT_ONCE = 64  # at least: their states, in float32, are the largest thing a worker holds
@@ -25,7 +26,7 @@ class _Encoded(NamedTuple):
     id: str
     bucket: Bucket
     captions: tuple[str, ...]
-    latents: np.ndarray  # (h, w, C) bfloat16
+    image: np.ndarray  # (H, W, 3) uint8, or latents (h, w, C) bfloat16
 
 
 class RecordEncoder:
@@ -34,7 +35,7 @@ class RecordEncoder:
     The order of records, and so the bytes of files, follow from the order of pictures alone.
     """
 
-    def __init__(self, job: Job, write: Callable[[Bucket, LatentSample], None]):
+    def __init__(self, job: Job, write: Callable[[Bucket, PreparedSample], None]):
         """Calls `write` with every finished record and its bucket."""
         self._networks = job.networks()
         self._batch_size = job.options.batch_size
@@ -57,24 +58,37 @@ class RecordEncoder:
         self._encode_captions()
 
     def _encode_images(self, waiting: list[Picture]) -> None:
-        pixels = np.stack([picture.pixels for picture in waiting])
-        # Filled up with the first image: one shape for each bucket is compiled.
-        pixels = np.concatenate([pixels, np.repeat(pixels[:1], self._batch_size - len(pixels), axis=0)])
-        images = pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)  # (B, H, W, 3)
-        latents = self._networks.autoencoder.encode(images).astype(ml_dtypes.bfloat16)  # (B, h, w, C)
-        for picture, latent in zip(waiting, latents, strict=False):
-            self._encoded.append(_Encoded(picture.id, picture.bucket, picture.captions, latent))
+        for picture, image in zip(waiting, self._images(waiting), strict=True):
+            self._encoded.append(_Encoded(picture.id, picture.bucket, picture.captions, image))
         waiting.clear()
         if sum(len(encoded.captions) for encoded in self._encoded) >= CAPTIONS_AT_ONCE:
             self._encode_captions()
 
+    def _images(self, pictures: list[Picture]) -> Sequence[np.ndarray]:
+        """Returns what is stored of each picture: its pixels, or the latents that they are encoded to."""
+        if self._networks.autoencoder is None:
+            return [picture.pixels for picture in pictures]
+        pixels = np.stack([picture.pixels for picture in pictures])
+        # Filled up with the first image: one shape for each bucket is compiled.
+        pixels = np.concatenate([pixels, np.repeat(pixels[:1], self._batch_size - len(pixels), axis=0)])
+        images = pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)  # (B, H, W, 3)
+        latents = self._networks.autoencoder.encode(images)[: len(pictures)]  # (B, h, w, C)
+        if not np.isfinite(latents).all():
+            raise PreparationError(
+                f"The autoencoder makes latents that are not finite, e.g. near {pictures[0].id}. Use "
+                "another autoencoder.folder, or --dtype=float32."
+            )
+        return latents.astype(ml_dtypes.bfloat16)
+
     def _encode_captions(self) -> None:
+        texts = self._networks.text
         captions = list(dict.fromkeys(caption for encoded in self._encoded for caption in encoded.captions))
-        states = self._networks.text(captions)
+        states = texts(captions) if texts and captions else None
         rows = {caption: row for row, caption in enumerate(captions)}
         for encoded in self._encoded:
-            mine = [rows[caption] for caption in encoded.captions]
-            embeds = states.embeds[mine].astype(ml_dtypes.bfloat16)
-            sample = LatentSample(encoded.id, encoded.captions, encoded.latents, embeds, states.pooled[mine])
-            self._write(encoded.bucket, sample)
+            embeds, pooled = None, None
+            if states is not None:
+                mine = [rows[caption] for caption in encoded.captions]
+                embeds, pooled = states.embeds[mine].astype(ml_dtypes.bfloat16), states.pooled[mine]
+            self._write(encoded.bucket, PreparedSample(encoded.id, encoded.captions, encoded.image, embeds, pooled))
         self._encoded.clear()

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.config import AutoencoderConfig, Config, ModelConfig, TextConfig
-from nami_jax.data.latents import Prepared
+from nami_jax.config.autoencoder_run import AutoencoderRun
+from nami_jax.data.prepared_format import Prepared
 from nami_jax.preparation.options import Options
 from nami_jax.preparation.sources import RecordSource, UnitList
 from nami_jax.text.encoder_files import encoder_id
@@ -20,41 +21,42 @@ from nami_jax.text.encoders import TextEncoder, load_text_encoder
 class Job:
     """A preparation, as it is sent to workers."""
 
-    cfg: Config
+    cfg: Config | AutoencoderRun
     source: RecordSource
     out: str
     options: Options
 
     def networks(self) -> "Encoders":
-        """Returns autoencoder and text encoder, loaded once in each process.
+        """Returns autoencoder and text encoder, as far as the run needs them, loaded once in each process.
 
         Raises:
-            ConfigError: the config has no autoencoder, or one of other sizes, or the text encoder's files are missing.
+            ConfigError: the autoencoder has other sizes than the config says, or files of a network are missing.
         """
+        if isinstance(self.cfg, AutoencoderRun):
+            return Encoders(None, None)
         with _LOADING:  # threads of one worker would all load them
             model = dataclasses.replace(self.cfg.model, dtype=self.options.dtype)
             return _load(self.cfg.autoencoder, model, self.cfg.text)
 
     def settings(self, plan: UnitList) -> Prepared:
         """Returns everything that the prepared data depend on."""
-        networks = self.networks()
+        cfg, (autoencoder, text) = self.cfg, self.networks()
         return Prepared(
             source=self.source.kind,
             source_digest=plan.digest,
             records=sum(unit.count for unit in plan.units),
             unit_size=self.options.unit_size,
             units=len(plan.units),
-            eval_share=self.source.eval_share,
             buckets=self.cfg.data.bucket_sizes,
             max_upscale=self.options.max_upscale,
             max_pixels=self.options.max_pixels,
-            autoencoder=networks.autoencoder.fingerprint,
-            downscale=networks.autoencoder.downscale,
-            channels=networks.autoencoder.channels,
-            text_encoder=encoder_id(self.cfg.text),
-            max_length=networks.text.max_length,
-            text_dim=networks.text.embed_dim,
-            pooled_dim=networks.text.pooled_dim,
+            autoencoder=autoencoder and autoencoder.fingerprint,
+            downscale=autoencoder.downscale if autoencoder else 1,
+            channels=autoencoder.channels if autoencoder else 3,
+            text_encoder=None if isinstance(cfg, AutoencoderRun) else encoder_id(cfg.text),
+            max_length=text and text.max_length,
+            text_dim=text and text.embed_dim,
+            pooled_dim=text and text.pooled_dim,
             dtype=self.options.dtype,
             caption_templates=self.cfg.data.caption_templates,
         )
@@ -63,8 +65,8 @@ class Job:
 class Encoders(NamedTuple):
     """What turns images and captions into what is stored."""
 
-    autoencoder: Autoencoder
-    text: TextEncoder
+    autoencoder: Autoencoder | None  # None: pixels are stored
+    text: TextEncoder | None  # None: for an autoencoder to train on, which needs no captions
 
 
 def release_networks() -> None:
@@ -77,4 +79,5 @@ _LOADING = threading.Lock()
 
 @functools.cache
 def _load(autoencoder: AutoencoderConfig, model: ModelConfig, text: TextConfig) -> Encoders:
-    return Encoders(Autoencoder.from_config(autoencoder, model), load_text_encoder(text, dtype=jnp.dtype(model.dtype)))
+    codec = None if autoencoder.folder is None else Autoencoder.from_config(autoencoder, model)
+    return Encoders(codec, load_text_encoder(text, dtype=jnp.dtype(model.dtype)))

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from nami_jax.data.images import BrokenImageError, cover, open_image
-from nami_jax.data.latents import Bucket
+from nami_jax.data.prepared_format import Bucket
 from nami_jax.preparation.errors import RejectedError
 from nami_jax.preparation.options import Limits
 

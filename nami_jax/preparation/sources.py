@@ -3,14 +3,13 @@
 Units are read on any machine, so sources are small and can be pickled.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from nami_jax.data.latents import SPLITS
 from nami_jax.preparation.errors import Reject, RejectedError
 
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MAX_FILE_BYTES = 256 * 1024**2  # of one image; a larger file is left out unread
 
 
@@ -25,6 +24,7 @@ class Unit(NamedTuple):
     count: int  # records
     duplicates: tuple[int, ...] = ()  # numbers of records whose id an earlier record has
     damage: str = ""  # why `part` cannot be read beyond this unit
+    names: tuple[bytes, ...] = ()  # of files, as the disk has them, where no file lists them
 
     def grown(self, stop: int, repeated: tuple[int, ...]) -> "Unit":
         """Returns the unit with one more record, which ends at `stop` and whose number is `repeated` if its id is."""
@@ -51,11 +51,7 @@ class RecordSource(Protocol):
     """Where records come from."""
 
     kind: ClassVar[str]
-
-    @property
-    def eval_share(self) -> float | None:
-        """The share of records to hold out; None if the source itself says which."""
-        ...
+    own_splits: ClassVar[bool]  # whether it says itself what is held out
 
     def plan(self, unit_size: int) -> UnitList:
         """Cuts the source into units of at most `unit_size` records, always in the same way."""
@@ -65,15 +61,9 @@ class RecordSource(Protocol):
         """Yields the records of a unit, `unit.count` of them, in order."""
         ...
 
-    def split(self, unit: Unit, record_id: str) -> str:
-        """Returns the split, one of `SPLITS`, that a record belongs to."""
+    def split(self, unit: Unit) -> str:
+        """Returns the split, one of `SPLITS`, that a unit belongs to; `TRAIN` if the source has none of its own."""
         ...
-
-
-def split_by_hash(record_id: str, eval_share: float) -> str:
-    """Draws the split of a record by its id alone, so that it is the same in every run and among any other records."""
-    draw = int.from_bytes(hashlib.sha256(record_id.encode()).digest()[:8]) / 2**64
-    return SPLITS[1] if draw < eval_share else SPLITS[0]
 
 
 def printable(name: str) -> str:
@@ -81,12 +71,18 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+def decode_text(content: bytes) -> str:
+    """Returns the text that anyone's file holds; raises `RejectedError` if it is not UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RejectedError("text is not UTF-8", str(error)) from error
+
+
 def parse_json(content: bytes) -> Any:
     """Parses JSON from anyone; raises `RejectedError` if it is broken, not UTF-8, or nested too deeply."""
     try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise RejectedError("text is not UTF-8", str(error)) from error
+        return json.loads(decode_text(content))
     except (ValueError, RecursionError) as error:
         raise RejectedError("broken JSON", str(error)) from error
 

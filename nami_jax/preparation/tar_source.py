@@ -9,21 +9,23 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
+from nami_jax.data.prepared_format import TRAIN
 from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
 from nami_jax.preparation.sources import (
+    IMAGE_ENDINGS,
     MAX_FILE_BYTES,
     Item,
     Unit,
     UnitList,
     clean_captions,
+    decode_text,
     parse_json,
     printable,
-    split_by_hash,
 )
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 BLOCK = 512  # of a tar, bytes
+MAX_MEMBERS = 1000  # of a record; what follows under the same name counts as another
 
 
 class Group(NamedTuple):
@@ -42,9 +44,9 @@ class TarSource:
     """
 
     kind: ClassVar[str] = "tars"
+    own_splits: ClassVar[bool] = False
     folder: str  # that all names are below
     names: tuple[str, ...]  # sorted
-    eval_share: float
 
     def plan(self, unit_size: int) -> UnitList:
         """Reads the headers of all tars."""
@@ -91,9 +93,9 @@ class TarSource:
         if unit.damage:
             yield Reject(unit.part, "damaged tar", unit.damage)
 
-    def split(self, unit: Unit, record_id: str) -> str:
-        """Draws the split by the record's id."""
-        return split_by_hash(record_id, self.eval_share)
+    def split(self, unit: Unit) -> str:
+        """Returns `TRAIN`: what is held out is drawn later."""
+        return TRAIN
 
 
 def groups(file: BinaryIO, start: int = 0, stop: int | None = None) -> Iterator[Group]:
@@ -114,10 +116,11 @@ def groups(file: BinaryIO, start: int = 0, stop: int | None = None) -> Iterator[
     try:
         for member, end in _members(file, size, stop):
             key, ending = split_name(member.name)
-            if group is not None and (key != group.key or ending in group.members):
+            if group is not None and (key != group.key or ending in group.members or len(group.members) == MAX_MEMBERS):
                 yield group
                 group = None
-            group = Group(key, {**(group.members if group else {}), ending: member}, end)
+            group = Group(key, group.members if group else {}, end)
+            group.members[ending] = member
     except RejectedError:
         if group is not None:  # a record that has lost its caption to the damage will be rejected for that
             yield group
@@ -166,7 +169,8 @@ def read_group(file: BinaryIO, group: Group, record_id: str) -> Item | Reject:
                 raise RejectedError("unsafe path", f"{printable(member.name)} is not a regular file")
         image = next((group.members[ending] for ending in IMAGE_ENDINGS if ending in group.members), None)
         if image is None:
-            raise RejectedError("no image", f"only {', '.join(map(printable, group.members))}")
+            some = [*map(printable, list(group.members)[:5]), *(["…"] if len(group.members) > 5 else [])]
+            raise RejectedError("no image", f"only {', '.join(some)}: a record's name ends at its first dot")
         captions = _captions(file, group.members)
         content = _content(file, image)
         return Item(record_id, functools.partial(bytes, content), captions, len(content))
@@ -181,10 +185,7 @@ def _captions(file: BinaryIO, members: dict[str, tarfile.TarInfo]) -> tuple[str,
         fields = parse_json(_content(file, members["json"]))
         captions = clean_captions(fields.get("caption") if isinstance(fields, dict) else None)
     if not captions and "txt" in members:
-        try:
-            captions = clean_captions(_content(file, members["txt"]).decode())
-        except UnicodeDecodeError as error:
-            raise RejectedError("text is not UTF-8", str(error)) from error
+        captions = clean_captions(decode_text(_content(file, members["txt"])))
     return captions
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from nami_jax.config import DataConfig
 from nami_jax.data.captioned_images import CaptionedImages
-from nami_jax.data.latents import SPLITS
+from nami_jax.data.prepared_format import SPLITS
 from nami_jax.data.tfds_builder import feature_value, open_records, prepared_builder
 from nami_jax.preparation.errors import Reject
 from nami_jax.preparation.sources import Item, Unit, UnitList
@@ -22,8 +22,8 @@ class TfdsSource:
     """
 
     kind: ClassVar[str] = "tfds"
+    own_splits: ClassVar[bool] = True
     data: DataConfig
-    eval_share: None = None
 
     def plan(self, unit_size: int) -> UnitList:
         """Cuts both splits into runs of records; the data set is prepared first if it is absent."""
@@ -54,7 +54,7 @@ class TfdsSource:
             found = tuple(caption for caption in captions if caption)
             yield Item(record_id, functools.partial(bytes, image), found, len(image))
 
-    def split(self, unit: Unit, record_id: str) -> str:
+    def split(self, unit: Unit) -> str:
         """Returns the split that the unit is part of."""
         return unit.part
 

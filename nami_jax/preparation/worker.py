@@ -6,7 +6,6 @@ and are never read.
 """
 
 import functools
-import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -16,11 +15,13 @@ from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from nami_jax.data.latents import DATA, Bucket, LatentSample, Shard, manifest_name
+from nami_jax.config import Config
+from nami_jax.data.prepared_format import DATA, Bucket, PreparedSample, Shard, manifest_name
 from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.encoding import Picture, RecordEncoder
 from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
 from nami_jax.preparation.job import Job
+from nami_jax.preparation.manifests import Manifest
 from nami_jax.preparation.pixels import fit_image, limit_pillow
 from nami_jax.preparation.sources import Item, Unit
 
@@ -62,12 +63,7 @@ def prepare_unit(fields: Sequence[Any], job: Job) -> tuple[int, int]:
     kept = sum(shard.records for shard in written)
     if kept + len(rejects) != unit.count + bool(unit.damage):
         raise PreparationError(f"{unit.part} has changed while it was being prepared. Run again with another --out.")
-    content = {
-        "unit": unit.index,
-        "shards": [shard._asdict() for shard in written],
-        "rejects": [reject._asdict() for reject in rejects],
-    }
-    files.write(manifest, (json.dumps(content, indent=1) + "\n").encode())
+    files.write(manifest, Manifest(written, shards.ids(written), rejects).to_json().encode())
     return kept, len(rejects)
 
 
@@ -97,6 +93,8 @@ def _look(item: Item | Reject, job: Job) -> Picture | Reject:
         return item
     try:
         captions = fill_templates(item.captions, job.cfg.data.caption_templates)
+        if not captions and isinstance(job.cfg, Config):  # an autoencoder needs none
+            raise RejectedError("empty caption")
         bucket, pixels = fit_image(item.load(), job.cfg.data.bucket_sizes, job.options.limits)
     except RejectedError as error:
         return Reject(item.id, error.reason, error.detail)
@@ -104,46 +102,44 @@ def _look(item: Item | Reject, job: Job) -> Picture | Reject:
 
 
 def fill_templates(captions: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
-    """Returns every caption in every template once; raises `RejectedError` for none, too many or too long ones."""
-    if not captions:
-        raise RejectedError("empty caption")
+    """Returns every caption in every template once; raises `RejectedError` for too many or too long ones."""
     if len(captions) > MAX_CAPTIONS:
         raise RejectedError("too many captions", f"{len(captions)}; at most {MAX_CAPTIONS} are allowed")
-    longest = max(map(len, captions))
+    longest = max(map(len, captions), default=0)
     if longest > MAX_LETTERS:
         raise RejectedError("caption too long", f"{longest} characters; at most {MAX_LETTERS} are allowed")
     return tuple(dict.fromkeys(template.replace("{}", text) for text in captions for template in templates))
 
 
 class ShardWriter:
-    """The files of a unit: one for each split and bucket that has records."""
+    """The files of a unit: one for each bucket that has records."""
 
     def __init__(self, job: Job, unit: Unit, folder: Path):
         """Writes to the local `folder` until `publish`."""
         self._job, self._unit, self._folder = job, unit, folder
+        self._split = job.source.split(unit)
         self._attempt = uuid.uuid4().hex[:8]
-        self._writers: dict[tuple[str, Bucket], tuple[str, ArrayRecordWriter]] = {}
-        self._counts: dict[str, int] = {}
+        self._writers: dict[Bucket, tuple[str, ArrayRecordWriter]] = {}
+        self._ids: dict[Bucket, list[str]] = {}
 
-    def write(self, bucket: Bucket, sample: LatentSample) -> None:
+    def write(self, bucket: Bucket, sample: PreparedSample) -> None:
         """Adds a record to its file."""
-        key = (self._job.source.split(self._unit, sample.id), bucket)
-        if key not in self._writers:
-            name = f"{key[0]}-{bucket[0]}x{bucket[1]}-{self._unit.index:06d}-{self._attempt}.arrayrecord"
+        if bucket not in self._writers:
+            name = f"{self._split}-{bucket[0]}x{bucket[1]}-{self._unit.index:06d}-{self._attempt}.arrayrecord"
             # One record in a group: training reads single ones in any order.
-            self._writers[key] = name, ArrayRecordWriter(str(self._folder / name), "group_size:1")
-            self._counts[name] = 0
-        name, writer = self._writers[key]
+            self._writers[bucket] = name, ArrayRecordWriter(str(self._folder / name), "group_size:1")
+            self._ids[bucket] = []
+        name, writer = self._writers[bucket]
         try:
             writer.write(sample.pack())
         except (OSError, RuntimeError) as error:
             raise files.cannot_write(str(self._folder / name), error) from error
-        self._counts[name] += 1
+        self._ids[bucket].append(sample.id)
 
     def publish(self) -> list[Shard]:
         """Finishes the files, moves them to their place and returns what the manifest says of them."""
         shards = []
-        for (split, bucket), (name, writer) in sorted(self._writers.items()):
+        for bucket, (name, writer) in sorted(self._writers.items()):
             local = self._folder / name
             try:
                 writer.close()
@@ -151,5 +147,10 @@ class ShardWriter:
                 raise files.cannot_write(str(local), error) from error
             size = local.stat().st_size
             files.publish(local, files.join(self._job.out, DATA, name))
-            shards.append(Shard(f"{DATA}/{name}", split, bucket, self._counts[name], size))
+            records = len(self._ids[bucket])
+            shards.append(Shard(f"{DATA}/{name}", self._unit.index, self._split, bucket, records, size))
         return shards
+
+    def ids(self, shards: Sequence[Shard]) -> list[list[str]]:
+        """Returns the ids of the records in each of the files."""
+        return [self._ids[shard.bucket] for shard in shards]

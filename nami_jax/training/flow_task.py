@@ -19,7 +19,6 @@ from nami_jax.checkpoints.runs import BASE, load_frozen, load_run, open_folder
 from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER
 from nami_jax.config import Config, require
 from nami_jax.data.examples import Data, open_data
-from nami_jax.data.latents import SPLITS, PreparedLatents
 from nami_jax.data.loader import Batch, eval_batches, train_loader
 from nami_jax.monitoring.flops import step_flops
 from nami_jax.monitoring.metrics import bar_text
@@ -110,9 +109,7 @@ class FlowTask:
         cfg = self.cfg
         if cfg.data.prepared is None:
             return ready_splits(cfg.data)
-        prepared = PreparedLatents(Path(cfg.data.prepared), cfg)
-        prepared.require_autoencoder(Autoencoder.from_config(cfg.autoencoder, cfg.model).fingerprint)
-        return {split: prepared.sources(split) for split in SPLITS}
+        return {"train": self.data.train, "held_out": self.data.held_out}
 
     def load_networks(self) -> None:  # noqa: D102
         _ = self.codec
@@ -187,7 +184,9 @@ class FlowTask:
         return Views(scalars, bar_text, self.validate, draw)
 
     def validate(self, state: TrainState) -> dict[str, float]:
-        """Returns the mean loss of each stage over the held-out split, and of all, with the same draws each time."""
+        """Returns the mean loss of each stage over the held-out split, if any, and of all, with the same draws always."""
+        if not self.data.held_out:
+            return {}
         losses, params = [], sampling_weights(state)
         eval_step = flow_step.make_eval_step(self.cfg, self.mesh)
         for i, batch in enumerate(eval_batches(self.data.held_out, self.cfg, host_shard(self.mesh))):

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from nami_jax.config import DataConfig
 from nami_jax.data.captioned_images import CaptionedImages, open_source
-from nami_jax.data.latents import SPLITS
+from nami_jax.data.prepared_format import SPLITS
 from nami_jax.data.tfds_builder import is_prepared
 from nami_jax.monitoring.watch import Views
 from nami_jax.training.state import TrainState

@@ -229,6 +229,7 @@ def test_positions_outside_the_data_set_raise(damaged):
         ({"name": "colour_card"}, r"data\.name = 'colour_card'.*Did you mean 'colour_cards'"),
         ({"name": "zzz_nothing_near"}, r"data\.name.*list_builders"),
         ({"name": "no name!"}, r"data\.name = 'no name!'"),
+        ({"name": "huggingface:cifar10"}, r"data\.name = .huggingface:cifar10.: is not the name of a tensorflow"),
         ({"name": "colour_cards:7.0.0"}, r"data\.name.*7\.0\.0.*only: 1\.0\.0"),
         ({"name": "emoji_captions/food_animal_32"}, r"data\.name.*Did you mean 'food_animals_32'"),
         ({"image_key": "picture/frnt"}, r"data\.image_key = 'picture/frnt'.*Did you mean 'picture/front'"),
@@ -246,11 +247,21 @@ def test_wrong_names_fail_before_anything_is_prepared(cards, fields, message):
 @pytest.mark.parametrize(
     ("split", "message"),
     [("trian", r"data\.eval_split = 'trian'.*Did you mean 'train'"), ("train[:9", r"data\.eval_split"),
-     ("train[:0]", r"data\.eval_split = 'train\[:0\]': contains no images")],
+     ("train[:0]", r"data\.eval_split = 'train\[:0\]': contains no images"),
+     ("train[-1:-3]", r"data\.eval_split = 'train\[-1:-3\]': contains no images"),
+     ("train[-9:]", r"no such split of colour_cards\. 'train' has 6 images; a part is 'train\[:90%\]'")],
 )  # fmt: skip
 def test_splits_that_do_not_exist_or_are_empty_fail(cards, split, message):
     with pytest.raises(ConfigError, match=message):
         open_source(dataclasses.replace(cards, eval_split=split), split)
+
+
+@pytest.mark.parametrize("place", ["{file}", "{file}/below", "/proc/none"])
+def test_a_place_where_nothing_can_be_stored_is_named(cards, tmp_path, place):
+    (tmp_path / "file").touch()
+    place = place.format(file=tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"data\.data_dir = .*cannot be stored there: .* Set a folder that"):
+        opened(cards, data_dir=place)
 
 
 def test_a_data_set_in_another_format_is_refused(cards):

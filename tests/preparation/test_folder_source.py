@@ -5,9 +5,10 @@ import resource
 
 import pytest
 
+from nami_jax.config import ConfigError
 from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
-from nami_jax.preparation.folder_source import FolderSource, read_inside
-from nami_jax.preparation.sources import Item, split_by_hash
+from nami_jax.preparation.folder_source import MAX_ROW, FolderSource, read_inside
+from nami_jax.preparation.sources import Item
 from tests.preparation.conftest import png, write_lines
 
 
@@ -17,7 +18,7 @@ def read_all(source: FolderSource, unit_size: int) -> list[Item | Reject]:
 
 @pytest.fixture
 def source(tmp_path):
-    return FolderSource(str(tmp_path), eval_share=0.5)
+    return FolderSource(str(tmp_path))
 
 
 def test_texts_captions_and_lists_of_them_are_read(tmp_path, source):
@@ -150,10 +151,56 @@ def test_a_source_can_be_sent_to_workers(tmp_path, source):
     assert item.id == "a.png"
 
 
-def test_the_share_to_hold_out_is_drawn_by_id_alone():
-    ids = [f"{i}.png" for i in range(4000)]
-    held_out = [i for i in ids if split_by_hash(i, 0.25) == "held_out"]
-    assert 900 < len(held_out) < 1100  # 1000 +- 27, one standard deviation
-    assert {split_by_hash(i, 0.0) for i in ids} == {"train"}
-    # A larger share holds out the same ones and more: no held-out image ever becomes a training image.
-    assert all(split_by_hash(i, 0.5) == "held_out" for i in held_out)
+CSV = b"""file_name,width,text\r
+1.png,3,a red apple\r
+\r
+b/2.png,4,"a pear, ""green"",
+on two lines"\r
+3.png,5,\r
+4.png,6\r
+,7,no name\r
+./1.png,8,again\r
+6.png,9,gr\xfcn\r
+7.png,10,"last"
+"""
+
+
+@pytest.fixture
+def table(tmp_path):
+    return FolderSource(str(tmp_path), "metadata.csv")
+
+
+@pytest.mark.parametrize("unit_size", [1, 2, 3, 100])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a byte order mark"])
+def test_rows_of_a_csv_are_read_whatever_the_units(tmp_path, table, unit_size, mark):
+    (tmp_path / "metadata.csv").write_bytes(mark + CSV)
+    records = read_all(table, unit_size)
+    assert [(record.id, record.captions) for record in records if isinstance(record, Item)] == [
+        ("1.png", ("a red apple",)),
+        ("b/2.png", ('a pear, "green",\non two lines',)),
+        ("3.png", ()),
+        ("7.png", ("last",)),
+    ]
+    rejects = [record for record in records if isinstance(record, Reject)]
+    assert [(reject.id, reject.reason) for reject in rejects] == [
+        ("metadata.csv:6", "broken CSV"),
+        ("metadata.csv:7", "broken CSV"),
+        ("1.png", "duplicate id"),
+        ("metadata.csv:9", "text is not UTF-8"),
+    ]
+    assert sum(unit.count for unit in table.plan(unit_size).units) == len(records)
+
+
+def test_a_quotation_mark_that_is_never_closed_costs_little(tmp_path, table):
+    rows = b"".join(b"%d.png,x\n" % i for i in range(MAX_ROW // 4))
+    (tmp_path / "metadata.csv").write_bytes(b'file_name,text\n0.png,"x\n' + rows)
+    records = read_all(table, 10_000)
+    assert [record.reason for record in records if isinstance(record, Reject)] == ["broken CSV"]
+    assert len(records) > MAX_ROW // 10
+
+
+@pytest.mark.parametrize("head", [b"name,text", b"file_name;text", b"", b'"', b"\xff,file_name"])
+def test_a_csv_that_does_not_name_its_columns_is_refused(tmp_path, table, head):
+    (tmp_path / "metadata.csv").write_bytes(head + b"\n1.png,x\n")
+    with pytest.raises(ConfigError, match=r"names no column 'file_name', but .* Name the columns, e\.g\. file_name"):
+        table.plan(1)

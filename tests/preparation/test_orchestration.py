@@ -24,22 +24,24 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 from PIL import Image
 
 from nami_jax.autoencoder.codec import Autoencoder
-from nami_jax.config import Config, ConfigError
-from nami_jax.data.latents import LatentSample, PreparedLatents
+from nami_jax.config import AutoencoderConfig, Config, ConfigError
+from nami_jax.data.prepared import PreparedData
+from nami_jax.data.prepared_format import PreparedSample
 from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
 from nami_jax.preparation.folder_source import FolderSource, read_inside
 from nami_jax.preparation.job import Job, Options, release_networks
 from nami_jax.preparation.orchestration import prepare
-from nami_jax.preparation.sources import Item, split_by_hash
+from nami_jax.preparation.sources import Item
 from nami_jax.preparation.worker import AT_ONCE, MAX_HELD, prepare_unit, read_ahead
 from nami_jax.text.encoders import load_text_encoder
 from tests.preparation.conftest import SQUARE, WIDE, files_below, png, write_lines
+from tests.support.autoencoder_runs import make_autoencoder_run
 from tests.support.images import bomb
 from tests.support.paths import ROOT
 from tests.support.runs import COLOURS, card_config
 
-OPTIONS = Options(unit_size=3, eval_share=0.4, max_pixels=1_000_000, batch_size=4)
+OPTIONS = Options(unit_size=3, held_out=0.4, max_pixels=1_000_000, batch_size=4)
 GOOD = 30
 BAD = {
     "none.png": "missing file",
@@ -97,12 +99,16 @@ def prepared(tmp_path_factory, latent_config, data_fields) -> Prepared:
     return Prepared(cfg, folder / "source", folder / "out", text)
 
 
-def all_samples(cfg: Config, out: Path) -> dict[str, dict[str, tuple[tuple[int, int], LatentSample]]]:
+def opened(cfg: Config, out: Path) -> PreparedData:
+    return PreparedData(dataclasses.replace(cfg.data, prepared=str(out)))
+
+
+def all_samples(cfg: Config, out: Path) -> dict[str, dict[str, tuple[tuple[int, int], PreparedSample]]]:
     """Returns split -> id -> (bucket, sample); fails if an id comes twice."""
-    latents, found = PreparedLatents(out, cfg), {}
+    data, found = opened(cfg, out), {}
     for split in ("train", "held_out"):
         found[split] = {}
-        for source in latents.sources(split):
+        for source in data.sources(split):
             for i in range(len(source)):
                 assert not any(source[i].id in samples for samples in found.values())
                 found[split][source[i].id] = source.bucket, source[i]
@@ -120,11 +126,25 @@ def committed(out: Path) -> list[Any]:
 
 def test_every_good_record_is_stored_once_in_its_split_and_bucket(prepared):
     found = all_samples(prepared.cfg, prepared.out)
-    expected = collections.defaultdict(dict)
-    for i in range(GOOD):
-        expected[split_by_hash(f"good/{i:02d}.png", 0.4)][f"good/{i:02d}.png"] = SQUARE if i % 3 else WIDE
-    assert {s: {i: bucket for i, (bucket, _) in samples.items()} for s, samples in found.items()} == expected
-    assert min(map(len, found.values())) > 3
+    expected = {f"good/{i:02d}.png": SQUARE if i % 3 else WIDE for i in range(GOOD)}
+    assert {i: bucket for samples in found.values() for i, (bucket, _) in samples.items()} == expected
+    assert {split: len(samples) for split, samples in found.items()} == {"train": 18, "held_out": 12}
+
+
+def test_holding_out_another_number_encodes_nothing_anew(prepared, tmp_path):
+    shutil.copytree(prepared.out, tmp_path, dirs_exist_ok=True)
+    before, held_out = files_below(tmp_path, "data", "manifests"), {}
+    for number, count in ((0.4, 12), (5, 5), (0.001, 1), (None, 0), (20, 20)):
+        text = prepare(prepared.cfg, str(prepared.source), str(tmp_path), dataclasses.replace(OPTIONS, held_out=number))
+        found = all_samples(prepared.cfg, tmp_path)
+        assert f"30 images (train {30 - count}, held_out {count})" in text
+        assert (len(found["train"]), len(found["held_out"])) == (30 - count, count)
+        assert ("No image is held out" in text) == (count == 0)
+        held_out[number] = set(found["held_out"])
+    assert files_below(tmp_path, "data", "manifests") == before
+    assert held_out[0.001] < held_out[5] < held_out[0.4] < held_out[20]  # none of them ever becomes a training image
+    with pytest.raises(ConfigError, match=r"held_out = 30: only 30 images can be used.* Set at most 29"):
+        prepare(prepared.cfg, str(prepared.source), str(tmp_path), dataclasses.replace(OPTIONS, held_out=30))
 
 
 def test_a_record_holds_the_latents_and_the_states_of_its_captions_in_every_template(prepared):
@@ -136,9 +156,9 @@ def test_a_record_holds_the_latents_and_the_states_of_its_captions_in_every_temp
     latents = autoencoder.encode(image)[0]
     states = load_text_encoder(prepared.cfg.text)(sample.captions)
     assert bucket == WIDE
-    assert sample.latents.shape == (8, 16, 4)
+    assert sample.image.shape == (8, 16, 4)
     # bfloat16 keeps 8 bits; other batches round differently in float32, which can tip a bfloat16 over.
-    np.testing.assert_allclose(sample.latents, latents, rtol=2**-7, atol=1e-5)
+    np.testing.assert_allclose(sample.image, latents, rtol=2**-7, atol=1e-5)
     assert sample.text_embeds.dtype == ml_dtypes.bfloat16
     np.testing.assert_allclose(sample.text_embeds.astype(np.float32), states.embeds, rtol=2**-7, atol=1e-5)
     np.testing.assert_allclose(sample.pooled, states.pooled, rtol=1e-4, atol=1e-6)
@@ -168,7 +188,7 @@ def test_the_contact_sheet_shows_originals(prepared):
 
 
 def test_the_states_of_no_text_are_stored_in_full(prepared):
-    empty = PreparedLatents(prepared.out, prepared.cfg).empty
+    empty = opened(prepared.cfg, prepared.out).empty
     expected = load_text_encoder(prepared.cfg.text)([""])
     for stored, state in zip(empty, expected, strict=True):
         assert stored.dtype == np.float32
@@ -198,14 +218,14 @@ def test_a_killed_run_continues_to_the_same_bytes(prepared, tmp_path):
     total = len(files_below(prepared.out, "manifests"))
     assert 2 <= manifests < total
     with pytest.raises(ConfigError, match=rf"only {manifests} of {total} units of work are done"):
-        PreparedLatents(out, prepared.cfg)
+        opened(prepared.cfg, out)
 
     text = prepare(prepared.cfg, str(prepared.source), str(out), OPTIONS)
     assert committed(out) == committed(prepared.out)
     assert sum(map(len, all_samples(prepared.cfg, out).values())) == GOOD
     assert (out / "rejects.jsonl").read_bytes() == (prepared.out / "rejects.jsonl").read_bytes()
     assert not (out / "unfinished").exists()
-    left = sum(json.loads(m)["unit"] >= 0 for name, m in done.items() if name.endswith(".json"))
+    left = sum(name.endswith(".json") for name in done)
     assert f"this run: {GOOD + len(BAD) - 3 * left} images" in text
 
 
@@ -217,7 +237,7 @@ def test_a_finished_preparation_is_not_done_again(prepared):
 
 
 def test_a_worker_leaves_a_unit_alone_that_another_has_finished(prepared):
-    job = Job(prepared.cfg, FolderSource(str(prepared.source), 0.4), str(prepared.out), OPTIONS)
+    job = Job(prepared.cfg, FolderSource(str(prepared.source)), str(prepared.out), OPTIONS)
     assert prepare_unit(tuple(job.source.plan(3).units[0]), job) == (0, 0)
 
 
@@ -225,7 +245,7 @@ def test_another_attempt_at_a_unit_writes_over_no_file(prepared, tmp_path):
     shutil.copytree(prepared.out, tmp_path, dirs_exist_ok=True)
     before = files_below(tmp_path, "data")
     (tmp_path / "manifests" / "000003.json").unlink()
-    job = Job(prepared.cfg, FolderSource(str(prepared.source), 0.4), str(tmp_path), OPTIONS)
+    job = Job(prepared.cfg, FolderSource(str(prepared.source)), str(tmp_path), OPTIONS)
     kept, rejected = prepare_unit(tuple(job.source.plan(3).units[3]), job)
     assert kept + rejected == 3
     after = files_below(tmp_path, "data")
@@ -234,7 +254,7 @@ def test_another_attempt_at_a_unit_writes_over_no_file(prepared, tmp_path):
 
 
 def test_networks_that_other_processes_use_are_let_go_of_here(prepared):
-    job = Job(prepared.cfg, FolderSource(str(prepared.source), 0.4), str(prepared.out), OPTIONS)
+    job = Job(prepared.cfg, FolderSource(str(prepared.source)), str(prepared.out), OPTIONS)
     networks = [weakref.ref(network) for network in job.networks()]
     assert all(network() is not None for network in networks)
     release_networks()
@@ -266,7 +286,7 @@ def test_a_contact_sheet_leaves_out_originals_that_are_gone(prepared, tmp_path, 
 
 def test_data_of_unknown_settings_are_refused(prepared, tmp_path):
     shutil.copytree(prepared.out, tmp_path, dirs_exist_ok=True)
-    for name in ("prepared.json", "summary.json", "rejects.jsonl", "contact_sheet.png"):
+    for name in ("prepared.json", "index.json", "summary.json", "rejects.jsonl", "contact_sheet.png"):
         (tmp_path / name).unlink()
     with pytest.raises(
         ConfigError, match=r"contains prepared manifests but no prepared\.json\. Remove manifests and data"
@@ -292,7 +312,6 @@ def test_a_damaged_manifest_is_named(prepared, tmp_path):
     ("change", "message"),
     [
         ({"unit_size": 4}, r"unit_size = 3, now 4"),
-        ({"eval_share": 0.5}, r"eval_share = 0\.4, now 0\.5"),
         ({"max_upscale": 3.0}, r"max_upscale = 2\.0, now 3\.0"),
         ({"dtype": "bfloat16"}, r"dtype = 'float32', now 'bfloat16'"),
         ({"caption_templates": ("{}",)}, r"caption_templates = \('{}', 'a {}'\), now \('{}',\)"),
@@ -331,10 +350,63 @@ def test_a_folder_with_other_files_is_refused(prepared, tmp_path):
     assert not (tmp_path / "prepared.json").exists()
 
 
-def test_a_config_without_autoencoder_is_refused(prepared, tmp_path):
-    pixels = card_config(tmp_path)
-    with pytest.raises(ConfigError, match=r"autoencoder\.folder = None: a flow of pixels needs no preparation"):
-        prepare(pixels, str(prepared.source), str(tmp_path / "out"), OPTIONS)
+@pytest.fixture(scope="module")
+def pixel_config(latent_config) -> Config:
+    """The run on latents without its autoencoder."""
+    model = dataclasses.replace(latent_config.model, channels=3)
+    return dataclasses.replace(latent_config, model=model, autoencoder=AutoencoderConfig())
+
+
+def test_a_flow_of_pixels_is_prepared_as_pixels_with_the_states_of_its_captions(prepared, pixel_config, tmp_path):
+    text = prepare(pixel_config, str(prepared.source), str(tmp_path), OPTIONS)
+    assert "30 images (train 18, held_out 12)" in text
+    data = opened(pixel_config, tmp_path)
+    data.require_flow(pixel_config, None)
+    found, latents = (all_samples(prepared.cfg, out) for out in (tmp_path, prepared.out))
+    assert set(found["held_out"]) == set(latents["held_out"])
+    bucket, sample = (found["train"] | found["held_out"])["good/09.png"]
+    assert bucket == WIDE
+    np.testing.assert_array_equal(sample.image, np.asarray(Image.new("RGB", (32, 16), "lime")))
+    _, other = (latents["train"] | latents["held_out"])["good/09.png"]
+    assert sample.captions == other.captions
+    np.testing.assert_allclose(sample.pooled, other.pooled, rtol=1e-4, atol=1e-6)
+    with Image.open(tmp_path / "contact_sheet.png") as sheet, Image.open(prepared.out / "contact_sheet.png") as pairs:
+        assert sheet.height < pairs.height
+
+
+def test_an_autoencoder_needs_no_captions(prepared, tmp_path):
+    cfg = make_autoencoder_run(data={"buckets": (SQUARE, WIDE), "name": "", "prepared": str(tmp_path)})
+    text = prepare(cfg, str(prepared.source), str(tmp_path), OPTIONS)
+    assert "32 images" in text  # also those with blank captions and with none
+    sources = PreparedData(cfg.data).sources("train")
+    assert {sources[0][i].text_embeds for i in range(len(sources[0]))} == {None}
+    assert not (tmp_path / "empty.msgpack").exists()
+
+
+def test_nothing_usable_is_an_error_that_says_why(prepared, tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.png").write_bytes(png())
+    write_lines(tmp_path / "source", [{"file_name": f"{name}.png", "text": "x"} for name in "bcd"])
+    with pytest.raises(PreparationError, match=r"None of the records .*: 3 rejected \(100 %\): missing file 3"):
+        prepare(prepared.cfg, str(tmp_path / "source"), str(tmp_path / "out"), OPTIONS)
+    assert len((tmp_path / "out" / "rejects.jsonl").read_text().splitlines()) == 3
+
+
+def test_damaged_states_of_no_text_are_made_again(prepared, tmp_path):
+    shutil.copytree(prepared.out, tmp_path, dirs_exist_ok=True)
+    whole = (tmp_path / "empty.msgpack").read_bytes()
+    for content in (b"garbage", b"", None):
+        path = tmp_path / "empty.msgpack"
+        path.unlink() if content is None else path.write_bytes(content)
+        prepare(prepared.cfg, str(prepared.source), str(tmp_path), OPTIONS)
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("field", ["source", "out"])
+def test_a_file_system_without_a_driver_is_named_with_what_to_install(prepared, tmp_path, field):
+    places = {"source": str(prepared.source), "out": str(tmp_path)} | {field: "nowhere://bucket/folder"}
+    with pytest.raises(ConfigError, match=rf"{field} = 'nowhere://bucket/folder': nothing installed opens nowhere://"):
+        prepare(prepared.cfg, places["source"], places["out"], OPTIONS)
 
 
 def test_without_beam_it_says_what_to_install(prepared, tmp_path, monkeypatch):

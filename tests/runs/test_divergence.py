@@ -6,13 +6,15 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from nami_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
 from nami_jax.config import ConfigError
 from nami_jax.monitoring.metrics import NonFiniteError
-from tests.support.runs import card_config, train
+from nami_jax.training.flow_task import FlowTask
+from tests.support.runs import card_config, numbers, restored, train
 
 ONE_DEVICE = jax.devices()[:1]
 STEPS = {"steps": 14, "checkpoint_every": 3, "eval_every": 3, "sample_every": 100, "log_every": 100, "keep_best": 0}

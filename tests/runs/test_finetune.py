@@ -80,7 +80,7 @@ def config(converted, tmp_path_factory):
     fields.sample.steps = (1, 1, 1)
     fields.train.update(stage_batches=((2, 2, 2),), steps=3, warmup_steps=0, eval_batch=2, sample_images=1, log_every=1)
     cfg = Config.from_dict(fields.to_dict())
-    prepare(cfg, str(folder / "images"), str(folder / "prepared"), Options(eval_share=0.3))
+    prepare(cfg, str(folder / "images"), str(folder / "prepared"), Options(held_out=0.3))
     return cfg
 
 

@@ -35,7 +35,7 @@ def prepared(latent_config, data_fields, tmp_path_factory):
         (images / f"{i}.png").write_bytes(png(width, height, "red" if i % 2 else "blue"))
     write_lines(images, [{"file_name": f"{i}.png", "text": f"card {i}"} for i in range(len(sizes))])
     cfg = data_fields(latent_config, prepared=str(folder / "prepared"))
-    prepare(cfg, str(images), str(folder / "prepared"), Options(unit_size=24, eval_share=0.3))
+    prepare(cfg, str(images), str(folder / "prepared"), Options(unit_size=24, held_out=0.3))
     train_fields = {"steps": 6, "eval_every": 6, "sample_every": 6, "checkpoint_every": 3, "sample_images": 3}
     return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, **train_fields))
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import jax
@@ -12,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.autoencoder.codec import save_autoencoder
 from nami_jax.config.autoencoder_run import AutoencoderRun
-from nami_jax.data.captioned_images import CaptionedImages, open_source
 from nami_jax.data.crops import crop_loader
+from nami_jax.data.examples import Pictures, open_pictures
 from nami_jax.models.vgg import Vgg
 from nami_jax.monitoring.watch import Views
 from nami_jax.parallel import processes as distributed
@@ -23,13 +23,6 @@ from nami_jax.training.autoencoder.perceptual import load_perceptual
 from nami_jax.training.autoencoder.review import make_preview, make_validation, with_unit_latents
 from nami_jax.training.state import TrainState
 from nami_jax.training.task import TrainStep, ready_splits
-
-
-class Splits(NamedTuple):
-    """The images of a run."""
-
-    train: CaptionedImages
-    held_out: CaptionedImages
 
 
 class AutoencoderTask:
@@ -55,10 +48,9 @@ class AutoencoderTask:
         return jax.device_put(vgg, NamedSharding(self.mesh, PartitionSpec()))
 
     @functools.cached_property
-    def data(self) -> Splits:
+    def data(self) -> Pictures:
         """What the run trains on, built at the first use where it is absent."""
-        data = self.cfg.data
-        return Splits(open_source(data, data.train_split), open_source(data, data.eval_split))
+        return open_pictures(self.cfg.data)
 
     def check(self) -> str:  # noqa: D102
         require_divisible("train.batch", ((self.cfg.train.batch,),), self.mesh)
@@ -80,7 +72,9 @@ class AutoencoderTask:
         return {}
 
     def ready_sources(self) -> Mapping[str, Sequence[Any]] | None:  # noqa: D102
-        return ready_splits(self.cfg.data)
+        if self.cfg.data.prepared is None:
+            return ready_splits(self.cfg.data)
+        return self.data._asdict()
 
     def load_networks(self) -> None:  # noqa: D102
         _ = self.vgg
@@ -90,7 +84,7 @@ class AutoencoderTask:
         return {}
 
     def open_data(self) -> list[int]:  # noqa: D102
-        return [len(self.data.train)]
+        return [len(source) for source in self.data.train]
 
     def loader(self) -> grain.DatasetIterator[Any]:  # noqa: D102
         train = self.cfg.train
@@ -123,14 +117,16 @@ class AutoencoderTask:
 
     def views(self, folder: Path) -> Views:
         """See `Task`: rates, the quality of held-out reconstructions and grids of them."""
-        train, held_out = self.data
 
         def scalars(summary: Mapping[str, float]) -> dict[str, float]:
             images_per_second = self.cfg.train.batch * summary["steps_per_second"]
-            return {"images_per_second": images_per_second, "corrupt_images": train.num_corrupt}
+            return {
+                "images_per_second": images_per_second,
+                "corrupt_images": sum(source.num_corrupt for source in self.data.train),
+            }
 
-        validate = make_validation(self.cfg, self.vgg, held_out)
-        return Views(scalars, _bar_text, validate, make_preview(self.cfg, held_out, folder))
+        validate = make_validation(self.cfg, self.vgg, self.data.held_out)
+        return Views(scalars, _bar_text, validate, make_preview(self.cfg, self.data, folder))
 
     def finish(self, state: TrainState, workdir: Path) -> None:
         """See `Task`: writes `workdir/vae` with the EMA weights, scaled for latents of mean 0 and deviation 1.

@@ -1,7 +1,7 @@
 """How good an autoencoder in training is: figures and pictures of held-out images, and what its latents look like."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.config import require
 from nami_jax.config.autoencoder_run import AutoencoderRun
-from nami_jax.data.captioned_images import CaptionedImages
+from nami_jax.data.examples import Pictures, PictureSource
 from nami_jax.data.images import to_stage
 from nami_jax.models.autoencoder_kl import AutoencoderKL
 from nami_jax.models.vgg import Vgg
@@ -70,16 +70,16 @@ class LatentStatistics:
         return float(np.sqrt((self.channel_std**2 + (self.channel_mean - self.mean) ** 2).mean()))
 
 
-def latent_statistics(autoencoder: Autoencoder, source: CaptionedImages) -> LatentStatistics:
-    """Measures the posterior means of all images of `source`."""
+def latent_statistics(autoencoder: Autoencoder, sources: Sequence[PictureSource]) -> LatentStatistics:
+    """Measures the posterior means of all images of `sources`."""
     statistics = LatentStatistics(autoencoder.channels)
-    for images in batches(source):
+    for images in batches(sources):
         statistics.add(autoencoder.encode(images))
     return statistics
 
 
-def with_unit_latents(cfg: AutoencoderRun, params: Any, source: CaptionedImages) -> AutoencoderKL:
-    """Returns the network with the factors that give the latents of `source` mean 0 and deviation 1 as a whole.
+def with_unit_latents(cfg: AutoencoderRun, params: Any, sources: Sequence[PictureSource]) -> AutoencoderKL:
+    """Returns the network with the factors that give the latents of `sources` mean 0 and deviation 1 as a whole.
 
     One factor for all channels keeps what the channels carry in the proportion that the decoder expects.
     Rombach et al., arXiv 2112.10752, appendix G.
@@ -87,7 +87,7 @@ def with_unit_latents(cfg: AutoencoderRun, params: Any, source: CaptionedImages)
     Raises:
         ConfigError: all latents are the same.
     """
-    statistics = latent_statistics(open_weights(cfg, params), source)
+    statistics = latent_statistics(open_weights(cfg, params), sources)
     require(
         statistics.std > 0,
         field="loss.kl",
@@ -104,26 +104,30 @@ def open_weights(cfg: AutoencoderRun, params: Any) -> Autoencoder:
     return Autoencoder(nnx.merge(autoencoder_structure(network_config(cfg)), jax.device_get(params)))
 
 
-def batches(source: CaptionedImages) -> Iterator[np.ndarray]:
-    """Yields all images of `source` in order, (up to 64, side, side, 3) float32 in [-1, 1]."""
-    for start in range(0, len(source), AT_ONCE):
-        some = [source[i]["image"] for i in range(start, min(start + AT_ONCE, len(source)))]
-        yield to_stage(np.stack(some), 1)
+def batches(sources: Sequence[PictureSource]) -> Iterator[np.ndarray]:
+    """Yields all images of `sources` in order, (up to 64, height, width, 3) float32 in [-1, 1]."""
+    for source in sources:
+        for start in range(0, len(source), AT_ONCE):
+            some = [source[i]["image"] for i in range(start, min(start + AT_ONCE, len(source)))]
+            yield to_stage(np.stack(some), 1)
 
 
 _distance = jax.jit(perceptual_distance)
 
 
 def make_validation(
-    cfg: AutoencoderRun, vgg: Vgg | None, held_out: CaptionedImages
+    cfg: AutoencoderRun, vgg: Vgg | None, held_out: Sequence[PictureSource]
 ) -> Callable[[TrainState], dict[str, float]]:
     """Returns state -> figures of the held-out images, whole and decoded from their posteriors' means.
 
     They are means over images: `validation/psnr` (dB), `validation/pixel` and `validation/perceptual` as in the loss,
     and `validation/loss`, their weighted sum; and `latents/mean_c` and `latents/std_c`, of the latents' channels c.
+    Without held-out images there are none.
     """
 
     def validate(state: TrainState) -> dict[str, float]:
+        if not held_out:
+            return {}
         autoencoder, figures = open_weights(cfg, state.ema), []
         statistics = LatentStatistics(autoencoder.channels)
         for images in batches(held_out):
@@ -145,17 +149,21 @@ def make_validation(
     return validate
 
 
-def make_preview(cfg: AutoencoderRun, held_out: CaptionedImages, folder: Path) -> Callable[[TrainState, int], Path]:
-    """Returns (state, step) -> path of a grid: held-out images, evenly spaced, above their reconstructions."""
-    count = min(cfg.train.sample_images, len(held_out))
-    samples = [held_out[int(i)] for i in np.linspace(0, len(held_out) - 1, count).round()]
+def make_preview(cfg: AutoencoderRun, data: Pictures, folder: Path) -> Callable[[TrainState, int], Path]:
+    """Returns (state, step) -> path of a grid: images, evenly spaced, above their reconstructions.
+
+    They are held-out ones, or training images where none is held out, of the first size that there is.
+    """
+    what, source = ("held-out", data.held_out[0]) if data.held_out else ("training", data.train[0])
+    count = min(cfg.train.sample_images, len(source))
+    samples = [source[int(i)] for i in np.linspace(0, len(source) - 1, count).round()]
     captions, pixels = [s["captions"][0] for s in samples], to_stage(np.stack([s["image"] for s in samples]), 1)
 
     def preview(state: TrainState, step: int) -> Path:
         autoencoder = open_weights(cfg, state.ema)
         rows: list[list[Image.Image]] = [to_images(x) for x in (pixels, autoencoder.decode(autoencoder.encode(pixels)))]
         path = folder / f"step_{step:07d}.png"
-        title = f"step {step}, held-out images: originals above, reconstructions below"
+        title = f"step {step}, {what} images: originals above, reconstructions below"
         if is_main():
             save_png(grid(captions, rows, title), path, {"captions": captions, "step": step})
         return path
