@@ -13,15 +13,18 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import grain
 import ml_dtypes
 import numpy as np
+import pydantic
 from absl import logging
 from flax.serialization import msgpack_restore, msgpack_serialize
 
-from nami_jax.config import Config, ConfigError, require
+from nami_jax.config import Config, ConfigError, Settings, require
+from nami_jax.config.settings import settings
+from nami_jax.files.json_files import parse_json, read_bytes
 from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextStates
 
@@ -57,15 +60,15 @@ class LatentSample(NamedTuple):
         return cls(**fields | {"captions": tuple(fields["captions"])})
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
+@settings(remedy=f"Remove its folder and {AGAIN}")
+class Prepared(Settings):
     """Everything that prepared data depend on: a run that continues them, or trains on them, must agree with it."""
 
     source: str  # "folder", "tars" or "tfds"
     source_digest: str  # of the list of records
     records: int  # in the source, good and bad
     unit_size: int  # records of a unit of work
-    units: int
+    units: Annotated[int, pydantic.Field(ge=0, le=10**6)]
     eval_share: float | None  # of the records that are held out; None: the source has splits of its own
     buckets: tuple[Bucket, ...]
     max_upscale: float  # images that would have to be enlarged more are left out
@@ -88,15 +91,7 @@ class Prepared:
     @classmethod
     def from_json(cls, content: str | bytes, path: str) -> Self:
         """Reads the `prepared.json` at `path`; raises `ConfigError` if it is damaged or of another format."""
-        try:
-            return cls._from_fields(json.loads(content), path)
-        except ConfigError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} is damaged: {error!r}. Remove its folder and {AGAIN}.") from error
-
-    @classmethod
-    def _from_fields(cls, fields: Any, path: str) -> Self:
+        fields = parse_json(content, path, f"Remove its folder and {AGAIN}")
         found = fields.get("format")
         require(
             found == FORMAT,
@@ -105,18 +100,24 @@ class Prepared:
             rule=f"this version reads format {FORMAT}",
             remedy=f"Set another data.prepared and {AGAIN}",
         )
-        fields["buckets"] = tuple(tuple(bucket) for bucket in fields["buckets"])
-        return cls(**fields | {"caption_templates": tuple(fields["caption_templates"])})
+        try:
+            return cls.from_dict(fields)
+        except ConfigError as error:
+            raise ConfigError(f"{path} is damaged: {error}") from error
 
 
 class Shard(NamedTuple):
     """An ArrayRecord file as a manifest lists it."""
 
-    name: str  # below the folder, e.g. "data/train-48x80-000017-5e7d0c1a.arrayrecord": split, bucket, unit, attempt
+    # Below the folder, e.g. "data/train-48x80-000017-5e7d0c1a.arrayrecord": split, bucket, unit, attempt.
+    name: Annotated[str, pydantic.Field(max_length=200)]
     split: str
     bucket: Bucket
     records: int
     bytes: int
+
+
+_SHARDS = pydantic.TypeAdapter(list[Shard], config=pydantic.ConfigDict(strict=True))
 
 
 def manifest_name(unit: int) -> str:
@@ -133,8 +134,10 @@ def manifest_shards(manifest: dict[str, Any]) -> Iterator[Shard]:
 def parse_manifest(content: bytes, path: str) -> dict[str, Any]:
     """Returns what the manifest at `path` says; raises `ConfigError` if it is damaged."""
     try:
-        manifest = json.loads(content)
-        _ = list(manifest_shards(manifest)), list(manifest["rejects"])
+        manifest = parse_json(content, path, f"Remove it and {AGAIN}")
+        _ = _SHARDS.validate_python(list(manifest_shards(manifest))), list(manifest["rejects"])
+    except ConfigError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged: {error!r}. Remove it and {AGAIN}.") from error
     return manifest
@@ -192,7 +195,8 @@ class PreparedLatents:
             rule=f"has no {SETTINGS_FILE}",
             remedy=f"First {AGAIN}",
         )
-        self.settings = Prepared.from_json((folder / SETTINGS_FILE).read_bytes(), str(folder / SETTINGS_FILE))
+        path = folder / SETTINGS_FILE
+        self.settings = Prepared.from_json(read_bytes(path, f"First {AGAIN}"), str(path))
         self._buckets = cfg.data.bucket_sizes
         _require_same(self.settings, cfg, folder)
         self._shards = self._complete_shards()
@@ -252,7 +256,7 @@ class PreparedLatents:
         )
         shards = []
         for path in done:
-            for shard in manifest_shards(parse_manifest(path.read_bytes(), str(path))):
+            for shard in manifest_shards(parse_manifest(read_bytes(path, f"To continue, {AGAIN}"), str(path))):
                 file = self.folder / shard.name
                 require(
                     file.is_file() and file.stat().st_size == shard.bytes,
