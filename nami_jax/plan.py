@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from nami_jax.config import ConfigError, require
 from nami_jax.config.flow_run import TASK
+from nami_jax.files.disk import explain
 from nami_jax.planning.costs import make_rate
 from nami_jax.planning.hardware import EXAMPLES, HOST, find_hardware
 from nami_jax.planning.planner import make_plan
@@ -56,6 +57,8 @@ def main(argv: list[str]) -> None:
         plan = make_plan(cfg, hardware, all_shapes=args.all_shapes, verify=args.verify)
     except (ConfigError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"error: {explain(error)}") from error
     print(report(plan, make_rate(hardware, args.mfu, args.price_per_chip_hour), args.mfu))
     sys.exit(0 if plan.fits else 1)
 

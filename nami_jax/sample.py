@@ -55,13 +55,17 @@ def save_pictures(pictures: "Sequence[Image.Image]", prompts: Sequence[str], out
     """Saves each picture, and a grid of all if there are several, with `about` and its prompt as metadata."""
     from nami_jax.sampling.pictures import grid, save_png
 
-    for i, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
-        path = out / file_name(i, prompt, about["seed"])
-        save_png(picture, path, {"prompt": prompt, **about})
-        print(path)
-    if len(pictures) > 1:
-        save_png(grid(prompts, [pictures]), out / "grid.png", {"prompts": prompts, **about})
-        print(out / "grid.png")
+    saved = []
+    try:
+        for i, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
+            path = out / file_name(i, prompt, about["seed"])
+            save_png(picture, path, {"prompt": prompt, **about})
+            saved.append(path)
+        if len(pictures) > 1:
+            save_png(grid(prompts, [pictures]), out / "grid.png", {"prompts": prompts, **about})
+            saved.append(out / "grid.png")
+    finally:
+        print("\n".join(map(str, saved)))  # last: no picture is lost to a pipe that closes
 
 
 def main(argv: list[str]) -> None:
@@ -69,6 +73,8 @@ def main(argv: list[str]) -> None:
     # Not at the top: jax, orbax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
     from nami_jax.checkpoints.checkpoint import CheckpointError
     from nami_jax.checkpoints.orbax import mute_orbax
+    from nami_jax.files.disk import explain, print_anything
+    from nami_jax.files.output_folder import output_folder
     from nami_jax.sampling.pipeline import NamiPipeline
     from nami_jax.weights import WeightsError
 
@@ -76,6 +82,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown argument {argv[1]!r}: pass prompts with --prompt")
     args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
+    print_anything()
     mute_orbax()
     try:
         steps = None if args.steps is None else parse_steps(args.steps)
@@ -95,19 +102,22 @@ def main(argv: list[str]) -> None:
             transition=args.transition,
         )
         about = dataclasses.asdict(settings) | {"negative_prompt": args.negative_prompt, "seed": args.seed}
-        pictures = pipe(
-            args.prompt,
-            height=args.height,
-            width=args.width,
-            num_images=args.num_images,
-            batch_size=args.batch_size,
-            progress=True,
-            **about,
-        )
+        with output_folder(Path(args.out), field="out"):
+            pictures = pipe(
+                args.prompt,
+                height=args.height,
+                width=args.width,
+                num_images=args.num_images,
+                batch_size=args.batch_size,
+                progress=True,
+                **about,
+            )
+            prompts = [prompt for prompt in args.prompt for _ in range(args.num_images)]
+            save_pictures(pictures, prompts, Path(args.out), {**about, "checkpoint": pipe.source})
     except (ConfigError, CheckpointError, WeightsError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    prompts = [prompt for prompt in args.prompt for _ in range(args.num_images)]
-    save_pictures(pictures, prompts, Path(args.out), {**about, "checkpoint": pipe.source})
+    except OSError as error:
+        raise SystemExit(f"error: {explain(error)}") from error
 
 
 if __name__ == "__main__":

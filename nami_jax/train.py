@@ -13,6 +13,7 @@ from nami_jax.checkpoints.checkpoint import CheckpointError
 from nami_jax.checkpoints.orbax import mute_orbax
 from nami_jax.config import ConfigError
 from nami_jax.data.captioned_images import CorruptDataError
+from nami_jax.files.disk import explain, print_anything
 from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.monitoring.profiling import parse_window
 from nami_jax.monitoring.watch import Extras
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> None:
 
 def _train() -> None:
     logging.set_verbosity(logging.WARNING)
+    print_anything()
     mute_orbax()
     fields, workdir, stop_after = flags.FLAGS.config.to_dict(), Path(flags.FLAGS.workdir), flags.FLAGS.stop_after
     if flags.FLAGS.dry_run:
@@ -56,6 +58,8 @@ def _train() -> None:
         return
     except (CheckpointError, ConfigError, CorruptDataError, ModuleNotFoundError, NonFiniteError, WeightsError) as error:
         raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"error: {explain(error)}") from error
     print(task.what_next(workdir))
 
 

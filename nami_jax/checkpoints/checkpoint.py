@@ -7,6 +7,7 @@ behind.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -192,6 +193,8 @@ class Checkpoints:
             CheckpointError: it is of another one.
         """
         fields = self._restore(step, config=ocp.args.JsonRestore())["config"]
+        if not isinstance(fields, dict):
+            raise DamagedCheckpointError(f"{self.folder / str(step)} is damaged: its config is not that of a run.")
         wanted, task = getattr(kind, "task", TASK), fields.get("task", TASK)
         if task != wanted:
             raise CheckpointError(
@@ -216,7 +219,7 @@ class Checkpoints:
         if step not in self._reader.all_steps():
             raise CheckpointError(f"{self.folder} has no step {step}. It has {sorted(self._reader.all_steps())}.")
         folder = self.folder / str(step)
-        if (folder / FINGERPRINTS).is_dir():  # checkpoints of earlier versions have none
+        if os.path.isdir(folder / FINGERPRINTS):  # checkpoints of earlier versions have none
             args[FINGERPRINTS] = ocp.args.JsonRestore()
         restored = {}
         with Reading() as reading:

@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 # What Orbax and TensorStore raise for files that are cut short or have been overwritten.
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class _Writer(ocp.CheckpointManager):

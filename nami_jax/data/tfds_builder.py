@@ -6,12 +6,14 @@ soon as its names are known.
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 import nami_jax.data.emoji_captions  # noqa: F401  (registers the builder, so that its name is known)
-from nami_jax.config import ConfigError, DataConfig, nearest
+from nami_jax.config import ConfigError, DataConfig, nearest, require, shown
+from nami_jax.files.output_folder import make_folder
 
 FORMAT = "array_record"  # the one format of tensorflow-datasets with random access and without tensorflow
 Feature = tfds.features.FeatureConnector
@@ -31,6 +33,8 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
     image_feature(cfg, builder)
     caption_feature(cfg, builder)
     if not builder.is_prepared():
+        if "://" not in cfg.data_dir:
+            make_folder(Path(cfg.data_dir), field="data.data_dir")
         download_config = tfds.download.DownloadConfig(try_download_gcs=False)
         try:
             builder.download_and_prepare(download_config=download_config, file_format=FORMAT)
@@ -53,12 +57,27 @@ def is_prepared(cfg: DataConfig) -> bool:
 
 
 def _find_builder(cfg: DataConfig) -> tfds.core.DatasetBuilder:
+    require(
+        "\0" not in cfg.data_dir + cfg.name,
+        field="data.data_dir",
+        value=cfg.data_dir,
+        rule="no folder and no data set has NUL in its name",
+        remedy="Set e.g. 'data'",
+    )
     try:
         return tfds.builder(cfg.name, data_dir=cfg.data_dir)
     except ValueError as error:
         raise ConfigError(f"data.name = {cfg.name!r}: {_what_exists(cfg.name)}") from error
     except ModuleNotFoundError as error:
         raise ConfigError(_missing_package(cfg, error)) from error
+    except (ImportError, RuntimeError) as error:  # of a file system that is not known, or whose driver is not installed
+        if "://" not in cfg.data_dir:
+            raise
+        reason = str(error).strip().rpartition("\n")[2].rpartition(": ")[2]
+        raise ConfigError(
+            f"data.data_dir = {shown(cfg.data_dir)}: this file system cannot be used here ({reason}). Install its "
+            "driver, or set a local folder, e.g. 'data'."
+        ) from error
     except AssertionError as error:  # what tensorflow-datasets raises for a version that does not exist
         raise ConfigError(f"data.name = {cfg.name!r}: {error} Name an existing version, or none.") from error
 
@@ -85,12 +104,14 @@ def _what_exists(name: str) -> str:
 def _require_split(cfg: DataConfig, builder: tfds.core.DatasetBuilder, split: str) -> None:
     field = "data.train_split" if split == cfg.train_split else "data.eval_split"
     try:
-        size = builder.info.splits[split].num_examples
+        size = builder.info.splits[split].num_examples  # below 0 for one that runs backwards
     except ValueError as error:
         hint = nearest(split.partition("[")[0], list(builder.info.splits))
-        raise ConfigError(f"{field} = {split!r}: no such split of {cfg.name}.{hint}") from error
-    if size == 0:
-        raise ConfigError(f"{field} = {split!r}: contains no images. Set a split, or a part of one, that is not empty.")
+        raise ConfigError(f"{field} = {shown(split)}: no such split of {cfg.name}.{hint}") from error
+    if size <= 0:
+        raise ConfigError(
+            f"{field} = {shown(split)}: contains no images. Set a split, or a part of one, that is not empty."
+        )
 
 
 def open_records(cfg: DataConfig, split: str) -> tuple[Sequence[Mapping[str, Any]], Sequence[str] | None]:

@@ -59,6 +59,8 @@ def prepare(
         remedy="To train on latents, set it and data.prepared",
     )
     require_beam()
+    files.require_driver(source, "source")
+    files.require_driver(out, "out")
     pipeline_options = beam_options(beam_arguments, own_flags)
     job = Job(cfg, find_source(source, cfg.data, options.eval_share), out, options)
     with files.only_run(out):

@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from nami_jax.files.disk import written_whole
+
 CELL = 96  # smallest side at which an image is shown, pixels
 GAP = 8
 LINE = 12  # height of a line of caption
@@ -72,4 +74,5 @@ def save_png(picture: Image.Image, path: Path, about: Mapping[str, object]) -> N
     for name, value in about.items():
         info.add_itxt(name, str(value))
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, pnginfo=info)
+    with written_whole(path) as unfinished:  # of a full disk or a kill nothing is left by that name
+        picture.save(unfinished, "PNG", pnginfo=info)

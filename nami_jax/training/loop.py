@@ -7,6 +7,7 @@ from pathlib import Path
 import grain
 
 from nami_jax.checkpoints.checkpoint import Checkpoints
+from nami_jax.checkpoints.workdir import RUN_CONFIG
 from nami_jax.config import DataConfig, require
 from nami_jax.monitoring.events import tracked
 from nami_jax.monitoring.metrics import Interval, NonFiniteError
@@ -57,7 +58,7 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
         state, loader = begin_or_continue(task, checkpoints, samples)
         steps = range(int(state.step) + 1, min(stop_after or last, last) + 1)
         if distributed.is_main():
-            (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
+            (workdir / RUN_CONFIG).write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
         checkpoints.prepare(state.items())
         train_step, views = task.compile(state, steps), task.views(workdir / "samples")
         interval = Interval(task.rate_field, cfg.train.max_skipped_steps, list(task.mesh.devices.flat))

@@ -38,7 +38,8 @@ def read_task(fields: Mapping[str, Any], devices: Sequence[Any] | None = None) -
         ConfigError: there is no such task, or the config does not fit it.
     """
     name = task_name(fields)
-    require(name in KINDS, field="task", value=name, rule="is not a task", remedy=f"Set one of {', '.join(KINDS)}")
+    known = isinstance(name, str) and name in KINDS
+    require(known, field="task", value=name, rule="is not a task", remedy=f"Set one of {', '.join(KINDS)}")
     kind = KINDS[name]
     own = {section: value for section, value in fields.items() if section != "task"}
     return kind.make(kind.config.from_dict(own), devices)
