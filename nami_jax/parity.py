@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import flags, logging
 
 from nami_jax.config import ConfigError
+from nami_jax.files.disk import explain
 from nami_jax.terminal.command_line import parse_flags, run_command
 
 
@@ -33,6 +34,8 @@ def main(argv: list[str]) -> None:
             print(f"{error:10.2e}  {name}{'' if fits else '  ABOVE THE TOLERANCE'}")
     except (ConfigError, WeightsError) as error:
         raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"error: {explain(error)}") from error
     print(f"{jax.devices()[0].device_kind}: {failed} vectors above {flags.FLAGS.tolerance:g}")
     if failed:
         raise SystemExit(1)

@@ -12,6 +12,7 @@ from absl import flags, logging
 
 from nami_jax.config import ConfigError, require
 from nami_jax.config.flow_run import TASK
+from nami_jax.files.disk import explain
 from nami_jax.terminal.command_line import run_command
 from nami_jax.terminal.config_flag import define_config_flag
 from nami_jax.training.flags import parse_run_flags
@@ -56,6 +57,8 @@ def main(argv: list[str]) -> None:
         plan = make_plan(cfg, hardware, all_shapes=args.all_shapes, verify=args.verify)
     except (ConfigError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"error: {explain(error)}") from error
     print(report(plan, make_rate(hardware, args.mfu, args.price_per_chip_hour), args.mfu))
     sys.exit(0 if plan.fits else 1)
 

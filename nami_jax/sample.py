@@ -82,6 +82,8 @@ def main(argv: list[str]) -> None:
     # Not at the top: jax, orbax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
     from nami_jax.checkpoints.checkpoint import CheckpointError
     from nami_jax.checkpoints.orbax import mute_orbax
+    from nami_jax.files.disk import explain, print_anything
+    from nami_jax.files.output_folder import output_folder
     from nami_jax.parallel.kept_programs import keep_on_disk
     from nami_jax.sampling.pipeline import NamiPipeline
     from nami_jax.weights import WeightsError
@@ -89,6 +91,7 @@ def main(argv: list[str]) -> None:
     del argv
     args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
+    print_anything()
     mute_orbax()
     keep_on_disk()
     try:
@@ -109,19 +112,22 @@ def main(argv: list[str]) -> None:
             transition=args.transition,
         )
         about = dataclasses.asdict(settings) | {"negative_prompt": args.negative_prompt, "seed": args.seed}
-        pictures = pipe(
-            args.prompt,
-            height=args.height,
-            width=args.width,
-            num_images=args.num_images,
-            batch_size=args.batch_size,
-            progress=True,
-            **about,
-        )
+        with output_folder(Path(args.out), field="out"):
+            pictures = pipe(
+                args.prompt,
+                height=args.height,
+                width=args.width,
+                num_images=args.num_images,
+                batch_size=args.batch_size,
+                progress=True,
+                **about,
+            )
+            prompts = [prompt for prompt in args.prompt for _ in range(args.num_images)]
+            save_pictures(pictures, prompts, Path(args.out), {**about, "checkpoint": pipe.source}, args.overwrite)
     except (ConfigError, CheckpointError, WeightsError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    prompts = [prompt for prompt in args.prompt for _ in range(args.num_images)]
-    save_pictures(pictures, prompts, Path(args.out), {**about, "checkpoint": pipe.source}, args.overwrite)
+    except OSError as error:
+        raise SystemExit(f"error: {explain(error)}") from error
 
 
 def cli() -> None:

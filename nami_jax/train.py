@@ -31,6 +31,7 @@ def _train() -> None:
     from nami_jax.checkpoints.orbax import mute_orbax
     from nami_jax.config import ConfigError
     from nami_jax.data.corruption import CorruptDataError
+    from nami_jax.files.disk import explain, print_anything
     from nami_jax.monitoring.metrics import NonFiniteError
     from nami_jax.monitoring.profiling import parse_window
     from nami_jax.monitoring.watch import Extras
@@ -43,6 +44,7 @@ def _train() -> None:
     from nami_jax.weights import WeightsError
 
     logging.set_verbosity(logging.WARNING)
+    print_anything()
     mute_orbax()
     fields, folder, stop_after = flags.FLAGS.config.to_dict(), workdir(), flags.FLAGS.stop_after
     if flags.FLAGS.dry_run:
@@ -65,6 +67,8 @@ def _train() -> None:
         return
     except (CheckpointError, ConfigError, CorruptDataError, ModuleNotFoundError, NonFiniteError, WeightsError) as error:
         raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"error: {explain(error)}") from error
     print(task.what_next(folder))
 
 

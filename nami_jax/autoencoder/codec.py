@@ -18,6 +18,7 @@ from flax import nnx
 from nami_jax.autoencoder.tiling import tiled
 from nami_jax.config import AutoencoderConfig, ConfigError, ModelConfig, choices, require
 from nami_jax.files.disk import written_whole
+from nami_jax.files.json_files import read_json
 from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from nami_jax.parallel.kept_programs import BoundedJit
 from nami_jax.weights import open_tensors, save_tensors
@@ -225,10 +226,9 @@ def decode_latents(graphdef: nnx.GraphDef, params: nnx.State, latents: jax.Array
 
 
 def _read_config(path: Path) -> AutoencoderKLConfig:
+    fields = read_json(path, "Fetch it again")
     try:
-        return read_autoencoder_config(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}. Fetch it again.") from error
+        return read_autoencoder_config(fields)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

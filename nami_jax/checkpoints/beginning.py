@@ -18,6 +18,7 @@ from nami_jax.checkpoints.runs import (
     require_same_network,
     require_same_size,
 )
+from nami_jax.checkpoints.workdir import RUN_CONFIG
 from nami_jax.config import Config, ModelConfig, PipelineConfig, fixed_fields, require
 from nami_jax.config.flow_run import TASK
 from nami_jax.config.settings import declared
@@ -27,7 +28,6 @@ from nami_jax.weights import Shardings, open_tensors
 from nami_jax.weights.converted import BRIDGE, PIPELINE_FILE, TRANSFORMER, inside, read_pipeline_config
 from nami_jax.weights.nami_keys import read_bridge
 
-CONFIG_FILE = "config.json"  # of a workdir
 TAKEN = ("model", "flow", "text", "autoencoder", "sample")  # sections whose unset fields are the origin's
 
 
@@ -142,7 +142,7 @@ def begun_fields(workdir: Path) -> Mapping[str, Any] | None:
 
 def _saved_fields(workdir: Path) -> Mapping[str, Any] | None:
     try:
-        found = json.loads((workdir / CONFIG_FILE).read_text())
+        found = json.loads((workdir / RUN_CONFIG).read_text())
     except (OSError, ValueError):  # its checkpoints say it too
         return None
     return found if isinstance(found, Mapping) else None

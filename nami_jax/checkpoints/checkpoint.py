@@ -252,6 +252,8 @@ class Checkpoints:
             CheckpointError: it is of another one.
         """
         fields = self._restore(step, config=ocp.args.JsonRestore())["config"]
+        if not isinstance(fields, dict):
+            raise DamagedCheckpointError(f"{self.folder / str(step)} is damaged: its config is not that of a run.")
         wanted, task = getattr(kind, "task", TASK), fields.get("task", TASK)
         if task != wanted:
             raise CheckpointError(

@@ -20,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 VALIDATION_LOSS = "validation_loss"  # of a checkpoint's state, if it was measured: the metric that Orbax keeps with it
 
 # What Orbax and TensorStore raise for files that are cut short or have been overwritten.
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class _Manager(ocp.CheckpointManager):

@@ -11,8 +11,11 @@ import jax
 from absl import logging
 
 from nami_jax.config import ConfigError
-from nami_jax.files.disk import is_full, lock_if_possible, numbered
+from nami_jax.files.disk import lock_if_possible, numbered
+from nami_jax.files.output_folder import cannot_write, make_folder
 from nami_jax.parallel.processes import first_error, is_main
+
+FOLDERS, RUN_CONFIG = ("checkpoints", "events", "samples"), "config.json"  # what every run writes
 
 
 @contextlib.contextmanager
@@ -28,28 +31,39 @@ def held(workdir: Path) -> Iterator[None]:
         error = _lock(workdir, stack) if is_main() else None
         error = first_error(error)
         if error is None and not (workdir / "lock").is_file():
-            error = f"process {jax.process_index()} does not see it. Set a folder on a disk that all hosts share"
+            error = (
+                f"workdir = {str(workdir)!r}: process {jax.process_index()} does not see it. Set a folder on a disk "
+                "that all hosts share."
+            )
         error = first_error(error)
         if error is not None:
-            raise ConfigError(f"workdir = {str(workdir)!r}: {error}.")
+            raise ConfigError(error)
         yield
 
 
 def _lock(workdir: Path, stack: contextlib.ExitStack) -> str | None:
-    """Locks the folder until `stack` is left, or returns why it cannot."""
+    """Locks the folder until `stack` is left, and makes what a run writes to in it; or returns why it cannot."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(workdir, field="workdir")
         file = stack.enter_context((workdir / "lock").open("ab", buffering=0))
         if not lock_if_possible(file):
             logging.warning("%s is on a file system without locks: do not start a second run in it.", workdir)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        for name in FOLDERS:  # now, and not when an hour's training is to be shown or saved
+            make_folder(workdir / name, field="workdir")
+        if os.path.lexists(workdir / RUN_CONFIG):
+            (workdir / RUN_CONFIG).open("ab").close()
     except BlockingIOError:
-        holder = (workdir / "lock").read_text() or "another process"
-        return f"{holder} is training in it. Wait for it to finish, stop it, or set another folder"
+        holder = (workdir / "lock").read_text(errors="replace") or "another process"
+        return (
+            f"workdir = {str(workdir)!r}: {holder} is training in it. Wait for it to finish, stop it, or set another "
+            "folder."
+        )
+    except ConfigError as error:
+        return str(error)
     except OSError as error:
-        remedy = "Free space there" if is_full(error) else "Set a folder that can be created and written"
-        return f"cannot be written: {error.strerror}. {remedy}"
+        return cannot_write(Path(error.filename or workdir), error, "workdir")
     return None
 
 

@@ -4,7 +4,7 @@
 and all other modules receive the dataclasses (never a ConfigDict, never flags).
 """
 
-from nami_jax.config.flow_run import SAMPLE_PRESETS, Config, PipelineConfig, SampleConfig, TrainConfig
+from nami_jax.config.flow_run import SAMPLE_PRESETS, Config, DrawConfig, PipelineConfig, SampleConfig, TrainConfig
 from nami_jax.config.sections import (
     AutoencoderConfig,
     BridgeConfig,
@@ -24,6 +24,7 @@ from nami_jax.config.settings import (
     nearest,
     parse_steps,
     require,
+    shown,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataConfig",
+    "DrawConfig",
     "Dtype",
     "FlowConfig",
     "MeshConfig",
@@ -48,4 +50,5 @@ __all__ = [
     "parse_steps",
     "require",
     "require_side",
+    "shown",
 ]

@@ -5,24 +5,41 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from nami_jax.config.keeping import KEEP_BEST, KEEP_EVERY, KEEP_NEWEST, LARGEST_RATE, MAX_LOSS_RISE, require_kept_steps
+from nami_jax.config.keeping import KEEP_BEST, KEEP_EVERY, KEEP_NEWEST, MAX_LOSS_RISE, require_kept_steps
 from nami_jax.config.sections import DataConfig
-from nami_jax.config.settings import Positive, Settings, Share, field, require, settings
+from nami_jax.config.settings import (
+    Positive,
+    Rate,
+    Seed,
+    Settings,
+    Share,
+    Side,
+    Steps,
+    Width,
+    field,
+    require,
+    settings,
+)
 
 TASK = "autoencoder"
-Weight = Annotated[float, pydantic.Field(ge=0)]
+Weight = Annotated[float, pydantic.Field(ge=0, le=1e6)]
 
 
 @settings("model")
 class SizesConfig(Settings):
     """Sizes of the AutoencoderKL."""
 
-    block_out_channels: tuple[Positive, ...] = field(
-        "channels at each resolution; each but the first halves the sides", default=(16, 32, 64), min_length=1
+    block_out_channels: tuple[Width, ...] = field(
+        "channels at each resolution; each but the first halves the sides",
+        default=(16, 32, 64),
+        min_length=1,
+        max_length=10,
     )
-    latent_channels: Positive = field("C, channels of the latents", default=4)
-    layers_per_block: Positive = field("residual blocks at each resolution; the decoder has one more", default=1)
-    norm_num_groups: Positive = field("groups of each group norm", default=8)
+    latent_channels: int = field("C, channels of the latents", default=4, ge=1, le=4096)
+    layers_per_block: int = field(
+        "residual blocks at each resolution; the decoder has one more", default=1, ge=1, le=32
+    )
+    norm_num_groups: Width = field("groups of each group norm", default=8)
     mid_attention: bool = field("self-attention of all latents in the middle of encoder and decoder", default=True)
 
     def __post_init__(self) -> None:
@@ -66,20 +83,20 @@ class LossConfig(Settings):
 class AutoencoderTrainConfig(Settings):
     """The training of an autoencoder."""
 
-    seed: int = field("of parameters, order, crops and noise", default=0)
-    steps: Positive = field("training steps of the whole run", default=3000, may_change=True)
-    batch: Positive = field("images of one step", default=8)
-    crop: Positive = field(
+    seed: Seed = field("of parameters, order, crops and noise", default=0)
+    steps: Steps = field("training steps of the whole run", default=3000, may_change=True)
+    batch: int = field("images of one step", default=8, ge=1, le=2**20)
+    crop: Side = field(
         "side of the squares that are cut from them at random, pixels: convolutions carry over to whole images",
         default=32,
     )
-    learning_rate: float = field(
-        "after warm-up; then it falls to 0 as a cosine", default=4e-3, may_change=True, gt=0, le=LARGEST_RATE
+    learning_rate: Rate = field("after warm-up; then it falls to 0 as a cosine", default=4e-3, may_change=True)
+    warmup_steps: int = field(
+        "steps of linear warm-up from 0 to the learning rate", default=50, may_change=True, ge=0, le=10**7
     )
-    warmup_steps: int = field("steps of linear warm-up from 0 to the learning rate", default=50, may_change=True, ge=0)
     adam_b1: Share = field("decay of Adam's first moment", default=0.9, may_change=True)
     adam_b2: Share = field("decay of Adam's second moment", default=0.99, may_change=True)
-    grad_clip: float = field("largest global gradient norm", default=1.0, may_change=True, gt=0)
+    grad_clip: float = field("largest global gradient norm", default=1.0, may_change=True, gt=0, le=1e30)
     ema_decay: Share = field("decay of the averaged weights, which are kept", default=0.99, may_change=True)
     log_every: Positive = field("steps between logs", default=50, may_change=True)
     eval_every: Positive = field("steps between validations", default=250, may_change=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
-from nami_jax.config.keeping import KEEP_BEST, KEEP_EVERY, KEEP_NEWEST, LARGEST_RATE, MAX_LOSS_RISE, require_kept_steps
+from nami_jax.config.keeping import KEEP_BEST, KEEP_EVERY, KEEP_NEWEST, MAX_LOSS_RISE, require_kept_steps
 from nami_jax.config.sections import (
     AutoencoderConfig,
     BridgeConfig,
@@ -18,36 +18,40 @@ from nami_jax.config.sections import (
     TextConfig,
     require_side,
 )
-from nami_jax.config.settings import Positive, Settings, Share, field, require, settings
+from nami_jax.config.settings import Positive, Rate, Seed, Settings, Share, Side, Steps, field, require, settings
 
 TASK = "flow"  # of a config that names none
-LearningRate = Annotated[float, pydantic.Field(gt=0, le=LARGEST_RATE)]
+Images = Annotated[int, pydantic.Field(le=2**20)]  # of one step
+SolverSteps = Annotated[int, pydantic.Field(ge=1, le=10_000)]
+MOST_PICTURES = 100_000  # of one prompt
 
 
 @settings("train")
 class TrainConfig(Settings):
     """The joint training of all stages."""
 
-    seed: int = field("of parameters, order, noise and times", default=0)
-    steps: Positive = field("training steps of the whole run", default=10_000, may_change=True)
-    stage_batches: tuple[tuple[int, ...], ...] = field(
+    seed: Seed = field("of parameters, order, noise and times", default=0)
+    steps: Steps = field("training steps of the whole run", default=10_000, may_change=True)
+    stage_batches: tuple[tuple[Images, ...], ...] = field(
         "per phase: the images of stage 1..K in one step; first many coarse ones, then many fine ones",
         default=((32, 16, 8), (16, 32, 8), (8, 16, 32)),
     )
     phase_starts: tuple[float, ...] = field(
         "share of the steps at which each phase begins; the first is 0", default=(0.0, 1 / 3, 2 / 3)
     )
-    phase_learning_rates: tuple[LearningRate, ...] = field("one per phase", default=(1e-4, 1e-4, 5e-5), may_change=True)
-    warmup_steps: int = field("steps of linear warm-up from 0 to the phase's rate", default=500, may_change=True, ge=0)
+    phase_learning_rates: tuple[Rate, ...] = field("one per phase", default=(1e-4, 1e-4, 5e-5), may_change=True)
+    warmup_steps: int = field(
+        "steps of linear warm-up from 0 to the phase's rate", default=500, may_change=True, ge=0, le=10**7
+    )
     decay: Literal["constant", "cosine"] = field(
         "schedule that multiplies the phase's learning rate after warm-up; cosine falls to 0 at the end",
         default="constant",
         may_change=True,
     )
-    weight_decay: float = field("weight decay, of kernels only", default=0.01, may_change=True, ge=0)
+    weight_decay: float = field("weight decay, of kernels only", default=0.01, may_change=True, ge=0, le=1e4)
     adam_b1: Share = field("decay of Adam's first moment", default=0.9, may_change=True)
     adam_b2: Share = field("decay of Adam's second moment", default=0.99, may_change=True)
-    grad_clip: float = field("largest global gradient norm", default=1.0, may_change=True, gt=0)
+    grad_clip: float = field("largest global gradient norm", default=1.0, may_change=True, gt=0, le=1e30)
     ema_decay: Share = field(
         "decay of the averaged weights, used to validate and sample", default=0.999, may_change=True
     )
@@ -107,8 +111,8 @@ class TrainConfig(Settings):
 class SampleConfig(Settings):
     """Defaults of the sampler, also used for the grids made during training."""
 
-    steps: tuple[Positive, ...] = field("solver steps per stage", default=(10, 10, 10), may_change=True)
-    guidance_scale: float = field("1 means no guidance", default=3.0, may_change=True, ge=0)
+    steps: tuple[SolverSteps, ...] = field("solver steps per stage", default=(10, 10, 10), may_change=True)
+    guidance_scale: float = field("1 means no guidance", default=3.0, may_change=True, ge=0, le=1000)
     grid: Literal["linear", "released"] = field(
         "time grid; released: the released scheduler's, for parity with it", default="linear", may_change=True
     )
@@ -116,6 +120,17 @@ class SampleConfig(Settings):
     transition: Literal["renoise", "bridge"] = field(
         "the jump between stages; bridge: for a model that has one", default="renoise", may_change=True
     )
+
+
+@settings()
+class DrawConfig(Settings):
+    """What a call of `NamiPipeline` asks for, beside texts and the sampler's settings."""
+
+    height: Side | None = field("of the pictures, pixels; None: as trained", default=None, example=512)
+    width: Side | None = field("of the pictures, pixels; None: as trained", default=None, example=512)
+    seed: Seed = field("of the noise", default=0)
+    num_images: int = field("pictures per prompt", default=1, ge=1, le=MOST_PICTURES)
+    batch_size: int = field("pictures drawn at once", default=32, ge=1, le=MOST_PICTURES)
 
 
 # Sampler settings by name. "released": what the demo of the released NAMI-2B uses.
@@ -130,7 +145,7 @@ class PipelineConfig(Settings):
     flow: FlowConfig
     text: TextConfig
     sample: SampleConfig
-    side: Positive  # default height and width of pictures, pixels
+    side: Side  # default height and width of pictures, pixels
     autoencoder: AutoencoderConfig = dataclasses.field(default_factory=AutoencoderConfig)
     bridge: BridgeConfig = dataclasses.field(default_factory=BridgeConfig)
 

@@ -12,8 +12,6 @@ MAX_LOSS_RISE = (
     "not saved; None: whatever is finite is saved"
 )
 
-LARGEST_RATE = 1e30  # of learning: larger ones are infinite in float32, or make the weights so at once
-
 
 def require_kept_steps(keep_every: int | None, checkpoint_every: int) -> None:
     """Checks that the steps to be kept are saved at all."""

@@ -5,7 +5,20 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from nami_jax.config.settings import Dtype, Positive, Settings, Share, field, require, settings
+from nami_jax.config.settings import (
+    Depth,
+    Dtype,
+    Positive,
+    Rate,
+    Settings,
+    Share,
+    Side,
+    Steps,
+    Width,
+    field,
+    require,
+    settings,
+)
 
 TextLength = Annotated[int, pydantic.Field(ge=3, le=512)]
 
@@ -14,21 +27,22 @@ TextLength = Annotated[int, pydantic.Field(ge=3, le=512)]
 class ModelConfig(Settings):
     """Sizes of the nested DiT. NAMI, arXiv 2503.09242, sec. 3.2."""
 
-    channels: Positive = field("C of the latents, or 3 for pixels", default=3)
-    patch_size: Positive = field("side of the square of pixels or latents that makes one token", default=4)
-    num_heads: Positive = field("N; the width D is num_heads * sum(rope_axes)", default=4)
+    channels: int = field("C of the latents, or 3 for pixels", default=3, ge=1, le=4096)
+    patch_size: int = field("side of the square of pixels or latents that makes one token", default=4, ge=1, le=256)
+    num_heads: int = field("N; the width D is num_heads * sum(rope_axes)", default=4, ge=1, le=1024)
     rope_axes: tuple[int, ...] = field(
         "head channels rotated by (text position, row, column); their sum is the head size H", default=(8, 12, 12)
     )
-    double_blocks: int = field("two-stream blocks, run by every stage", default=1, ge=0)
-    stage_single_blocks: tuple[int, ...] = field(
+    double_blocks: Depth = field("two-stream blocks, run by every stage", default=1)
+    stage_single_blocks: tuple[Depth, ...] = field(
         "single-stream blocks run by stage 1..K, a prefix of the last stage's; its length is the number of stages",
         default=(1, 2, 4),
+        max_length=10,
     )
-    mlp_ratio: Positive = field("width inside the MLPs, as a multiple of D", default=4)
-    text_dim: Positive = field("width of the text encoder's token states; 384 is MiniLM-L6's", default=384)
-    pooled_dim: Positive = field("width of the text encoder's pooled vector", default=384)
-    rope_theta: float = field("base of the rotary frequencies", default=10000.0, gt=1)
+    mlp_ratio: int = field("width inside the MLPs, as a multiple of D", default=4, ge=1, le=64)
+    text_dim: Width = field("width of the text encoder's token states; 384 is MiniLM-L6's", default=384)
+    pooled_dim: Width = field("width of the text encoder's pooled vector", default=384)
+    rope_theta: float = field("base of the rotary frequencies", default=10000.0, gt=1, le=1e12)
     dtype: Dtype = field("type of computation; parameters stay float32", default="float32", may_change=True)
     scan_blocks: bool = field(
         "run each stack of blocks as one lax.scan: compile time stops growing with depth; False is faster on CPU",
@@ -38,7 +52,7 @@ class ModelConfig(Settings):
     remat: bool = field(
         "recompute each block in the backward pass instead of keeping its activations", default=False, may_change=True
     )
-    lora_rank: Positive | None = field(
+    lora_rank: Width | None = field(
         "train low-rank pairs of this rank beside the blocks' kernels, and nothing else; None: everything",
         default=None,
         example=16,
@@ -66,20 +80,20 @@ class ModelConfig(Settings):
 
     def __post_init__(self) -> None:
         require(
-            len(self.rope_axes) == 3 and all(a >= 2 and a % 2 == 0 for a in self.rope_axes),
+            len(self.rope_axes) == 3 and all(2 <= a <= 1024 and a % 2 == 0 for a in self.rope_axes),
             field="model.rope_axes",
             value=self.rope_axes,
-            rule="needs three even sizes of at least 2",
+            rule="needs three even sizes in 2..1024",
             remedy="Set e.g. (8, 12, 12)",
         )
         singles = self.stage_single_blocks
         require(
-            bool(singles) and all(b >= 0 for b in singles) and list(singles) == sorted(singles),
+            bool(singles) and list(singles) == sorted(singles),
             field="model.stage_single_blocks",
             value=singles,
             rule="needs one count per stage, not decreasing from stage to stage, since each stage runs a "
             "prefix of the next one's blocks",
-            remedy=f"Set e.g. {tuple(sorted(map(abs, singles))) or (1, 2, 4)}",
+            remedy=f"Set e.g. {tuple(sorted(singles)) or (1, 2, 4)}",
         )
         require(
             self.double_blocks + min(singles) >= 1,
@@ -97,8 +111,8 @@ class FlowConfig(Settings):
     sigma_ends: tuple[float, ...] | None = field(
         "noise level at each stage's end, falling to 0; None: (K-k)/K", default=None, example=(0.5, 0.25, 0.0)
     )
-    time_mean: float = field("training times are sigmoid(time_mean + time_std * normal)", default=0.0)
-    time_std: float = field("see time_mean", default=1.0, gt=0)
+    time_mean: float = field("training times are sigmoid(time_mean + time_std * normal)", default=0.0, ge=-100, le=100)
+    time_std: float = field("see time_mean", default=1.0, gt=0, le=100)
 
     def __post_init__(self) -> None:
         ends = self.sigma_ends
@@ -125,13 +139,13 @@ class DataConfig(Settings):
         'feature with a text, a sequence of texts (one is drawn each time) or a class label; "a/b" looks inside',
         default="captions",
     )
-    side: Positive = field("height and width of the last stage's images, pixels", default=32)
+    side: Side = field("height and width of the last stage's images, pixels", default=32)
     prepared: str | None = field(
         "folder that `python -m nami_jax.prepare` creates, of latents or pixels; None: `name`'s pixels",
         default=None,
         may_change=True,
     )
-    buckets: tuple[tuple[int, ...], ...] | None = field(
+    buckets: tuple[tuple[Side, ...], ...] | None = field(
         "(height, width) of prepared images, pixels; None: side x side alone",
         default=None,
         example=((64, 64), (48, 80)),
@@ -145,7 +159,7 @@ class DataConfig(Settings):
         default=0.01,
         may_change=True,
     )
-    cache_images: int = field("decoded images kept in memory", default=4096, may_change=True, ge=0)
+    cache_images: int = field("decoded images kept in memory", default=4096, may_change=True, ge=0, le=10**9)
     flip: bool = field("mirror half of the images, where they are pixels", default=False)
 
     def __post_init__(self) -> None:
@@ -213,7 +227,7 @@ class AutoencoderConfig(Settings):
     folder: str | None = field(
         "config.json and weights as in diffusers' vae/; None: the flow is of pixels", default=None, may_change=True
     )
-    downscale: Positive = field("pixels per latent, each way", default=1)
+    downscale: int = field("pixels per latent, each way", default=1, ge=1, le=1024)
 
     def __post_init__(self) -> None:
         require(
@@ -232,8 +246,8 @@ class BridgeConfig(Settings):
     kind: Literal["full", "conv"] | None = field(
         "full: the released form, for one image size; conv: for any size; None: no bridge, renoising", default=None
     )
-    steps: Positive = field("steps of its own training", default=10_000, may_change=True)
-    learning_rate: float = field("its learning rate, decaying to 0 as a cosine", default=1e-3, may_change=True, gt=0)
+    steps: Steps = field("steps of its own training", default=10_000, may_change=True)
+    learning_rate: Rate = field("its learning rate, decaying to 0 as a cosine", default=1e-3, may_change=True)
 
 
 @settings("mesh")
@@ -250,7 +264,7 @@ class MeshConfig(Settings):
 def require_side(side: int, model: ModelConfig, field: str, downscale: int = 1) -> None:
     """Checks that `side`, in pixels, can be halved for every stage and still be cut into patches of latents."""
     unit = 2 ** (model.num_stages - 1) * model.patch_size * downscale
-    above = -(-side // unit) * unit
+    above = max(-(-side // unit), 1) * unit
     require(
         side >= unit and side % unit == 0,
         field=field,

@@ -17,8 +17,20 @@ import pydantic
 T = TypeVar("T")
 
 Dtype = Literal["float32", "bfloat16"]  # that a network computes in
-Positive = Annotated[int, pydantic.Field(ge=1)]
+# Far above what is ever meant, and low enough that nothing hangs or overflows on the way to an error.
+Positive = Annotated[int, pydantic.Field(ge=1, le=10**9)]
+Steps = Annotated[int, pydantic.Field(ge=1, le=10**7)]
+Width = Annotated[int, pydantic.Field(ge=1, le=2**17)]  # channels of a layer
+Depth = Annotated[int, pydantic.Field(ge=0, le=1000)]  # blocks of a network
+Layers = Annotated[int, pydantic.Field(ge=1, le=256)]  # of a network that is built one by one
+Entries = Annotated[int, pydantic.Field(ge=1, le=10**7)]  # of a table
+Epsilon = Annotated[float, pydantic.Field(gt=0, lt=1)]
+Side = Annotated[int, pydantic.Field(ge=1, le=2**14)]  # of an image, pixels
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]  # jax's own keys hold 32 bits
+Rate = Annotated[float, pydantic.Field(gt=0, le=1e4)]
 Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
+MOST_LETTERS = 4096  # of a text
+MOST_NESTED = 8  # lists in a value
 
 TYPES = {
     "int_type": "an integer",
@@ -26,6 +38,7 @@ TYPES = {
     "finite_number": "a finite number",
     "bool_type": "True or False",
     "string_type": "a string",
+    "string_unicode": "text in valid Unicode",
     "tuple_type": "a list",
 }
 
@@ -37,7 +50,16 @@ class ConfigError(ValueError):
 def require(condition: bool, *, field: str, value: Any, rule: str, remedy: str) -> None:
     """Raises `ConfigError` with one uniform message unless `condition` holds."""
     if not condition:
-        raise ConfigError(f"{field} = {value!r}: {rule}. {remedy}.")
+        raise ConfigError(f"{field} = {shown(value)}: {rule}. {remedy}.")
+
+
+def shown(value: Any) -> str:
+    """Returns what a message shows of a value, on one line and without the middle of a long one."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of over 4300 digits, a list of lists of lists ...
+        text = f"<{type(value).__name__} too large to show>"
+    return text if len(text) <= 300 else f"{text[:240]} ... {text[-40:]}"
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -66,6 +88,7 @@ class Settings:
     """Sections or fields that are built from nested dicts and converted back to them."""
 
     section: typing.ClassVar[str] = ""  # the name under which fields of this class are set, if there is one
+    remedy: typing.ClassVar[str] = ""  # for all fields, where a user does not set them one by one
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -79,6 +102,13 @@ class Settings:
             ConfigError: a field is unknown (its nearest names are given), missing, of the wrong type or out of range.
         """
         kinds = sections(cls)
+        require(
+            isinstance(fields, Mapping) and all(isinstance(name, str) for name in fields),
+            field=cls.section or "config",
+            value=fields,
+            rule="must be fields by name",
+            remedy=cls.remedy or "See configs/README.md",
+        )
         for name in kinds:
             given = fields.get(name, {})
             require(
@@ -104,6 +134,12 @@ class Settings:
             told += [] if same else [f"{f.name}={value!r}"]
         return f"{type(self).__name__}({', '.join(told)})"
 
+    @classmethod
+    def pick(cls, fields: Mapping[str, Any]) -> Self:
+        """Builds settings as `from_dict` does from what others have written, whose further entries are ignored."""
+        known = {f.name for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+        return cls.from_dict({name: value for name, value in fields.items() if name in known})
+
     def to_dict(self) -> dict[str, Any]:
         """Returns nested plain dicts that `from_dict` accepts and JSON can store."""
         return dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
@@ -114,21 +150,26 @@ class Settings:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def settings(section: str = "") -> Callable[[type[T]], type[T]]:
-    """Returns a decorator that makes a class a frozen, checked dataclass whose fields are set as `section.name`."""
-    config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+def settings(section: str = "", remedy: str = "") -> Callable[[type[T]], type[T]]:
+    """Returns a decorator that makes a class a frozen, checked dataclass.
+
+    Args:
+        section: its fields are set as `section.name`.
+        remedy: against every error, where a user does not set the fields one by one.
+    """
+    config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, str_max_length=MOST_LETTERS)
 
     def make(cls: type[T]) -> type[T]:
         made: Any = pydantic.dataclasses.dataclass(frozen=True, repr=False, config=config)(cls)
-        made.section = section
+        made.section, made.remedy = section, remedy
         checked = made.__init__
 
         @functools.wraps(checked)
-        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None:
             try:
                 checked(self, *args, **kwargs)
             except pydantic.ValidationError as error:
-                raise ConfigError("\n".join(_explain(made, problem) for problem in error.errors())) from None
+                raise ConfigError("\n".join(_explanations(made, error.errors()))) from None
 
         made.__init__ = __init__
         return made
@@ -136,8 +177,12 @@ def settings(section: str = "") -> Callable[[type[T]], type[T]]:
     return make
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+def _tuples(value: Any, depth: int = 0) -> Any:
+    """Returns plain Python values, lists as tuples: what is nested too deep is left to pydantic to refuse."""
+    value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy or jax, also single numbers
+    if isinstance(value, list | tuple) and depth < MOST_NESTED:
+        return tuple(_tuples(part, depth + 1) for part in value)
+    return value
 
 
 def sections(cls: Any) -> dict[str, Any]:
@@ -145,6 +190,16 @@ def sections(cls: Any) -> dict[str, Any]:
     return {
         f.name: f.type for f in dataclasses.fields(cls) if isinstance(f.type, type) and issubclass(f.type, Settings)
     }
+
+
+def _explanations(cls: Any, problems: Sequence[Any]) -> Iterator[str]:
+    """Yields a line for each of pydantic's errors, and one for all fields that are missing."""
+    prefix = f"{cls.section}." if cls.section else ""
+    missing = [f"{prefix}{problem['loc'][0]}" for problem in problems if problem["type"] == "missing"]
+    yield from (_explain(cls, problem) for problem in problems if problem["type"] != "missing")
+    if missing:
+        remedy = cls.remedy or "See configs/README.md, which lists every field"
+        yield f"{', '.join(missing)}: {'is' if len(missing) == 1 else 'are'} missing. {remedy}."
 
 
 def _explain(cls: Any, problem: Any) -> str:
@@ -155,16 +210,16 @@ def _explain(cls: Any, problem: Any) -> str:
     prefix = f"{cls.section}." if cls.section else ""
     name = str(location[0])
     if kind == "unexpected_keyword_argument":
-        what = "section" if sections(cls) else "field"
+        what, name = "section" if sections(cls) else "field", name[:80]
         return f"{prefix}{name}: no such config {what}.{nearest(name, [f.name for f in dataclasses.fields(cls)])}"
-    if kind == "missing":
-        return f"{prefix}{name}: is missing. See configs/README.md, which lists every field."
+    if name not in cls.__pydantic_fields__:  # an argument too many
+        return f"{prefix}{cls.__name__}: {problem['msg']}. See configs/README.md, which lists every field."
     info = cls.__pydantic_fields__[name]
     place = "".join(f"[{part}]" for part in location[1:])
     remedy = _choices(info.annotation)
     remedy = " or ".join(map(repr, remedy)) if remedy else f"e.g. {(info.examples or [info.default])[0]!r}"
     rule = _rule(kind, context, {} if place else _bounds(info.metadata))
-    return f"{prefix}{name}{place} = {value!r}: {rule}. Set {remedy}."
+    return f"{prefix}{name}{place} = {shown(value)}: {rule}. {cls.remedy or f'Set {remedy}'}."
 
 
 def _bounds(metadata: Sequence[Any]) -> dict[str, Any]:
@@ -175,7 +230,11 @@ def _rule(kind: str, context: Mapping[str, Any], bounds: Mapping[str, Any]) -> s
     bounds = bounds or {name: context[name] for name in ("ge", "gt", "le", "lt") if name in context}
     if kind in TYPES:
         return f"must be {TYPES[kind]}"
+    if bounds.get("le", 0) >= 10_000:  # a bound against what cannot be meant: told to those who meet it
+        bounds = {"le": bounds["le"]} if kind == "less_than_equal" else {k: v for k, v in bounds.items() if k != "le"}
     match bounds:
+        case {"gt": low, "lt": high}:
+            return f"must be between {low} and {high}"
         case {"ge": low, "lt": high}:
             return f"must be in [{low}, {high})"
         case {"ge": low, "le": high}:
@@ -190,6 +249,8 @@ def _rule(kind: str, context: Mapping[str, Any], bounds: Mapping[str, Any]) -> s
             return f"must be at most {high:g}"
     if kind == "literal_error":
         return "is not a valid choice"
+    if kind == "string_too_long":
+        return f"has more than {context['max_length']} letters"
     if kind == "too_short":
         return f"needs at least {context['min_length']} entries"
     return f"needs at most {context['max_length']} entries" if kind == "too_long" else "has the wrong type"
@@ -245,7 +306,7 @@ def fixed_fields(cls: Any) -> dict[str, tuple[str, ...]]:
 def parse_steps(steps: Sequence[str]) -> tuple[int, ...]:
     """Reads a flag such as "10,10,10", as absl splits it; raises `ConfigError` unless all are whole numbers."""
     require(
-        bool(steps) and all(step.strip().isdecimal() for step in steps),
+        bool(steps) and all(step.strip().isdecimal() and len(step) < 100 for step in steps),
         field="steps",
         value=",".join(steps),
         rule="must be whole numbers",

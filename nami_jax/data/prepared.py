@@ -24,6 +24,7 @@ from nami_jax.data.prepared_format import (
     manifest_name,
     unpack_states,
 )
+from nami_jax.files.json_files import read_bytes
 from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextStates
 
@@ -119,7 +120,7 @@ class PreparedData:
         self._data, self.folder = data, Path(str(data.prepared))
         path = self.folder / SETTINGS_FILE
         self._require(path.is_file(), f"has no {SETTINGS_FILE}", f"First {AGAIN}")
-        self.settings = Prepared.from_json(_content(path), str(path))
+        self.settings = Prepared.from_json(read_bytes(path, f"To make it again, {AGAIN}"), str(path))
         self._require_same("data.buckets", sorted(data.bucket_sizes), sorted(self.settings.buckets))
         self.shards = self._complete_shards()
 
@@ -198,7 +199,7 @@ class PreparedData:
     def empty(self) -> TextStates:
         """The states of the empty caption: embeds (1, T, D) and pooled (1, P), float32; `ConfigError` if damaged."""
         path = self.folder / EMPTY_FILE
-        return unpack_states(_content(path), self.settings, str(path))
+        return unpack_states(read_bytes(path, f"To make it again, {AGAIN}"), self.settings, str(path))
 
     def _complete_shards(self) -> list[Shard]:
         """Reads the index; raises `ConfigError` if it, or a file that it names, is missing."""
@@ -208,7 +209,7 @@ class PreparedData:
             self._require(
                 False, f"only {done} of {units} units of work are done, or no {INDEX_FILE}", f"To continue, {AGAIN}"
             )
-        shards = Index.from_json(_content(path), str(path)).shards
+        shards = Index.from_json(read_bytes(path, f"To make it again, {AGAIN}"), str(path)).shards
         for shard in shards:
             file = self.folder / shard.name
             self._require(
@@ -237,11 +238,3 @@ class PreparedData:
 
     def _require(self, condition: bool, rule: str, remedy: str) -> None:
         require(condition, field="data.prepared", value=str(self.folder), rule=rule, remedy=remedy)
-
-
-def _content(path: Path) -> bytes:
-    """Returns what a file of a prepared folder holds; raises `ConfigError` if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}. To make it again, {AGAIN}.") from error

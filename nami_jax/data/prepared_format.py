@@ -13,7 +13,7 @@ A picture is stored as its latents or, for a run that has no autoencoder, as its
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +22,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 
 from nami_jax.config import ConfigError, Settings, require
 from nami_jax.config.settings import settings
+from nami_jax.files.json_files import parse_json
 from nami_jax.text.encoders import TextStates
 
 FORMAT = 2  # of everything below; changing it makes older folders unreadable
@@ -59,7 +60,7 @@ class PreparedSample(NamedTuple):
         return cls(**fields | {"captions": tuple(fields["captions"])})
 
 
-@settings()
+@settings(remedy=f"Remove its folder and {AGAIN}")
 class Prepared(Settings):
     """Everything that prepared data depend on: a run that continues them, or trains on them, must agree with it."""
 
@@ -67,7 +68,7 @@ class Prepared(Settings):
     source_digest: str  # of the list of records
     records: int  # in the source, good and bad
     unit_size: int  # records of a unit of work
-    units: int
+    units: Annotated[int, pydantic.Field(ge=0, le=10**6)]
     buckets: tuple[tuple[int, int], ...]
     max_upscale: float  # images that would have to be enlarged more are left out
     max_pixels: int  # and larger ones too
@@ -89,12 +90,8 @@ class Prepared(Settings):
     @classmethod
     def from_json(cls, content: str | bytes, path: str) -> Self:
         """Reads the `prepared.json` at `path`; raises `ConfigError` if it is damaged or of another format."""
-        again = f"Remove its folder and {AGAIN}"
-        try:
-            fields = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} is damaged: {error}. {again}.") from error
-        found = fields.get("format") if isinstance(fields, dict) else None
+        fields = parse_json(content, path, f"Remove its folder and {AGAIN}")
+        found = fields.get("format")
         require(
             found == FORMAT,
             field=f"{path}: format",
@@ -105,7 +102,7 @@ class Prepared(Settings):
         try:
             return cls.from_dict(fields)
         except ConfigError as error:
-            raise ConfigError(f"{path} is damaged: {error} {again}.") from error
+            raise ConfigError(f"{path} is damaged: {error}") from error
 
 
 class Shard(NamedTuple):

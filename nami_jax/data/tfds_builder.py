@@ -5,16 +5,17 @@ soon as its names are known.
 """
 
 import difflib
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 import nami_jax.data.emoji_captions  # noqa: F401  (registers the builder, so that its name is known)
-from nami_jax.config import ConfigError, DataConfig, nearest, require
+from nami_jax.config import ConfigError, DataConfig, nearest, require, shown
+from nami_jax.files.output_folder import make_folder
 
 FORMAT = "array_record"  # the one format of tensorflow-datasets with random access and without tensorflow
 NAME = re.compile(r"[a-zA-Z]\w*(/[\w.+-]+)?(:[\d.*]+)?")  # of a set, its config and its version
@@ -35,7 +36,8 @@ def prepared_builder(cfg: DataConfig, split: str) -> tfds.core.DatasetBuilder:
     image_feature(cfg, builder)
     caption_feature(cfg, builder)
     if not builder.is_prepared():
-        _require_folder(cfg)
+        if "://" not in cfg.data_dir:
+            make_folder(Path(cfg.data_dir), field="data.data_dir")
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()  # which would be drawn over and over in a log
         download_config = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -59,24 +61,6 @@ def is_prepared(cfg: DataConfig) -> bool:
     return _find_builder(cfg).is_prepared()
 
 
-def _require_folder(cfg: DataConfig) -> None:
-    """Makes `data.data_dir` where it is a local folder; raises `ConfigError` if nothing can be stored there."""
-    if "://" in cfg.data_dir:
-        return
-    try:
-        os.makedirs(cfg.data_dir, exist_ok=True)
-        problem = None if os.access(cfg.data_dir, os.W_OK) else "cannot be written to"
-    except OSError as error:
-        problem = error.strerror
-    require(
-        problem is None,
-        field="data.data_dir",
-        value=cfg.data_dir,
-        rule=f"the data set cannot be stored there: {problem}",
-        remedy="Set a folder that can be written to",
-    )
-
-
 def _find_builder(cfg: DataConfig) -> tfds.core.DatasetBuilder:
     # Sets of other hubs, "huggingface:…", would be looked for on the network, and need packages that are not here.
     require(
@@ -92,6 +76,14 @@ def _find_builder(cfg: DataConfig) -> tfds.core.DatasetBuilder:
         raise ConfigError(f"data.name = {cfg.name!r}: {_what_exists(cfg.name)}") from error
     except ModuleNotFoundError as error:
         raise ConfigError(_missing_package(cfg, error)) from error
+    except (ImportError, RuntimeError) as error:  # of a file system that is not known, or whose driver is not installed
+        if "://" not in cfg.data_dir:
+            raise
+        reason = str(error).strip().rpartition("\n")[2].rpartition(": ")[2]
+        raise ConfigError(
+            f"data.data_dir = {shown(cfg.data_dir)}: this file system cannot be used here ({reason}). Install its "
+            "driver, or set a local folder, e.g. 'data'."
+        ) from error
     except AssertionError as error:  # what tensorflow-datasets raises for a version that does not exist
         raise ConfigError(f"data.name = {cfg.name!r}: {error} Name an existing version, or none.") from error
 
@@ -118,16 +110,18 @@ def _what_exists(name: str) -> str:
 def _require_split(cfg: DataConfig, builder: tfds.core.DatasetBuilder, split: str) -> None:
     field = "data.train_split" if split == cfg.train_split else "data.eval_split"
     try:
-        size = builder.info.splits[split].num_examples
+        size = builder.info.splits[split].num_examples  # below 0 for one that runs backwards
     except ValueError as error:
         whole = split.partition("[")[0]
         if whole in builder.info.splits:
             hint = f" {whole!r} has {builder.info.splits[whole].num_examples} images; a part is {whole + '[:90%]'!r}."
         else:
             hint = nearest(whole, list(builder.info.splits))
-        raise ConfigError(f"{field} = {split!r}: no such split of {cfg.name}.{hint}") from error
+        raise ConfigError(f"{field} = {shown(split)}: no such split of {cfg.name}.{hint}") from error
     if size <= 0:  # less where it ends before it begins
-        raise ConfigError(f"{field} = {split!r}: contains no images. Set a split, or a part of one, that is not empty.")
+        raise ConfigError(
+            f"{field} = {shown(split)}: contains no images. Set a split, or a part of one, that is not empty."
+        )
 
 
 def open_records(cfg: DataConfig, split: str) -> tuple[Sequence[Mapping[str, Any]], Sequence[str] | None]:

@@ -1,10 +1,12 @@
-"""Writing to disks that others share and that fill up: locks, files that are whole or not there, full disks."""
+"""Writing where writing fails: locks, files that are whole or not there, full disks, narrow standard output."""
 
 import contextlib
 import errno
 import fcntl
+import io
 import itertools
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,18 @@ def is_full(error: BaseException) -> bool:
     Libraries in other languages raise errors of their own kinds, which have the system's text and not its number.
     """
     return getattr(error, "errno", None) in FULL or any(os.strerror(number) in str(error) for number in FULL)
+
+
+def explain(error: OSError) -> str:
+    """Returns one line on an error that no code nearer to it has explained."""
+    remedy = "Free space there" if is_full(error) else "Use files and folders that can be read and written"
+    return f"{error.filename or 'the system'}: {error.strerror or error}. {remedy}."
+
+
+def print_anything() -> None:
+    """Lets standard output replace the letters that its encoding lacks, where printing them would end the program."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def lock(file: IO[Any]) -> None:

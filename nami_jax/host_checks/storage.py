@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from nami_jax.config import ConfigError, require
+from nami_jax.files.output_folder import make_folder
 from nami_jax.host_checks.findings import OK, WARNING, Finding
 
 SAMPLE = 32 * 2**20  # bytes that are written and read back
@@ -36,7 +37,7 @@ def check_storage(workdir: Path, checkpoint: int, keep: int, floor: float = FLOO
         ConfigError: the folder cannot be used, is too small, or too slow.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(workdir, field="workdir")
         write, read = _rates(workdir)
         free = shutil.disk_usage(workdir).free
     except OSError as error:

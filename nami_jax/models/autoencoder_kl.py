@@ -4,14 +4,15 @@ Sizes and names are those of diffusers' `AutoencoderKL`: the released NAMI has t
 Source: Rombach et al., arXiv 2112.10752, sec. 3.1; Esser et al., arXiv 2012.09841, table 7.
 """
 
-import dataclasses
-import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import pydantic
 from flax import nnx
 
-from nami_jax.config import require
+from nami_jax.config import Settings, require
+from nami_jax.config.settings import Positive, Width, settings
 from nami_jax.models.autoencoder_blocks import DownBlock, DType, MidBlock, UpBlock, conv, group_norm
 
 IMAGE_CHANNELS = 3
@@ -19,50 +20,31 @@ LOGVAR_RANGE = (-30.0, 20.0)  # so that exp(logvar) neither overflows nor vanish
 TAKE_CONFIG = "Use the autoencoder's own config.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class AutoencoderKLConfig:
+@settings(remedy=TAKE_CONFIG)
+class AutoencoderKLConfig(Settings):
     """Sizes of an AutoencoderKL, under the names and with the defaults of diffusers' config.json."""
 
-    block_out_channels: tuple[int, ...]  # channels at each resolution, from the image's down
-    latent_channels: int  # C
-    layers_per_block: int = 1  # residual blocks at each resolution; the decoder has one more
-    norm_num_groups: int = 32
-    scaling_factor: float = 0.18215  # latents are (mean - shift_factor) scaling_factor
-    shift_factor: float | None = None
+    # Channels at each resolution, from the image's down.
+    block_out_channels: Annotated[tuple[Width, ...], pydantic.Field(min_length=1, max_length=10)]
+    latent_channels: Annotated[int, pydantic.Field(ge=1, le=4096)]  # C
+    # Residual blocks at each resolution; the decoder has one more.
+    layers_per_block: Annotated[int, pydantic.Field(ge=1, le=32)] = 1
+    norm_num_groups: Width = 32
+    # Latents are (mean - shift_factor) scaling_factor.
+    scaling_factor: Annotated[float, pydantic.Field(ge=1e-6, le=1e6)] = 0.18215
+    shift_factor: Annotated[float, pydantic.Field(ge=-1e6, le=1e6)] | None = None
     use_quant_conv: bool = True  # a 1x1 convolution after the encoder
     use_post_quant_conv: bool = True  # a 1x1 convolution before the decoder
     mid_block_add_attention: bool = True
-    sample_size: int = 32  # height and width of the images it was trained on, pixels; diffusers' tiles have it
+    sample_size: Positive = 32  # height and width of the images it was trained on, pixels; diffusers' tiles have it
 
     def __post_init__(self) -> None:
-        for name in ("latent_channels", "layers_per_block", "norm_num_groups", "sample_size"):
-            require(
-                getattr(self, name) >= 1,
-                field=name,
-                value=getattr(self, name),
-                rule="must be at least 1",
-                remedy=TAKE_CONFIG,
-            )
         channels, groups = self.block_out_channels, self.norm_num_groups
         require(
-            bool(channels) and all(c >= 1 and c % groups == 0 for c in channels),
+            all(c % groups == 0 for c in channels),
             field="block_out_channels",
             value=channels,
             rule=f"needs multiples of norm_num_groups = {groups}",
-            remedy=TAKE_CONFIG,
-        )
-        require(
-            math.isfinite(self.scaling_factor) and self.scaling_factor > 0,
-            field="scaling_factor",
-            value=self.scaling_factor,
-            rule="must be positive",
-            remedy=TAKE_CONFIG,
-        )
-        require(
-            math.isfinite(self.shift_factor or 0.0),
-            field="shift_factor",
-            value=self.shift_factor,
-            rule="must be finite",
             remedy=TAKE_CONFIG,
         )
 

@@ -5,28 +5,29 @@ weights are those of any `BertModel` released in the Hugging Face layout: MiniLM
 tower of HunyuanDiT's bilingual CLIP by its config.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from nami_jax.config import require
+from nami_jax.config import Settings, require
+from nami_jax.config.settings import Entries, Epsilon, Layers, Width, settings
+
+TAKE_CONFIG = "Use the checkpoint's own config.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class BertConfig:
+@settings(remedy=TAKE_CONFIG)
+class BertConfig(Settings):
     """Sizes of a BERT encoder, under the names of the released config.json."""
 
-    vocab_size: int
-    hidden_size: int  # D
-    num_hidden_layers: int
-    num_attention_heads: int  # N
-    intermediate_size: int  # width inside the MLP
-    max_position_embeddings: int  # longest sequence, tokens
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
+    vocab_size: Entries
+    hidden_size: Width  # D
+    num_hidden_layers: Layers
+    num_attention_heads: Width  # N
+    intermediate_size: Width  # width inside the MLP
+    max_position_embeddings: Entries  # longest sequence, tokens
+    type_vocab_size: Entries = 2
+    layer_norm_eps: Epsilon = 1e-12
 
     def __post_init__(self) -> None:
         require(
@@ -34,7 +35,7 @@ class BertConfig:
             field="hidden_size",
             value=self.hidden_size,
             rule=f"must be a multiple of num_attention_heads = {self.num_attention_heads}",
-            remedy="Use the checkpoint's own config.json for both",
+            remedy=f"{TAKE_CONFIG} for both",
         )
 
 

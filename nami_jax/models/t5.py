@@ -4,30 +4,31 @@ It runs frozen, so dropout and T5's decoder are left out. Sizes and weights are 
 `MT5EncoderModel` of version 1.1 in the Hugging Face layout; the released NAMI takes its token states from mT5-XXL.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from nami_jax.config import ConfigError
+from nami_jax.config import ConfigError, Settings
+from nami_jax.config.settings import Entries, Epsilon, Layers, Width, settings
+
+TAKE_CONFIG = "Use the checkpoint's own config.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class T5Config:
+@settings(remedy=TAKE_CONFIG)
+class T5Config(Settings):
     """Sizes of a T5 encoder, under the names of the released config.json."""
 
-    vocab_size: int
-    d_model: int  # D
-    d_kv: int  # channels of one attention head; N d_kv need not be D
-    d_ff: int  # width inside the MLP
-    num_layers: int
-    num_heads: int  # N
-    relative_attention_num_buckets: int = 32  # half of them for tokens before, half for tokens after
-    relative_attention_max_distance: int = 128  # tokens; all that are farther share the last bucket
-    layer_norm_epsilon: float = 1e-6
+    vocab_size: Entries
+    d_model: Width  # D
+    d_kv: Width  # channels of one attention head; N d_kv need not be D
+    d_ff: Width  # width inside the MLP
+    num_layers: Layers
+    num_heads: Width  # N
+    relative_attention_num_buckets: Width = 32  # half of them for tokens before, half for tokens after
+    relative_attention_max_distance: Entries = 128  # tokens; all that are farther share the last bucket
+    layer_norm_epsilon: Epsilon = 1e-6
 
     def __post_init__(self) -> None:
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
@@ -35,7 +36,7 @@ class T5Config:
             raise ConfigError(
                 f"relative_attention_num_buckets = {buckets}, relative_attention_max_distance = {distance}: need an "
                 "even number of at least 4 buckets, and a distance above a quarter of it. "
-                "Use the checkpoint's own config.json for both."
+                f"{TAKE_CONFIG} for both."
             )
 
 

@@ -119,7 +119,12 @@ def _import_wandb() -> Any:
 def _begin(wandb: Any, project: str, workdir: Path, settings: Mapping[str, Any]) -> Any:
     """Begins the workdir's run or continues it."""
     kept = workdir / RUN_ID
-    run_id = kept.read_text().strip() if kept.exists() else None
+    try:
+        run_id = kept.read_text("ascii").strip() or None
+    except FileNotFoundError:
+        run_id = None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{kept} is damaged: {error}. Remove it: a new run of Weights & Biases begins.") from error
     try:
         run = wandb.init(
             project=project, name=workdir.absolute().name, id=run_id, resume="allow", dir=workdir, config=dict(settings)

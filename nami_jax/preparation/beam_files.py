@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nami_jax.config import ConfigError
+from nami_jax.config import ConfigError, shown
 from nami_jax.files.disk import is_full, lock, move_into_place, written_whole
+from nami_jax.files.output_folder import make_folder
 from nami_jax.preparation.errors import PreparationError
 
 UNFINISHED = "unfinished"  # folder of local files that are still being written
@@ -30,6 +31,19 @@ def beam_file_systems() -> Any:
     from apache_beam.io.filesystems import FileSystems
 
     return FileSystems
+
+
+def require_driver(path: str, field: str) -> None:
+    """Raises `ConfigError` if a path is on a file system whose driver is not installed."""
+    try:
+        if is_remote(path):
+            beam_file_systems().get_filesystem(path)
+    except ValueError as error:
+        scheme = path.partition("://")[0]
+        raise ConfigError(
+            f"{field} = {shown(path)}: Apache Beam has no driver for {scheme}:// here. Install it, e.g. with "
+            "`pip install 'apache-beam[gcp]'` for gs:// or [aws] for s3://, or use a local folder."
+        ) from error
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -215,13 +229,13 @@ def only_run(out: str) -> Iterator[None]:
         out: the folder; created if needed.
 
     Raises:
-        PreparationError: another one is running there, or the folder cannot be created.
+        ConfigError: the folder cannot be created or written.
+        PreparationError: another one is running there.
     """
     if is_remote(out):
         yield
         return
-    with _explained(out):
-        os.makedirs(out, exist_ok=True)
+    make_folder(Path(out), field="out")
     with open(os.path.join(out, ".lock"), "w") as file:
         try:
             lock(file)

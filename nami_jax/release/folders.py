@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nami_jax.config import ConfigError, require
 from nami_jax.files.disk import lock
+from nami_jax.files.output_folder import cannot_write, make_folder
 from nami_jax.weights import WeightsError
 
 
@@ -28,8 +29,8 @@ def new_folder(target: Path, size: int) -> Iterator[Path]:
     """
     target = target.absolute()
     partial = target.with_name(f".{target.name}.partial")
+    make_folder(target.parent, field="to")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target):
             require_new(target)
             shutil.rmtree(partial, ignore_errors=True)
@@ -73,7 +74,14 @@ def _locked(target: Path) -> Iterator[None]:
 
 def require_new(target: Path) -> None:
     """Raises `ConfigError` if there is something at `target`."""
-    empty = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    try:
+        empty = not any(target.iterdir())
+    except FileNotFoundError:
+        empty = True
+    except NotADirectoryError:
+        empty = not os.path.lexists(target)  # below a file, which making it will name
+    except (OSError, ValueError) as error:
+        raise ConfigError(cannot_write(target, error, "to")) from error
     require(
         empty,
         field="to",

@@ -5,19 +5,20 @@ single or cut into shards with an index, and `bridge_flow.bin` beside them. Our 
 folder too, and all weights are safetensors, under the same keys.
 """
 
-import dataclasses
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import dacite
+import pydantic
 
+from nami_jax.config import ConfigError, Settings, shown
+from nami_jax.config.settings import settings
+from nami_jax.files.json_files import read_json
 from nami_jax.release.pickles import PickledTensor, open_pickle
 from nami_jax.weights import Tensor, WeightsError, open_tensors
 from nami_jax.weights.converted import BRIDGE
-from nami_jax.weights.tensors import indexed_files
+from nami_jax.weights.tensors import LONGEST_NAME, indexed_files
 
 RECORD_FILE = "release.json"
 COPIED = ("*.json", "*.txt", "*.model")  # config and tokeniser, in any of their forms
@@ -42,22 +43,23 @@ PARTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
+@settings(remedy="Convert again")
+class Record(Settings):
     """How a part was stored in its release: what exporting needs to know."""
 
     files: dict[str, list[str]]  # file, from the release's folder -> its keys, without `prefix`
     index: str | None = None  # the index of the shards
     prefix: str = ""  # of every key
-    aliases: dict[str, str] = dataclasses.field(default_factory=dict)  # key -> another, of which it is a second name
+    aliases: dict[str, str] = pydantic.Field(default_factory=dict)  # key -> another, of which it is a second name
     left_out: int = 0  # tensors that were not converted, since they are not part of the network
     left_out_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name in (*self.files, *([] if self.index is None else [self.index])):
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or len(path.parts) > 2 or "\\" in name:
-                raise WeightsError(f"{RECORD_FILE} names the file {name!r}, which no release has. Convert again.")
+            odd = len(name) > 2 * LONGEST_NAME or "\\" in name or "\0" in name
+            if odd or path.is_absolute() or ".." in path.parts or len(path.parts) not in (1, 2):
+                raise ConfigError(f"{RECORD_FILE} names the file {shown(name)}, which no release has. Convert again.")
 
 
 class ReleasedPart(NamedTuple):
@@ -100,7 +102,8 @@ def read_part(release: Path, name: str) -> ReleasedPart | None:
             if isinstance(tensor, PickledTensor) and tensor.alias is not None
         },
     )
-    return ReleasedPart(release / name, read_json(release / name / "config.json"), bare, record)
+    config = release / name / "config.json"
+    return ReleasedPart(release / name, read_json(config, "Fetch it again") if config.exists() else None, bare, record)
 
 
 def find_weights(release: Path, name: str) -> tuple[list[Path], Path | None]:
@@ -149,28 +152,20 @@ def copied_files(folder: Path) -> list[Path]:
     return sorted(file for file in found if not file.name.endswith(".index.json"))
 
 
-def read_json(path: Path) -> Any:
-    """Returns what a JSON file holds, None if it is not there; raises `WeightsError` if it is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise WeightsError(f"{path} is damaged: {error}. Fetch it again.") from error
-
-
 def read_records(folder: Path) -> dict[str, Record]:
     """Returns how the parts of a converted folder were stored in their release, {} if it was not converted from one.
 
     Raises:
-        WeightsError: release.json is damaged.
+        ConfigError: release.json is damaged.
     """
-    fields = read_json(folder / RECORD_FILE)
-    fields = {} if fields is None else fields
+    path = folder / RECORD_FILE
+    if not path.exists():
+        return {}
+    parts = read_json(path, "Convert again")
     try:
-        return {name: dacite.from_dict(Record, part, dacite.Config(strict=True)) for name, part in fields.items()}
-    except (dacite.DaciteError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{folder / RECORD_FILE} is damaged: {error}. Convert again.") from error
+        return {name: Record.from_dict(part) for name, part in parts.items()}
+    except ConfigError as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
 
 
 def _relative(file: Path, release: Path) -> str:

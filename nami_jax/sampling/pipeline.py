@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,18 @@ from PIL import Image
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.runs import load_run
 from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER, require_same_networks
-from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, PipelineConfig, SampleConfig, nearest, require
+from nami_jax.config import (
+    SAMPLE_PRESETS,
+    ConfigError,
+    DrawConfig,
+    MeshConfig,
+    PipelineConfig,
+    SampleConfig,
+    nearest,
+    require,
+    shown,
+)
+from nami_jax.files.output_folder import require_readable
 from nami_jax.flow.transition import Transition, make_transition
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.layout import ONE_DEVICE, Layout
@@ -27,7 +38,7 @@ from nami_jax.sampling.sampler import Networks, Request, make_sampler
 from nami_jax.terminal.progress import progress_bar
 from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
-from nami_jax.weights import Shardings, open_tensors
+from nami_jax.weights import Shardings, WeightsError, open_tensors
 from nami_jax.weights.converted import (
     BRIDGE,
     PIPELINE_FILE,
@@ -111,7 +122,15 @@ class NamiPipeline:
                 encoder this is raised when prompts are first encoded.
             WeightsError: weights are missing or damaged.
         """
+        require(
+            isinstance(path, str | Path),
+            field="path",
+            value=path,
+            rule="must be a path",
+            remedy="Pass a run's workdir or a folder of converted weights",
+        )
         path = Path(path)
+        require_readable(path, field="checkpoint", remedy="Pass a run's workdir or a folder of converted weights")
         devices = None if mesh is None else make_mesh(mesh)
         shardings = None if devices is None else functools.partial(state_shardings, mesh=devices)
         if (path / PIPELINE_FILE).is_file():
@@ -158,7 +177,7 @@ class NamiPipeline:
         self,
         prompts: str | Sequence[str],
         *,
-        negative_prompt: str = "",
+        negative_prompt: str | Sequence[str] = "",
         preset: str | None = None,
         steps: Sequence[int] | None = None,
         guidance_scale: float | None = None,
@@ -179,7 +198,8 @@ class NamiPipeline:
 
         Args:
             prompts: one text or several; those longer than the text window are truncated, with a warning.
-            negative_prompt: what guidance steers away from; the empty text is what training dropped captions to.
+            negative_prompt: what guidance steers away from, one text for all prompts or one for each; the empty text is
+                what training dropped captions to.
             preset: a named set of the next five, "released" for the released model's own; None: the model's defaults.
             steps: solver steps per stage; this and the next four replace what the preset says.
             guidance_scale: 1 means no guidance.
@@ -197,28 +217,40 @@ class NamiPipeline:
             Pictures, those of the first prompt first.
 
         Raises:
-            ConfigError: an empty prompt, steps of the wrong length, or a size that the stages, the patches or the
-                bridge do not support.
+            ConfigError: an empty prompt, steps of the wrong length, a value of the wrong type or out of range, or a
+                size that the stages, the patches or the bridge do not support.
+            WeightsError: the weights give numbers that are no pictures, NaN or infinite.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        _check_prompts(prompts, num_images, batch_size)
+        prompts, negatives = _texts("prompts", prompts), _texts("negative_prompt", negative_prompt)
+        if not prompts or not all(prompt.strip() for prompt in prompts):
+            raise ConfigError(f"prompts = {shown(prompts)}: a prompt is empty. Say what to draw, e.g. 'red apple'.")
+        require(
+            len(negatives) == len(prompts) or isinstance(negative_prompt, str),
+            field="negative_prompt",
+            value=negatives,
+            rule=f"has {len(negatives)} texts for {len(prompts)} prompts",
+            remedy="Pass one text, or one for each prompt",
+        )
+        draw = DrawConfig.from_dict(
+            {"height": height, "width": width, "seed": seed, "num_images": num_images, "batch_size": batch_size}
+        )
         sample = self.settings(
             preset, steps=steps, guidance_scale=guidance_scale, grid=grid, solver=solver, transition=transition
         )
-        height, width = (self.cfg.side if side is None else side for side in (height, width))
+        height, width = (self.cfg.side if side is None else side for side in (draw.height, draw.width))
         self._check(sample, height, width)  # before the encoder is loaded
-        text, negative = self.encode([*prompts, negative_prompt], split=len(prompts))
-        rows = np.repeat(np.arange(len(prompts)), num_images)
-        numbers = np.tile(np.arange(num_images), len(prompts))
+        text, negative = self.encode([*prompts, *negatives], split=len(prompts))
+        rows = np.repeat(np.arange(len(prompts)), draw.num_images)
+        numbers = np.tile(np.arange(draw.num_images), len(prompts))
         pictures: list[Image.Image] = []
-        for some, count in _batches(len(rows), batch_size, progress):
+        for some, count in _batches(len(rows), draw.batch_size, progress):
             latents = self.sample_latents(
-                TextStates(text.embeds[rows[some]], text.pooled[rows[some]]),
-                negative,
+                _pick(text, rows[some]),
+                negative if len(negatives) == 1 else _pick(negative, rows[some]),
                 sample,
                 height=height,
                 width=width,
-                seed=seed,
+                seed=draw.seed,
                 numbers=numbers[some].tolist(),
                 progress=progress,
             )
@@ -231,17 +263,23 @@ class NamiPipeline:
         Raises:
             ConfigError: there is no such preset, or a value that cannot work.
         """
-        if preset is not None and preset not in SAMPLE_PRESETS:
-            raise ConfigError(f"preset = {preset!r}: no such preset.{nearest(preset, list(SAMPLE_PRESETS))}")
+        if preset is not None and preset not in list(SAMPLE_PRESETS):  # a list: of any type, also unhashable ones
+            hint = nearest(str(preset)[:80], list(SAMPLE_PRESETS))
+            raise ConfigError(f"preset = {shown(preset)}: no such preset.{hint}")
         sample = self.cfg.sample if preset is None else SAMPLE_PRESETS[preset]
         given = {name: value for name, value in given.items() if value is not None}
-        return dataclasses.replace(sample, **given | ({"steps": tuple(given["steps"])} if "steps" in given else {}))
+        return SampleConfig.from_dict(sample.to_dict() | given)
 
     def encode(self, prompts: Sequence[str], split: int) -> tuple[TextStates, TextStates]:
         """Encodes prompts, loading the text encoder if it is not in memory; returns the first `split` and the rest."""
         encoder = self._encoder or self._load_encoder()
         self._encoder = encoder if self.keep_encoder else None
         states = encoder(prompts)
+        if not all(np.isfinite(part).all() for part in states):
+            raise WeightsError(
+                "the text encoder gives states that are not finite: its weights are damaged, or too large for the "
+                "compute type. Fetch them again, or set another dtype."
+            )
         return TextStates(*(x[:split] for x in states)), TextStates(*(x[split:] for x in states))
 
     def free_encoder(self) -> None:
@@ -281,15 +319,30 @@ class NamiPipeline:
             ConfigError: a size or settings that cannot work.
         """
         sample = sample or self.cfg.sample
-        height, width = (self.cfg.side if side is None else side for side in (height, width))
+        draw = DrawConfig.from_dict({"height": height, "width": width, "seed": seed})
+        height, width = (self.cfg.side if side is None else side for side in (draw.height, draw.width))
         networks, downscale = Networks(self.model, self._check(sample, height, width)), self.cfg.autoencoder.downscale
         numbers = range(len(text.pooled)) if numbers is None else numbers
-        request = Request(height // downscale, width // downscale, seed, numbers, initial)
+        request = Request(height // downscale, width // downscale, draw.seed, numbers, initial)
         return self._sampler(networks, text, negative, sample, request, progress)
 
     def decode(self, latents: Any) -> list[Image.Image]:
-        """Turns latents (B, h, w, C) into pictures."""
-        return to_images(np.asarray(latents) if self.autoencoder is None else self.autoencoder.decode(latents))
+        """Turns latents (B, h, w, C) into pictures.
+
+        Raises:
+            WeightsError: the latents, or the pixels made of them, are not finite.
+        """
+        what, pixels = "latents", np.asarray(latents)
+        if self.autoencoder is not None and np.isfinite(pixels).all():
+            what, pixels = "pixels", np.asarray(self.autoencoder.decode(pixels))
+        if not np.isfinite(pixels).all():
+            network = "network" if what == "latents" else "autoencoder"
+            raise WeightsError(
+                f"the {network} of {self.source or 'this pipeline'} gives {what} that are not finite, and no picture: "
+                "its weights are damaged or diverged, or guidance_scale is too large. Use an earlier checkpoint "
+                "(step), fetch the weights again, or set guidance_scale = 3."
+            )
+        return to_images(pixels)
 
     def _check(self, sample: SampleConfig, height: int, width: int) -> Transition:
         """Checks a request before anything is compiled; returns what makes the jumps."""
@@ -349,8 +402,25 @@ def _batches(count: int, size: int, progress: bool) -> Iterator[tuple[np.ndarray
         yield np.resize(wanted, at_once), len(wanted)
 
 
-def _check_prompts(prompts: Sequence[str], num_images: int, batch_size: int) -> None:
-    if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise ConfigError(f"prompts = {prompts!r}: a prompt is empty. Say what to draw, e.g. 'red apple'.")
-    require(num_images >= 1, field="num_images", value=num_images, rule="must be at least 1", remedy="Set e.g. 4")
-    require(batch_size >= 1, field="batch_size", value=batch_size, rule="must be at least 1", remedy="Set e.g. 8")
+def _texts(field: str, given: Any) -> list[str]:
+    """Returns one text or several as a list; raises `ConfigError` if it is something else."""
+    texts = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else given
+    require(
+        isinstance(texts, list) and all(isinstance(text, str) for text in texts),
+        field=field,
+        value=given,
+        rule="must be a text or a list of texts",
+        remedy="Pass e.g. 'red apple'",
+    )
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # a lone surrogate: no tokeniser takes it
+            raise ConfigError(
+                f"{field} = {shown(text)}: is not valid Unicode at letter {error.start}. Remove or correct it."
+            ) from error
+    return texts
+
+
+def _pick(states: TextStates, rows: np.ndarray) -> TextStates:
+    return TextStates(states.embeds[rows], states.pooled[rows])

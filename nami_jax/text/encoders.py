@@ -6,6 +6,7 @@ pooled vector.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -16,11 +17,11 @@ from flax import nnx
 from nami_jax.config import TextConfig, require
 from nami_jax.models.bert import Bert
 from nami_jax.models.t5 import T5Encoder
-from nami_jax.text.encoder_files import minilm_folder, read_config, released_folders
+from nami_jax.text.encoder_files import bert_sizes, minilm_folder, released_folders, t5_sizes
 from nami_jax.text.tokens import Tokenizer, Tokens, bert_tokenizer, t5_tokenizer
 from nami_jax.weights import Shardings, open_tensors
-from nami_jax.weights.bert_keys import load_bert, read_bert_config
-from nami_jax.weights.t5_keys import load_t5, read_t5_config
+from nami_jax.weights.bert_keys import load_bert
+from nami_jax.weights.t5_keys import load_t5
 
 # Windows double from the shortest, so that few shapes compile and short prompts stay cheap.
 MINILM_SHORTEST, T5_SHORTEST = 8, 32
@@ -210,13 +211,14 @@ def load_text_encoder(
 
 def _load_minilm(cfg: TextConfig, kinds: Mapping[str, Any]) -> MiniLmEncoder:
     folder = minilm_folder()
-    bert = load_bert(read_bert_config(read_config(folder)), open_tensors(folder / "model.safetensors"), **kinds)
-    return MiniLmEncoder(cfg, bert, bert_tokenizer(folder, cfg.max_length, "text.max_length"))
+    sizes, tokens = bert_sizes(folder), bert_tokenizer(folder, cfg.max_length, "text.max_length")
+    _require_rows(tokens, sizes.vocab_size, folder)
+    return MiniLmEncoder(cfg, load_bert(sizes, open_tensors(folder / "model.safetensors"), **kinds), tokens)
 
 
 def _load_t5_bert(cfg: TextConfig, kinds: Mapping[str, Any]) -> T5BertEncoder:
     mt5, mclip = released_folders(cfg)
-    t5_cfg, bert_cfg = read_t5_config(read_config(mt5)), read_bert_config(read_config(mclip))
+    t5_cfg, bert_cfg = t5_sizes(mt5), bert_sizes(mclip)
     positions = bert_cfg.max_position_embeddings
     require(
         cfg.pooled_length <= positions,
@@ -227,13 +229,18 @@ def _load_t5_bert(cfg: TextConfig, kinds: Mapping[str, Any]) -> T5BertEncoder:
     )
     t5_tokens = t5_tokenizer(mt5, cfg.max_length, "text.max_length")
     bert_tokens = bert_tokenizer(mclip, cfg.pooled_length, "text.pooled_length")
-    for tokens, rows, part in ((t5_tokens, t5_cfg.vocab_size, mt5), (bert_tokens, bert_cfg.vocab_size, mclip)):
-        require(
-            tokens.size <= rows,
-            field="text.folder",
-            value=str(part),
-            rule=f"its tokeniser has {tokens.size} tokens, but its network only {rows}",
-            remedy="Use both from the same release",
-        )
+    _require_rows(t5_tokens, t5_cfg.vocab_size, mt5)
+    _require_rows(bert_tokens, bert_cfg.vocab_size, mclip)
     t5 = load_t5(t5_cfg, open_tensors(mt5), **kinds)
     return T5BertEncoder(cfg, t5, load_bert(bert_cfg, open_tensors(mclip), **kinds), (t5_tokens, bert_tokens))
+
+
+def _require_rows(tokens: Tokenizer, rows: int, part: Path) -> None:
+    """Checks that a network has an embedding for every token of its tokeniser."""
+    require(
+        tokens.size <= rows,
+        field="text.folder",
+        value=str(part),
+        rule=f"its tokeniser has {tokens.size} tokens, but its network only {rows}",
+        remedy="Use both from the same release",
+    )

@@ -1,6 +1,5 @@
 """Texts to token ids of one length, by the tokeniser files that a text encoder is released with."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +10,12 @@ import tokenizers
 from absl import logging
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from nami_jax.config import ConfigError, require
+from nami_jax.config import ConfigError, Settings, require
+from nami_jax.config.settings import settings
+from nami_jax.files.json_files import parse_json, read_bytes, read_json
 
 T5_FILES, BERT_FILES = ("tokenizer.json", "spiece.model"), ("tokenizer.json", "vocab.txt")  # the first found is read
+AGAIN = "Convert the release again"
 PAD_ID = 0  # in all of T5's and BERT's vocabularies
 MOST_WARNINGS = 3  # of one tokeniser: a whole data set would repeat itself batch by batch
 
@@ -23,6 +25,15 @@ class Tokens(NamedTuple):
 
     ids: np.ndarray  # (B, T) int32, `PAD_ID` after the end of the text
     mask: np.ndarray  # (B, T) int32, 1 at real tokens, special ones included
+
+
+@settings(remedy="Use the file of the release")
+class BertTokenizerConfig(Settings):
+    """What is read of a `tokenizer_config.json`."""
+
+    tokenize_chinese_chars: bool = True
+    strip_accents: bool | None = None  # None: where letters are lowered
+    do_lower_case: bool = True
 
 
 class Tokenizer:
@@ -91,7 +102,8 @@ def t5_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
         fast.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
         return fast_tokenizer(fast, length, field)
     try:
-        pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+        content = read_bytes(folder / "spiece.model", AGAIN)
+        pieces = sentencepiece.SentencePieceProcessor(model_proto=content or b"\0")  # empty ones count as not given
     except RuntimeError as error:
         raise _damaged(folder / "spiece.model", error) from error
     end = pieces.eos_id()
@@ -111,20 +123,23 @@ def bert_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return fast_tokenizer(_read_fast(folder / "tokenizer.json"), length, field)
     config = folder / "tokenizer_config.json"
-    try:
-        says = json.loads(config.read_text()) if config.is_file() else {}
-    except ValueError as error:
-        raise _damaged(config, error) from error
-    fast = tokenizers.Tokenizer(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))
+    says = BertTokenizerConfig()
+    if config.exists():
+        fields = read_json(config, AGAIN)
+        try:
+            says = BertTokenizerConfig.pick(fields)
+        except ConfigError as error:
+            raise ConfigError(f"{config}: {error}") from error
+    fast = tokenizers.Tokenizer(models.WordPiece(_read_vocabulary(folder / "vocab.txt"), unk_token="[UNK]"))
     special = {token: fast.token_to_id(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
-    for token in ("[CLS]", "[SEP]"):
+    for token in ("[UNK]", "[CLS]", "[SEP]"):
         _require_special(special[token] is not None, folder / "vocab.txt", token)
     fast.add_special_tokens([token for token, number in special.items() if number is not None])
     fast.normalizer = normalizers.BertNormalizer(
         clean_text=True,
-        handle_chinese_chars=says.get("tokenize_chinese_chars", True),
-        strip_accents=says.get("strip_accents"),  # None: where letters are lowered
-        lowercase=says.get("do_lower_case", True),
+        handle_chinese_chars=says.tokenize_chinese_chars,
+        strip_accents=says.strip_accents,
+        lowercase=says.do_lower_case,
     )
     fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     ends = [(token, special[token]) for token in ("[CLS]", "[SEP]")]
@@ -140,18 +155,37 @@ def fast_tokenizer(fast: tokenizers.Tokenizer, length: int, field: str) -> Token
     def encode(texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in fast.encode_batch(texts)]
 
-    return Tokenizer(encode, fast.get_vocab_size(), length, field)
+    # Not the number of tokens: their ids may have gaps.
+    return Tokenizer(encode, max(fast.get_vocab().values(), default=-1) + 1, length, field)
 
 
 def _read_fast(path: Path) -> tokenizers.Tokenizer:
+    content = read_bytes(path, AGAIN)
+    model = parse_json(content, str(path), AGAIN).get("model")
     try:
-        return tokenizers.Tokenizer.from_buffer(path.read_bytes())  # `from_file` raises Exception itself
+        fast = tokenizers.Tokenizer.from_buffer(content)  # `from_file` raises Exception itself
     except ValueError as error:
         raise _damaged(path, error) from error
+    # Without it, the first text with a letter that the vocabulary lacks is an error.
+    unknown = model.get("unk_token", model.get("unk_id")) if isinstance(model, dict) else None
+    known = fast.token_to_id(unknown) is not None if isinstance(unknown, str) else unknown is not None
+    _require_special(
+        known or (isinstance(fast.model, models.BPE) and unknown is None), path, "token for what is unknown"
+    )
+    return fast
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    """Reads one token a line; raises `ConfigError` if the file is damaged."""
+    try:
+        lines = read_bytes(path, AGAIN).decode().removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise _damaged(path, error) from error
+    return {token.rstrip(): number for number, token in enumerate(lines)}
 
 
 def _damaged(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"{path} is damaged: {error}. Convert the release again.")
+    return ConfigError(f"{path} is damaged: {error}. {AGAIN}.")
 
 
 def _require_special(found: bool, path: Path, token: str) -> None:

@@ -184,7 +184,7 @@ class FlowTask:
         return Views(scalars, bar_text, self.validate, draw)
 
     def validate(self, state: TrainState) -> dict[str, float]:
-        """Returns the mean loss of each stage over the held-out split, if any, and of all, with the same draws always."""
+        """Returns the mean loss of each stage over the held-out split, if any, and of all, with the same draws."""
         if not self.data.held_out:
             return {}
         losses, params = [], sampling_weights(state)

@@ -7,8 +7,8 @@ from typing import Any
 
 import grain
 
-from nami_jax.checkpoints.beginning import CONFIG_FILE
 from nami_jax.checkpoints.checkpoint import Checkpoints
+from nami_jax.checkpoints.workdir import RUN_CONFIG
 from nami_jax.config import DataConfig, require
 from nami_jax.files.disk import written_whole
 from nami_jax.monitoring.events import tracked
@@ -65,7 +65,7 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
         if not steps and distributed.is_main():
             print(f"{workdir}: step {int(state.step)} of {last} is done already; this command trains no further.")
         if distributed.is_main():
-            with written_whole(workdir / CONFIG_FILE) as unfinished:
+            with written_whole(workdir / RUN_CONFIG) as unfinished:
                 unfinished.write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
         checkpoints.prepare(state.items())
         train_step, views = task.compile(state, steps), task.views(workdir / "samples")

@@ -35,7 +35,8 @@ def read_task(fields: Mapping[str, Any], devices: Sequence[Any] | None = None, *
         ConfigError: there is no such task, or the config does not fit it.
     """
     name = task_name(fields)
-    require(name in TASKS, field="task", value=name, rule="is not a task", remedy=f"Set one of {', '.join(TASKS)}")
+    known = isinstance(name, str) and name in TASKS
+    require(known, field="task", value=name, rule="is not a task", remedy=f"Set one of {', '.join(TASKS)}")
     own = {section: value for section, value in fields.items() if section != "task"}
     own = completed(own, workdir) if name == FLOW else own
     return TASKS[name](RUNS[name].from_dict(own), devices)

@@ -4,10 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import dacite
-
-from nami_jax.config import ConfigError, require
-from nami_jax.models.autoencoder_kl import IMAGE_CHANNELS, TAKE_CONFIG, AutoencoderKL, AutoencoderKLConfig
+from nami_jax.config import require
+from nami_jax.models.autoencoder_kl import IMAGE_CHANNELS, AutoencoderKL, AutoencoderKLConfig
 from nami_jax.weights.pretrained import Pretrained
 
 # Names of the attention's parts in checkpoints that early versions of diffusers wrote.
@@ -25,21 +23,8 @@ def read_autoencoder_config(fields: Mapping[str, Any]) -> AutoencoderKLConfig:
     Raises:
         ConfigError: a size is missing or of the wrong type, or the file describes an unsupported variant.
     """
-    known = {f.name for f in dataclasses.fields(AutoencoderKLConfig)}
-    picked = {name: value for name, value in fields.items() if name in known}
-    channels = picked.get("block_out_channels", ())
-    require(
-        isinstance(channels, (list, tuple)),
-        field="block_out_channels",
-        value=channels,
-        rule="must be a list",
-        remedy=TAKE_CONFIG,
-    )
-    try:
-        cfg = dacite.from_dict(AutoencoderKLConfig, picked, dacite.Config(cast=[tuple]))
-    except (dacite.WrongTypeError, dacite.MissingValueError) as error:
-        raise ConfigError(f"{error}. {TAKE_CONFIG}.") from error
-    for name, value in fixed_fields(len(channels)).items():
+    cfg = AutoencoderKLConfig.pick(fields)
+    for name, value in fixed_fields(len(cfg.block_out_channels)).items():
         given = fields.get(name, value)
         given = tuple(given) if isinstance(given, list) else given
         require(

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from nami_jax.config import require
 from nami_jax.models.bert import Bert, BertConfig
-from nami_jax.weights import WeightsError
-from nami_jax.weights.pretrained import Pretrained, read_sizes
+from nami_jax.weights.pretrained import Pretrained
 
 # Released beside the encoder and not used here: the [CLS] head, and a buffer that only counts 0, 1, 2, …
 UNUSED_KEYS = frozenset({"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"})
@@ -38,10 +38,14 @@ def read_bert_config(fields: Mapping[str, Any]) -> BertConfig:
     """Picks the sizes out of a parsed config.json, whose other entries do not change the forward pass.
 
     Raises:
-        WeightsError: a size is missing or not positive, or the file describes a variant that `Bert` does not
-            compute.
+        ConfigError: a size is missing or out of range, or the file describes a variant that `Bert` does not compute.
     """
     for name, value in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
-        if fields.get(name, value) != value:
-            raise WeightsError(f"{name} = {fields[name]!r}: only {value!r} is supported. Use another checkpoint.")
-    return read_sizes(BertConfig, fields, "BERT")
+        require(
+            fields.get(name, value) == value,
+            field=name,
+            value=fields.get(name),
+            rule=f"only {value!r} is supported",
+            remedy="Use another checkpoint",
+        )
+    return BertConfig.pick(fields)

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from nami_jax.config import ConfigError, PipelineConfig
+from nami_jax.files.json_files import read_json
 
 PIPELINE_FILE = "pipeline.json"
 TRANSFORMER, BRIDGE, VAE = "transformer", "bridge_flow", "vae"
@@ -17,10 +18,11 @@ TRANSFORMER, BRIDGE, VAE = "transformer", "bridge_flow", "vae"
 def read_pipeline_config(folder: Path) -> PipelineConfig:
     """Reads `pipeline.json` of a folder of converted weights; raises `ConfigError` if it is damaged."""
     path = folder / PIPELINE_FILE
+    fields = read_json(path, "Convert the release again")
     try:
-        return PipelineConfig.from_dict(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is damaged: {error}. Convert the release again.") from error
+        return PipelineConfig.from_dict(fields)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def write_settings(folder: Path, cfg: PipelineConfig) -> None:

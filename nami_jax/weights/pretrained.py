@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -11,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nami_jax.config import ConfigError
 from nami_jax.weights.slots import expected_shapes, export_tensors, load_module, slots_by_name
-from nami_jax.weights.tensors import Tensor, TensorShapes, WeightsError
+from nami_jax.weights.tensors import Tensor, TensorShapes
 
 SizesT = TypeVar("SizesT")
 NetworkT = TypeVar("NetworkT")
@@ -80,33 +78,3 @@ class Pretrained(Generic[SizesT, NetworkT]):
 def _shapes(kind: Pretrained[Any, Any], cfg: Any) -> TensorShapes:
     params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: kind.network(cfg, rngs=nnx.Rngs(0)))))
     return expected_shapes(slots_by_name(params, kind.names), params)
-
-
-def read_sizes(kind: type[SizesT], fields: Mapping[str, Any], network: str) -> SizesT:
-    """Picks the fields of a dataclass of positive numbers out of a parsed config.json, whose other entries are ignored.
-
-    Args:
-        kind: the dataclass; each field is an int or a float.
-        fields: what config.json holds.
-        network: its name, for messages.
-
-    Raises:
-        WeightsError: a field without a default is missing, a value is not a positive number of its type, or the values
-            do not go together.
-    """
-    remedy = "Use the checkpoint's own config.json."
-    known = dataclasses.fields(kind)  # pyright: ignore[reportArgumentType]
-    missing = [f.name for f in known if f.default is dataclasses.MISSING and f.name not in fields]
-    if missing:
-        raise WeightsError(f"{', '.join(missing)}: not in the {network} config. {remedy}")
-    picked = {f.name: fields[f.name] for f in known if f.name in fields}
-    for field in known:
-        value = picked.get(field.name, field.default)
-        fits = type(value) is int or (field.type is float and isinstance(value, float) and math.isfinite(value))
-        if not fits or value <= 0:
-            what = "an integer" if field.type is int else "a number"
-            raise WeightsError(f"{field.name} = {value!r}: must be {what} above 0. {remedy}")
-    try:
-        return kind(**picked)
-    except ConfigError as error:
-        raise WeightsError(str(error)) from error

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from nami_jax.weights.tensors import Tensor, TensorShapes, WeightsError, row_pieces
+from nami_jax.weights.tensors import StoredTensor, Tensor, TensorShapes, WeightsError, row_pieces
 
 ParamPath = tuple[Any, ...]
 Shardings = Callable[[Any], Any]  # abstract parameters (nested dicts) -> their shardings in the same structure
@@ -135,7 +136,7 @@ def load_params(
         Nested dicts of arrays.
 
     Raises:
-        WeightsError: keys are missing, unexpected or of the wrong shape; all are listed.
+        WeightsError: keys are missing, unexpected or of the wrong shape, all are listed; or numbers are not finite.
     """
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     require_tensors(expected_shapes(slots, abstract), found, unused)
@@ -222,8 +223,21 @@ def _copy(target: np.ndarray, tensor: Tensor, rows: np.ndarray, columns: tuple[s
         block = block if len(block) == len(some) else block[some - some[0]]
         into = target[piece]
         step = TILE if into.ndim == 2 else len(block)
-        for start in range(0, len(block), step):
-            into[start : start + step] = block[start : start + step]
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, and is refused
+            for start in range(0, len(block), step):
+                into[start : start + step] = block[start : start + step]
+        if not _finite(into):
+            name = f"{tensor.file}: {tensor.key}" if isinstance(tensor, StoredTensor) else "a tensor"
+            raise WeightsError(
+                f"{name} has numbers that are NaN, infinite or too large for {into.dtype}. The weights are damaged or "
+                "of a run that diverged: fetch them again, or use those of an earlier checkpoint."
+            )
+
+
+def _finite(array: np.ndarray) -> bool:
+    if array.dtype == ml_dtypes.bfloat16:  # whose own test takes ten times as long
+        return bool(((array.view(np.uint16) & 0x7F80) != 0x7F80).all())
+    return bool(np.isfinite(array).all())
 
 
 def export_tensors(params: Any, slots: Mapping[str, Slot]) -> dict[str, np.ndarray]:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from nami_jax.config import require
 from nami_jax.models.t5 import T5Config, T5Encoder
-from nami_jax.weights import WeightsError
-from nami_jax.weights.pretrained import Pretrained, read_sizes
+from nami_jax.weights.pretrained import Pretrained
 
 # Released beside the encoder in a full T5, and not used here; the embedding's second name is the same tensor again.
 DECODER_PREFIXES = ("decoder.", "lm_head.")
@@ -38,14 +38,22 @@ def read_t5_config(fields: Mapping[str, Any]) -> T5Config:
     """Picks the sizes out of a parsed config.json, whose other entries do not change the forward pass.
 
     Raises:
-        WeightsError: a size is missing or not positive, or the file describes a variant that `T5Encoder` does not
+        ConfigError: a size is missing or out of range, or the file describes a variant that `T5Encoder` does not
             compute.
     """
     model_type, projection = fields.get("model_type", "t5"), fields.get("feed_forward_proj", "relu")
-    if model_type not in ("t5", "mt5"):  # UMT5 has the same sizes, but a position bias in every layer
-        raise WeightsError(f"model_type = {model_type!r}: only 't5' and 'mt5' are supported. Use another checkpoint.")
-    if projection != "gated-gelu":
-        raise WeightsError(
-            f"feed_forward_proj = {projection!r}: only 'gated-gelu' is supported. Use T5 version 1.1 or mT5."
-        )
-    return read_sizes(T5Config, fields, "T5")
+    require(
+        model_type in ("t5", "mt5"),  # UMT5 has the same sizes, but a position bias in every layer
+        field="model_type",
+        value=model_type,
+        rule="only 't5' and 'mt5' are supported",
+        remedy="Use another checkpoint",
+    )
+    require(
+        projection == "gated-gelu",
+        field="feed_forward_proj",
+        value=projection,
+        rule="only 'gated-gelu' is supported",
+        remedy="Use T5 version 1.1 or mT5",
+    )
+    return T5Config.pick(fields)

@@ -9,8 +9,12 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from nami_jax.config import shown
+from nami_jax.files.json_files import read_json
+
 TensorShapes = Mapping[str, tuple[int, ...]]
 SHARD_BYTES = 2 * 1024**3
+LONGEST_NAME = 120  # of a file: no file system takes less than these letters in UTF-8
 PIECE_ELEMENTS = 2**24  # read or written at once: 64 MB of float32
 
 # By the names that safetensors gives them.
@@ -102,16 +106,18 @@ def indexed_files(index: Path) -> list[str]:
     """Returns the names of the files that an `*.index.json` lists, sorted.
 
     Raises:
+        ConfigError: it is damaged.
         WeightsError: it is not such a file, or names a file in another folder.
     """
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{index} is damaged: it has no weight_map of files. Fetch it again.") from error
-    foreign = [name for name in names if not isinstance(name, str) or Path(name).name != name]
-    if foreign:
-        raise WeightsError(f"{index} names {foreign[0]!r}: shards must be in the index's own folder. Fetch it again.")
-    return names
+    homes = read_json(index, "Fetch it again").get("weight_map")
+    if not isinstance(homes, dict):
+        raise WeightsError(f"{index} is damaged: it has no weight_map of files. Fetch it again.")
+    for name in homes.values():
+        if not (isinstance(name, str) and Path(name).name == name and "\0" not in name and len(name) <= LONGEST_NAME):
+            raise WeightsError(
+                f"{index} names {shown(name)}: shards must be files in the index's own folder. Fetch it again."
+            )
+    return sorted(set(homes.values()))
 
 
 def _list_file(file: Path) -> dict[str, StoredTensor]:

@@ -199,7 +199,7 @@ def test_incomplete_folder_is_refused_with_what_it_lacks(folder):
     weights.write_bytes(whole)
     fields = json.loads((folder / "config.json").read_text())
     for text, message in (
-        ("{", "config.json is not valid JSON"),
+        ("{", "config.json is damaged: it is not valid JSON"),
         (json.dumps(fields | {"act_fn": "relu"}), "config.json: act_fn = 'relu'"),
     ):
         (folder / "config.json").write_text(text)

@@ -29,7 +29,7 @@ def test_dict_round_trip_gives_the_same_config():
     ("section", "fields", "message"),
     [
         ("model", {"block_out_channels": (4, 6)}, r"model\.block_out_channels = \(4, 6\): each must be a multiple of"),
-        ("model", {"latent_channels": 0}, r"model\.latent_channels = 0: must be at least 1"),
+        ("model", {"latent_channels": 0}, r"model\.latent_channels = 0: must be in 1..4096"),
         ("loss", {"kl": -1.0}, r"loss\.kl = -1\.0: must not be negative"),
         ("loss", {"perceptual_blocks": 6}, r"loss\.perceptual_blocks = 6: must be in 1\.\.5"),
         ("loss", {"pixel": 0.0, "perceptual": 0.0}, r"loss\.pixel = 0\.0: loss\.pixel and loss"),

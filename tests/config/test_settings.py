@@ -1,6 +1,7 @@
 import dataclasses
 import pickle
 
+import numpy as np
 import pytest
 
 from configs import (
@@ -13,8 +14,8 @@ from configs import (
     flowers,
     nami_2b_finetune,
 )
-from nami_jax.config import Config, ConfigError, PipelineConfig, fixed_fields
-from nami_jax.config.settings import Settings, declared, field, sections, settings
+from nami_jax.config import Config, ConfigError, PipelineConfig, SampleConfig, fixed_fields
+from nami_jax.config.settings import Epsilon, Settings, Width, declared, field, sections, settings
 from tests.support.sizes import CONFIG, make_config
 
 
@@ -224,3 +225,58 @@ def test_repr_names_what_differs_from_the_defaults():
     assert repr(cfg).endswith("sample=SampleConfig(guidance_scale=2.0))")
     assert repr(cfg.mesh) == "MeshConfig()"
     assert "side=32" in repr(cfg.pipeline)
+
+
+@settings(remedy="Use its own config.json")
+class Sizes(Settings):
+    width: Width
+    epsilon: Epsilon = 1e-6
+
+
+def test_fields_are_picked_out_of_what_others_wrote_and_the_rest_is_ignored():
+    assert Sizes.pick({"width": 4, "epsilon": 0.5, "author": "x"}) == Sizes(4, epsilon=0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"width": 0}, r"^width = 0: must be at least 1\. Use its own config\.json\.$"),
+        ({"width": 10**9}, r"width = 1000000000: must be at most 131072"),
+        ({"width": 10**5000}, r"width = <int too large to show>: must be at most"),
+        ({"width": True}, r"width = True: must be an integer"),
+        ({"width": [[]] * 1000}, r"width = \(\(\), .{,320}: must be an integer"),
+        ({}, r"^width: is missing\. Use its own config\.json\.$"),
+        ({"width": 1, "epsilon": 0.0}, r"epsilon = 0\.0: must be between 0 and 1"),
+        ({"width": 1, "epsilon": float("inf")}, r"epsilon = inf: must be a finite number"),
+        ({"width": 1, "epsilon": "1e-6"}, r"epsilon = '1e-6': must be a number"),
+    ],
+)
+def test_what_others_wrote_is_held_to_type_and_range(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        Sizes.pick(fields)
+
+
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", [nested(100_000), "x" * 10**6, "\ud800", b"x", {1: 2}])
+def test_values_of_any_depth_length_and_type_are_refused_in_one_line(value):
+    with pytest.raises(ConfigError) as caught:
+        Config.from_dict(changed("data", train_split=value))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("fields", [None, [], 3, "x", {1: {}}, {"self": {}}, {"model": []}])
+def test_what_is_no_mapping_of_sections_is_refused(fields):
+    with pytest.raises(ConfigError):
+        Config.from_dict(fields)
+
+
+def test_numbers_of_numpy_count_as_numbers():
+    sample = SampleConfig.from_dict({"steps": np.array([1, 2, 3]), "guidance_scale": np.float32(2)})
+    assert sample == SampleConfig((1, 2, 3), 2.0)

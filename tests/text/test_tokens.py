@@ -116,7 +116,7 @@ def test_vocabulary_without_special_tokens_is_refused(tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\napple\n")
     with pytest.raises(ConfigError, match=r"vocab\.txt.*the vocabulary has no \[SEP\]"):
         bert_tokenizer(tmp_path, 8, "text.pooled_length")
-    fast = tokenizers.Tokenizer(tokenizers.models.WordLevel({"apple": 0}, unk_token="[UNK]"))
+    fast = tokenizers.Tokenizer(tokenizers.models.WordLevel({"apple": 0, "[UNK]": 1}, unk_token="[UNK]"))
     fast.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match=r"tokenizer\.json.*the vocabulary has no </s>"):
         t5_tokenizer(tmp_path, 8, "text.max_length")

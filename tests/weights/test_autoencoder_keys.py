@@ -84,12 +84,14 @@ def test_config_survives_the_way_through_json():
         ({"act_fn": "gelu"}, "act_fn = 'gelu': only 'silu' is supported"),
         ({"latents_std": [0.5] * 16}, "latents_std = .*: only None"),
         ({"norm_num_groups": 48}, r"block_out_channels = \(128, .*: needs multiples of norm_num_groups = 48"),
-        ({"layers_per_block": 0}, "layers_per_block = 0: must be at least 1"),
-        ({"scaling_factor": 0}, "scaling_factor = 0: must be positive"),
-        ({"shift_factor": float("nan")}, "shift_factor = nan: must be finite"),
-        ({"block_out_channels": []}, "block_out_channels = .*: needs multiples"),
-        ({"block_out_channels": 128}, "block_out_channels"),
-        ({"latent_channels": "16"}, "latent_channels"),
+        ({"layers_per_block": 0}, r"layers_per_block = 0: must be in 1\.\.32"),
+        ({"scaling_factor": 0}, "scaling_factor = 0: must be at least 1e-06"),
+        ({"shift_factor": float("nan")}, "shift_factor = nan: must be a finite number"),
+        ({"block_out_channels": []}, r"block_out_channels = \(\): needs at least 1 entries"),
+        ({"block_out_channels": 128}, "block_out_channels = 128: must be a list"),
+        ({"block_out_channels": [10**9]}, r"block_out_channels\[0\] = 1000000000: must be at most 131072"),
+        ({"layers_per_block": 10**9}, "layers_per_block = 1000000000: must be in"),
+        ({"latent_channels": "16"}, "latent_channels = '16': must be an integer"),
     ],
 )
 def test_config_of_another_variant_is_refused(fields, message):
@@ -98,5 +100,5 @@ def test_config_of_another_variant_is_refused(fields, message):
 
 
 def test_config_names_a_missing_size():
-    with pytest.raises(ConfigError, match=r'"latent_channels".*Use the autoencoder\'s own config.json'):
+    with pytest.raises(ConfigError, match=r"latent_channels: is missing\. Use the autoencoder's own config.json"):
         read_autoencoder_config({"block_out_channels": [32]})

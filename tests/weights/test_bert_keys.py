@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from nami_jax.config import ConfigError
 from nami_jax.models.bert import BertConfig
-from nami_jax.weights import WeightsError
 from nami_jax.weights.bert_keys import load_bert, read_bert_config
 from tests.support.golden_networks import golden_bert
 
@@ -60,17 +60,18 @@ def test_half_precision_weights_become_float32_parameters(cfg, weights):
         ({"hidden_act": "gelu_new"}, "hidden_act = 'gelu_new'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
         ({"num_attention_heads": 5}, "hidden_size = 24: must be a multiple of num_attention_heads = 5"),
-        ({"hidden_size": None}, "hidden_size = None: must be an integer above 0. Use the checkpoint's own"),
-        ({"num_attention_heads": 0}, "num_attention_heads = 0: must be an integer above 0"),
+        ({"hidden_size": None}, "hidden_size = None: must be an integer. Use the checkpoint's own"),
+        ({"num_attention_heads": 0}, "num_attention_heads = 0: must be at least 1"),
         ({"num_hidden_layers": True}, "num_hidden_layers = True: must be an integer"),
-        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps = '1e-12': must be a number above 0"),
+        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps = '1e-12': must be a number"),
+        ({"num_hidden_layers": 10**5}, "num_hidden_layers = 100000: must be in"),
     ],
 )
 def test_config_of_another_variant_is_refused(cfg, fields, message):
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(ConfigError, match=message):
         read_bert_config(vars(cfg) | fields)
 
 
 def test_config_names_every_missing_size():
-    with pytest.raises(WeightsError, match=r"vocab_size, num_hidden_layers, .*, max_position_embeddings: not in"):
+    with pytest.raises(ConfigError, match=r"^vocab_size, num_hidden_layers, .*, max_position_embeddings: are missing"):
         read_bert_config({"hidden_size": 24})
