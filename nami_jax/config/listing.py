@@ -30,7 +30,7 @@ def declare_types(config: ConfigDict) -> None:
     """Gives the fields of a run's config that are None their declared types, so that they can be set to others."""
     kind = RUNS.get(config.get("task", flow_run.TASK))
     for name, section in sections(kind).items() if kind else ():
-        values = config.get(name)
+        values: Any = config.get(name)
         for field in declared(section) if isinstance(values, ConfigDict) else ():
             if field.name in values and values[field.name] is None and types.NoneType in typing.get_args(field.type):
                 values[field.name] = _empty(field)

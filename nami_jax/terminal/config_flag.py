@@ -75,8 +75,8 @@ class _ConfigParser(ConfigFileFlagParser):
 
     def parse(self, path: str) -> ConfigDict:
         name, *variant = path.split(":", 1)
+        file = str(find_config(name))
         try:
-            file = str(find_config(name))
             config: Any = super().parse(":".join([file, *variant]))
             if not isinstance(config, ConfigDict):
                 config.to_dict()  # one that could not be loaded says why

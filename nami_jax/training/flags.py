@@ -1,6 +1,7 @@
 """The flags of a training run."""
 
 from pathlib import Path
+from typing import Any, cast
 
 from absl import flags
 
@@ -37,5 +38,5 @@ def parse_run_flags(argv: list[str]) -> list[str]:
 
 def workdir() -> Path:
     """Returns the folder that the parsed flags name."""
-    given = flags.FLAGS.workdir
-    return RUNS / config_name(flags.FLAGS["config"].config_filename) if given is None else Path(given)
+    given, config = flags.FLAGS.workdir, cast(Any, flags.FLAGS["config"])
+    return RUNS / config_name(config.config_filename) if given is None else Path(given)

@@ -1,5 +1,6 @@
 import gc
 import os
+import re
 import sys
 import weakref
 
@@ -173,3 +174,9 @@ def test_steps_are_whole_numbers():
 
 def test_file_names_hold_the_words_of_the_prompt():
     assert file_name(3, "A red/apple, please!", 0) == "003-a-red-apple-please-seed0.png"
+
+
+def test_repr_says_what_is_drawn_and_with_what(pipe, workdir):
+    told = repr(pipe)
+    assert told.startswith(f"NamiPipeline({workdir} step ")
+    assert re.search(r": [\d,]+ parameters, 3 stages, 16x16 pixels, text by minilm, SampleConfig\(steps=", told)
