@@ -86,7 +86,9 @@ class Autoencoder:
                 field="autoencoder.folder",
                 value=str(folder),
                 rule=f"has no {pattern}",
-                remedy="Use a diffusers vae folder, such as python -m nami_jax.convert creates",
+                remedy="Use a diffusers vae folder: `python -m nami_jax.train --config configs/autoencoder_emoji.py "
+                "--workdir FOLDER` trains one and writes FOLDER/vae, `python -m nami_jax.convert --from SOURCE --to "
+                "FOLDER` takes over that of a run or a release",
             )
         cfg = _read_config(folder / "config.json")
         return cls(load_autoencoder(cfg, open_tensors(folder), jnp.dtype(dtype)), tile=tile)

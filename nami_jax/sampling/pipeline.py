@@ -131,6 +131,13 @@ class NamiPipeline:
         )
         path = Path(path)
         require_readable(path, field="checkpoint", remedy="Pass a run's workdir or a folder of converted weights")
+        require(
+            (path / PIPELINE_FILE).is_file() or not (path / TRANSFORMER).is_dir(),
+            field="checkpoint",
+            value=str(path),
+            rule=f"has {TRANSFORMER}/ but no {PIPELINE_FILE}: it is not converted",
+            remedy=f"Run `python -m nami_jax.convert --from {path} --to FOLDER`, and use FOLDER",
+        )
         devices = None if mesh is None else make_mesh(mesh)
         shardings = None if devices is None else functools.partial(state_shardings, mesh=devices)
         if (path / PIPELINE_FILE).is_file():

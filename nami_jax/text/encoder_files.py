@@ -107,7 +107,8 @@ def released_folders(cfg: TextConfig, files: Sequence[tuple[str, Sequence[str]]]
         field="text.folder",
         value=cfg.folder,
         rule=f"lacks {', '.join(missing)}",
-        remedy="Set the FOLDER that `python -m nami_jax.convert --from RELEASE --to FOLDER` creates",
+        remedy="Make it with `python -m nami_jax.convert --from RELEASE --to FOLDER`, and set FOLDER or copy its mt5 "
+        "and mclip there",
     )
     return folder / "mt5", folder / "mclip"
 

@@ -200,6 +200,20 @@ def test_fields_that_define_a_run_are_fixed():
     assert fixed["mesh"] == fixed["sample"] == ()
 
 
+def test_a_located_run_names_its_folders_from_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = make_config(
+        model={"channels": 4},
+        data={"prepared": "prepared"},
+        autoencoder={"folder": "runs/../vae", "downscale": 1},
+        train={"init_from": "runs/a@3"},
+    ).located()
+    assert cfg.autoencoder.folder == str(tmp_path / "vae")
+    assert cfg.train.init_from == str(tmp_path / "runs" / "a@3")
+    assert cfg.text.folder is None
+    assert cfg.located() == cfg
+
+
 def declared_names(section: str) -> list[str]:
     return [found.name for found in declared(sections(Config)[section])]
 

@@ -18,6 +18,7 @@ from nami_jax.host_checks.run_checks import check_data
 from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from nami_jax.preparation.job import Options
 from nami_jax.preparation.orchestration import prepare
+from nami_jax.release.run_conversion import convert_run
 from nami_jax.training.flow_task import FlowTask
 from tests.preparation.conftest import png, write_lines
 from tests.support.runs import train
@@ -59,6 +60,40 @@ def test_samples_are_decoded_at_any_shape_that_the_stages_take(run):
     assert pipe("card 3", width=32, steps=(1, 1, 1))[0].size == (32, 16)
     with pytest.raises(ConfigError, match=r"width = 24: .* multiple of 16"):
         pipe("card 3", width=24)
+
+
+def test_a_folder_of_a_run_brings_its_autoencoder_and_draws_the_same(run, tmp_path, monkeypatch):
+    convert_run(run[0], tmp_path / "folder")
+    for file in (tmp_path / "folder").rglob("*.json"):
+        assert "/" not in file.read_text().replace("N/A", ""), f"{file} names a path"
+    monkeypatch.chdir("/")
+    pipes = (NamiPipeline.from_pretrained(folder) for folder in (run[0], tmp_path / "folder"))
+    found, expected = (np.asarray(pipe("card 3", steps=(1, 1, 1), seed=2)[0]) for pipe in pipes)
+    np.testing.assert_array_equal(found, expected)
+    shutil.rmtree(tmp_path / "folder" / "vae")
+    with pytest.raises(ConfigError, match=r"folder lacks vae/\. `python -m nami_jax\.convert"):
+        NamiPipeline.from_pretrained(tmp_path / "folder")
+
+
+def test_a_run_without_its_autoencoder_is_converted_only_if_told_so(run, prepared, tmp_path):
+    folder = Path(prepared.autoencoder.folder)
+    hidden = folder.rename(folder.with_name("hidden"))
+    try:
+        with pytest.raises(ConfigError, match=rf"was trained with {folder}, which is not there\. .*--allow_missing"):
+            convert_run(run[0], tmp_path / "folder")
+        assert convert_run(run[0], tmp_path / "folder", allow_missing=True).absent == ["vae/"]
+    finally:
+        hidden.rename(folder)
+
+
+def test_an_autoencoder_named_from_the_current_folder_is_found_from_any(prepared, monkeypatch, tmp_path):
+    folder = Path(prepared.autoencoder.folder)
+    monkeypatch.chdir(folder.parent)
+    relative = dataclasses.replace(prepared, autoencoder=dataclasses.replace(prepared.autoencoder, folder=folder.name))
+    task = FlowTask(relative, ONE_DEVICE)
+    monkeypatch.chdir(tmp_path)
+    assert task.cfg == prepared
+    assert task.codec is not None
 
 
 def test_preflight_reads_every_bucket(prepared):

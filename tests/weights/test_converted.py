@@ -1,9 +1,10 @@
+import dataclasses
 import json
 
 import pytest
 
-from nami_jax.config import ConfigError
-from nami_jax.weights.converted import PIPELINE_FILE, read_pipeline_config
+from nami_jax.config import AutoencoderConfig, ConfigError
+from nami_jax.weights.converted import PIPELINE_FILE, inside, read_pipeline_config, require_parts
 from tests.support.sizes import make_config
 
 
@@ -17,3 +18,21 @@ def test_damaged_settings_are_named_with_the_remedy(tmp_path):
     (tmp_path / PIPELINE_FILE).write_text("{")
     with pytest.raises(ConfigError, match=r"pipeline\.json is damaged: .*\. Convert the release again\."):
         read_pipeline_config(tmp_path)
+
+
+def test_parts_that_are_missing_are_named_together_with_what_makes_them(tmp_path):
+    cfg = dataclasses.replace(make_config().pipeline, autoencoder=AutoencoderConfig("vae", 8))
+    with pytest.raises(
+        ConfigError, match=r"lacks transformer/, vae/\. `python -m nami_jax\.convert --from SOURCE --to"
+    ):
+        require_parts(tmp_path, cfg)
+    for part in ("transformer", "vae"):
+        (tmp_path / part).mkdir()
+    require_parts(tmp_path, cfg)
+
+
+def test_paths_in_the_settings_are_below_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = dataclasses.replace(make_config().pipeline, autoencoder=AutoencoderConfig("vae", 8))
+    found = inside(cfg, tmp_path.relative_to(tmp_path) / "folder")
+    assert (found.autoencoder.folder, found.text.folder) == (str(tmp_path / "folder" / "vae"), None)
