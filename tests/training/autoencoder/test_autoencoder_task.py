@@ -179,7 +179,7 @@ def test_another_number_of_samples_is_another_run_and_checkpoints_without_it_are
         checkpoints.save(
             14, dataclasses.replace(state, step=jnp.int32(14)).items(), {"next_index": position["next_index"]}
         )  # as before samples were counted
-    assert int(train_autoencoder(cfg, workdir, ONE_DEVICE).step) == 12
+    assert int(train_autoencoder(cfg, workdir, ONE_DEVICE).step) == 14
 
 
 def test_batch_that_devices_cannot_share_is_named(data_dir, tmp_path):
