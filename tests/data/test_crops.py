@@ -1,4 +1,5 @@
 import collections
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,7 @@ def test_batch_that_processes_cannot_share_is_refused(source):
 
 def test_squares_of_images_of_several_sizes_are_mixed(source):
     wide, tall = ({"image": np.full((*sides, 3), level, np.uint8)} for sides, level in (((16, 32), 0), ((32, 16), 255)))
-    batches = take(crop_loader([[wide] * 5, [tall] * 15], **ORDER), 5)
+    sources: Any = [[wide] * 5, [tall] * 15]
+    batches = take(crop_loader(sources, **ORDER), 5)
     levels = collections.Counter(float(square[0, 0, 0]) for batch in batches for square in batch)
     assert levels == {-1.0: 10, 1.0: 30}  # two epochs of twenty images
