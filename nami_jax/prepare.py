@@ -62,7 +62,8 @@ def main(argv: list[str]) -> None:
     own = [field.name for field in dataclasses.fields(Options)]
     try:
         cfg = read_task(args.config.to_dict()).cfg
-        options = Options(**{name: getattr(args, name) for name in own} | {"held_out": parse_held_out(args.held_out)})
+        given: dict[str, Any] = {name: getattr(args, name) for name in own}
+        options = Options(**given | {"held_out": parse_held_out(args.held_out)})
         out = args.out or cfg.data.prepared
         require(
             bool(out),

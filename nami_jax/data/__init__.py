@@ -1,1 +1,1 @@
-"""Data sets, prepared latents, and the loader that turns them into training steps."""
+"""Data sets, prepared pictures, and the loader that turns them into training steps."""

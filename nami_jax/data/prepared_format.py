@@ -40,8 +40,8 @@ class PreparedSample(NamedTuple):
     id: str
     captions: tuple[str, ...]  # none blank; at least one, unless the run needs no texts
     image: np.ndarray  # (H, W, 3) uint8; or latents (h, w, C) float32 of 8 bits of precision: stored in bfloat16
-    text_embeds: np.ndarray | None  # (N, T, D) bfloat16; None for a run that needs no texts
-    pooled: np.ndarray | None  # (N, P) float32: small beside the embeds, and it steers every block
+    text_embeds: Any  # (N, T, D) bfloat16; None for a run that needs no texts
+    pooled: Any  # (N, P) float32: small beside the embeds, and it steers every block
 
     def pack(self) -> bytes:
         """Returns the record that `unpack` reads."""

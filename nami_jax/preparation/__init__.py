@@ -1,1 +1,1 @@
-"""Turns captioned images from any source into prepared latents, on Apache Beam."""
+"""Turns captioned images from any source into prepared pixels or latents, on Apache Beam."""

@@ -70,11 +70,11 @@ def _bucket_grid(job: Job, bucket: Bucket, pairs: Sequence[tuple[PreparedSample,
 
 
 def _records(out: str, shard: Shard, count: int) -> Iterator[PreparedSample]:
-    """Yields the first records of a file."""
+    """Yields records that are spread over a file."""
     with files.local_copy(files.join(out, shard.name)) as path:
         records: Any = grain.sources.ArrayRecordDataSource([path])
-        for i in range(min(count, shard.records)):
-            yield PreparedSample.unpack(records[i])
+        for i in range(some := min(count, shard.records)):
+            yield PreparedSample.unpack(records[i * shard.records // some])
 
 
 def _originals(job: Job, unit: Unit, ids: set[str]) -> dict[str, np.ndarray]:

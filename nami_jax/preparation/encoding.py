@@ -78,7 +78,7 @@ class RecordEncoder:
                 f"The autoencoder makes latents that are not finite, e.g. near {pictures[0].id}. Use "
                 "another autoencoder.folder, or --dtype=float32."
             )
-        return latents.astype(ml_dtypes.bfloat16)
+        return list(latents.astype(ml_dtypes.bfloat16))
 
     def _encode_captions(self) -> None:
         texts = self._networks.text

@@ -40,11 +40,8 @@ def test_dict_round_trip_gives_the_same_config():
         ("train", {"learning_rate": 0.0}, r"train\.learning_rate = 0\.0: must be positive"),
         ("train", {"ema_decay": 1.0}, r"train\.ema_decay = 1\.0: must be in \[0, 1\)"),
         ("data", {"side": 15}, r"data\.side = 15: the autoencoder needs a multiple of 2\. Set 16"),
-        (
-            "data",
-            {"prepared": "latents", "flip": False},
-            r"data\.prepared = 'latents': an autoencoder is",
-        ),
+        ("data", {"prepared": "p", "buckets": ((16, 17),)}, r"data\.buckets = 17: the autoencoder needs .* Set 18"),
+        ("data", {"prepared": "p", "buckets": ((16, 6),)}, r"train\.crop = 8: must be at most data\.buckets = 6"),
     ],
 )
 def test_bad_values_are_refused_with_field_value_and_remedy(section, fields, message):

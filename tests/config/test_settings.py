@@ -52,12 +52,11 @@ LATENTS = {"data": {"prepared": "p"}, "autoencoder": {"folder": "vae", "downscal
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"data": {"prepared": "p"}}, r"data\.prepared = 'p': a flow of latents needs both"),
-        ({"autoencoder": {"folder": "vae"}}, r"data\.prepared = None: a flow of latents needs both"),
+        ({"autoencoder": {"folder": "vae"}}, r"data\.prepared = None: a flow of latents trains on prepared data"),
         ({"autoencoder": {"downscale": 8}}, r"autoencoder\.downscale = 8: must be 1 without"),
         (LATENTS | {"data": {"prepared": "p", "side": 24}}, r"data\.side = 24: .* multiple of 16\. Set 32"),
         (LATENTS | {"data": {"prepared": "p", "buckets": ((16, 24),)}}, r"data\.buckets = 24: .* multiple of 16"),
-        (LATENTS | {"data": {"prepared": "p", "flip": True}}, r"data\.flip = True: prepared latents cannot"),
+        (LATENTS | {"data": {"prepared": "p", "flip": True}}, r"data\.flip = True: latents cannot be mirrored"),
         ({"data": {"buckets": ((16, 16),)}}, r"data\.buckets = .* Set data\.prepared"),
         ({"train": {"keep_every": 12}}, r"train\.keep_every = 12: must be a multiple of .*every = 5\. Set 15\."),
         ({"train": {"phase_learning_rates": (1e39,)}}, r"phase_learning_rates\[0\] = 1e\+39: .* at most 1e\+30"),

@@ -74,7 +74,7 @@ def test_run_leaves_checkpoints_events_grids_and_its_config(whole_run, data_dir)
 
 def test_vae_folder_loads_and_its_latents_of_the_training_images_are_of_unit_scale(whole_run, train_source):
     autoencoder = Autoencoder.from_folder(whole_run[0] / "vae")
-    statistics = latent_statistics(autoencoder, train_source)
+    statistics = latent_statistics(autoencoder, [train_source])
     assert statistics.mean == pytest.approx(0.0, abs=1e-5)
     assert statistics.std == pytest.approx(1.0, rel=1e-5)
     assert autoencoder.downscale == 2
@@ -109,7 +109,7 @@ def test_vae_folder_holds_the_ema_weights(whole_run, train_source):
 
 def test_training_brings_reconstructions_nearer(whole_run, data_dir):
     cfg = make_autoencoder_run(data_dir)
-    validate = make_validation(cfg, None, open_source(cfg.data, cfg.data.eval_split))
+    validate = make_validation(cfg, None, [open_source(cfg.data, cfg.data.eval_split)])
     first, last = validate(init_state(cfg, make_mesh(devices=ONE_DEVICE))), validate(whole_run[1])
     assert last["validation/pixel"] < first["validation/pixel"]
     assert last["validation/psnr"] > first["validation/psnr"]
@@ -120,13 +120,13 @@ def test_training_brings_reconstructions_nearer(whole_run, data_dir):
 def test_validation_sees_every_held_out_image_once(whole_run, data_dir):
     cfg = make_autoencoder_run(data_dir)
     held_out = open_source(cfg.data, cfg.data.eval_split)
-    assert np.concatenate(list(batches(held_out))).shape == (4, 16, 16, 3)
+    assert np.concatenate(list(batches([held_out]))).shape == (4, 16, 16, 3)
 
 
 def test_run_on_eight_devices_is_that_on_one(whole_run, data_dir, tmp_path):
     cfg = make_autoencoder_run(data_dir)
     state = train_autoencoder(cfg, tmp_path)
-    images = next(batches(open_source(cfg.data, cfg.data.eval_split)))
+    images = next(batches([open_source(cfg.data, cfg.data.eval_split)]))
     found, expected = (open_weights(cfg, params) for params in (state.ema, whole_run[1].ema))
     decoded = expected.decode(expected.encode(images))
     # Not parameter by parameter: those that a norm cancels have gradients of rounding alone, which Adam enlarges.
