@@ -55,7 +55,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.Error as error:
         raise SystemExit(f"error: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = (error.__cause__ or error).args[-1]
+        reason = " ".join(str((error.__cause__ or error).args[-1]).split())
         raise SystemExit(f"error: --config: {reason}\nconfigs/README.md lists every field of a config.") from error
     return rest
 

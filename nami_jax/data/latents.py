@@ -139,7 +139,8 @@ def parse_manifest(content: bytes, path: str) -> dict[str, Any]:
     except ConfigError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged: {error!r}. Remove it and {AGAIN}.") from error
+        reason = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else repr(error)
+        raise ConfigError(f"{path} is damaged: {reason}. Remove it and {AGAIN}.") from error
     return manifest
 
 

@@ -24,7 +24,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         arguments = app.parse_flags_with_usage(argv)
         flags.FLAGS.config.to_dict()  # a file that could not be loaded is reported at its first use
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = (error.__cause__ or error).args[-1]
+        reason = " ".join(str((error.__cause__ or error).args[-1]).split())
         raise SystemExit(f"error: --config: {reason}\nconfigs/README.md lists every field of a config.") from error
     if len(arguments) > 1:
         raise app.UsageError(
