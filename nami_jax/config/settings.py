@@ -193,10 +193,11 @@ def sections(cls: Any) -> dict[str, Any]:
 
 
 def _explanations(cls: Any, problems: Sequence[Any]) -> Iterator[str]:
-    """Yields a line for each of pydantic's errors, and one for all fields that are missing."""
+    """Yields a line for each field that pydantic finds wrong, and one for all that are missing."""
     prefix = f"{cls.section}." if cls.section else ""
     missing = [f"{prefix}{problem['loc'][0]}" for problem in problems if problem["type"] == "missing"]
-    yield from (_explain(cls, problem) for problem in problems if problem["type"] != "missing")
+    wrong = {problem["loc"][:1]: problem for problem in reversed(problems) if problem["type"] != "missing"}
+    yield from (_explain(cls, problem) for problem in reversed(wrong.values()))
     if missing:
         remedy = cls.remedy or "See configs/README.md, which lists every field"
         yield f"{', '.join(missing)}: {'is' if len(missing) == 1 else 'are'} missing. {remedy}."

@@ -29,6 +29,7 @@ def new_folder(target: Path, size: int) -> Iterator[Path]:
     """
     target = target.absolute()
     partial = target.with_name(f".{target.name}.partial")
+    require_new(target)
     make_folder(target.parent, field="to")
     try:
         with _locked(target):

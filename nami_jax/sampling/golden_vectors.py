@@ -59,6 +59,14 @@ def compare(folder: Path) -> Iterator[tuple[str, float]]:
         rule=f"the network has {cfg.num_stages} stages",
         remedy=REMEDY,
     )
+    unit = 2 ** (cfg.num_stages - 1)
+    require(
+        config.final_latent_size % unit == 0,
+        field="final_latent_size",
+        value=config.final_latent_size,
+        rule=f"must be a multiple of {unit}",
+        remedy=REMEDY,
+    )
     stored, jumps = (open_tensors(folder / name) for name in ("vectors.safetensors", "bridge_flow.safetensors"))
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     require_tensors(vector_shapes(cfg, sample, config.final_latent_size, shapes), shapes, unused=shapes)

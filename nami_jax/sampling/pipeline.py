@@ -271,7 +271,7 @@ class NamiPipeline:
             ConfigError: there is no such preset, or a value that cannot work.
         """
         if preset is not None and preset not in list(SAMPLE_PRESETS):  # a list: of any type, also unhashable ones
-            hint = nearest(str(preset)[:80], list(SAMPLE_PRESETS))
+            hint = nearest(preset[:80] if isinstance(preset, str) else "", list(SAMPLE_PRESETS))
             raise ConfigError(f"preset = {shown(preset)}: no such preset.{hint}")
         sample = self.cfg.sample if preset is None else SAMPLE_PRESETS[preset]
         given = {name: value for name, value in given.items() if value is not None}

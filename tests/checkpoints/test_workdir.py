@@ -37,7 +37,7 @@ def test_a_folder_is_held_by_one_and_free_afterwards(tmp_path):
 def test_a_folder_under_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(ConfigError, match=r"workdir = .*file.*: cannot be written: .* Set a folder"), held(folder):
+        with pytest.raises(ConfigError, match=r"workdir = .*file.*: a file is in the way\. Set another"), held(folder):
             pass
 
 
