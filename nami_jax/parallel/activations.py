@@ -10,11 +10,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import Config, require
 from nami_jax.models.layout import Layout
-from nami_jax.parallel.flash import flash_attention
+from nami_jax.parallel.flash import kernel_for
 from nami_jax.parallel.kept_programs import BoundedJit
 from nami_jax.parallel.sharding import BATCH_AXES, batch_parts
-
-FLASH_HEADS = 128  # the TPU kernel takes heads of a multiple of this many channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +20,7 @@ class MeshLayout(Layout):
     """The layout of a mesh as `sharding.make_mesh` arranges it.
 
     Each device has its images' queries for its own tokens and heads, and the keys and values of all tokens, which are
-    gathered along `sequence`. On TPUs attention is the splash kernel.
+    gathered along `sequence`. Attention is the platform's kernel, where it has one.
     """
 
     mesh: Mesh
@@ -48,12 +46,13 @@ class MeshLayout(Layout):
         """Attends each device's queries to the keys of all tokens."""
         q = self._place(q, BATCH_AXES, "sequence", "tensor")
         k, v = (self._place(x, BATCH_AXES, None, "tensor") for x in (k, v))
-        if not self._has_flash(q):
+        kernel = kernel_for(self.mesh.devices.flat[0], q.shape[-1], q.dtype)
+        if kernel is None:
             return self._place(super().attention(q, k, v), BATCH_AXES, "sequence", "tensor")
         queries, keys = PartitionSpec(BATCH_AXES, "sequence", "tensor"), PartitionSpec(BATCH_AXES, None, "tensor")
         # XLA cannot split a kernel of its own accord; check_vma: the kernel does not say what varies along which axis.
         attend = jax.shard_map(
-            flash_attention, mesh=self.mesh, in_specs=(queries, keys, keys), out_specs=queries, check_vma=False
+            kernel, mesh=self.mesh, in_specs=(queries, keys, keys), out_specs=queries, check_vma=False
         )
         return attend(q, k, v)
 
@@ -72,9 +71,6 @@ class MeshLayout(Layout):
     def replicate(self, x: jax.Array) -> jax.Array:
         """Copies an array to every device, where each process can read it."""
         return x if self.mesh.size == 1 else _copy_to(NamedSharding(self.mesh, PartitionSpec()), x)
-
-    def _has_flash(self, q: jax.Array) -> bool:
-        return self.mesh.devices.flat[0].platform == "tpu" and q.shape[-1] % FLASH_HEADS == 0
 
     def _place(self, x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
         if self.mesh.size == 1:

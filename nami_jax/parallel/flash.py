@@ -1,9 +1,11 @@
-"""Attention on one TPU core that never holds the L x L weights: JAX's splash kernel, for any length.
+"""Attention on one device that never holds the L x L weights, for any length: splash on TPUs, cuDNN's on NVIDIA GPUs.
 
-Source: FlashAttention, arXiv 2205.14135; the kernel is jax.experimental.pallas.ops.tpu.splash_attention.
+Source: FlashAttention, arXiv 2205.14135; the kernels are jax.experimental.pallas.ops.tpu.splash_attention and cuDNN's
+fused attention, which jax calls.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,28 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 
 LANES = 128  # the kernel takes lengths that are multiples of this
 BLOCKS = (512, 256, 128)  # the largest that divides the length is used
+
+AMPERE = 8.0  # cuDNN's kernel runs on GPUs of this compute capability and newer
+
+Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (B, L, N, H), twice (B, M, N, H) -> (B, L, N, H)
+
+
+def kernel_for(device: Any, head_dim: int, dtype: Any) -> Kernel | None:
+    """Returns the kernel that a device has for heads of `head_dim` channels; None: it has none.
+
+    Args:
+        device: one of jax's, present or described by a topology.
+        head_dim: H.
+        dtype: of queries, keys and values.
+    """
+    if device.platform == "tpu" and head_dim % LANES == 0:
+        return flash_attention
+    # AMD's GPUs have the same platform and no cuDNN.
+    nvidia = device.platform == "gpu" and device.device_kind.startswith("NVIDIA")
+    if nvidia and float(device.compute_capability) >= AMPERE:
+        fits = head_dim % 8 == 0 and head_dim <= 128 and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+        return cudnn_attention if fits else None
+    return None
 
 
 def flash_attention(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool = False) -> jax.Array:
@@ -40,6 +64,30 @@ def flash_attention(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool = 
     )
     out: Any = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, k, v, segments)  # (B, N, L', H)
     return jnp.moveaxis(out[:, :, :length], 1, 2)
+
+
+def cudnn_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, implementation: Literal["cudnn", "xla"] = "cudnn"
+) -> jax.Array:
+    """Attends every query to every key.
+
+    Args:
+        q: (B, L, N, H), bfloat16 or float16; H at most 128 and a multiple of 8.
+        k: (B, M, N, H).
+        v: (B, M, N, H).
+        implementation: "xla" runs the same on any platform, without the kernel.
+
+    Returns:
+        (B, L, N, H).
+    """
+    batch, sizes = q.shape[0], (q.shape[1], k.shape[1])
+    lengths = {}
+    if any(size % 2 for size in sizes):  # the kernel has no gradient for odd lengths
+        q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+        names = ("query_seq_lengths", "key_value_seq_lengths")
+        lengths = {name: jnp.full((batch,), size, jnp.int32) for name, size in zip(names, sizes, strict=True)}
+    out = jax.nn.dot_product_attention(q, k, v, implementation=implementation, **lengths)
+    return out[:, : sizes[0]]
 
 
 def _pad(x: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from nami_jax.data.loader import Batch
 from nami_jax.flow.transition import Bridged
 from nami_jax.models import lora
 from nami_jax.models.bridge import new_bridge
+from nami_jax.models.layout import Layout
 from nami_jax.models.nami import Nami
 from nami_jax.parallel.sharding import BATCH, state_shardings
 from nami_jax.text.encoders import TextStates
@@ -68,7 +69,7 @@ def _new_state(cfg: Config, base: Any, bridge: Any) -> TrainState:
 
 @functools.cache
 def make_train_step(
-    cfg: Config, mesh: Mesh
+    cfg: Config, mesh: Mesh, layout: Layout | None = None
 ) -> Callable[[TrainState, Batch, TextStates], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the jitted step (state, batch, null) -> (state, metrics); the given state is donated.
 
@@ -79,9 +80,10 @@ def make_train_step(
     Args:
         cfg: the run.
         mesh: as `sharding.make_mesh` arranges it.
+        layout: another than the run's own, to compare with.
     """
     optimizer = flow_parts(cfg, mesh).optimizer
-    stage_parts = _stage_loss(cfg, mesh, cfg.train.caption_dropout)
+    stage_parts = _stage_loss(cfg, mesh, cfg.train.caption_dropout, layout)
 
     def step(state, batch, null):
         def loss_fn(params, key):
@@ -117,11 +119,11 @@ def make_eval_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, Batch, TextSt
 
 
 def _stage_loss(
-    cfg: Config, mesh: Mesh, caption_dropout: float
+    cfg: Config, mesh: Mesh, caption_dropout: float, layout: Layout | None = None
 ) -> Callable[..., Iterator[tuple[jax.Array, StageDraws]]]:
     """Returns (params, bridge, batch, null, key) -> each stage's losses (B_k,) and what was drawn for them."""
     parts = flow_parts(cfg, mesh)
-    stages, layout = parts.stages, parts.layout
+    stages, layout = parts.stages, layout or parts.layout
 
     def losses(params, bridge, batch, null, key):
         model = nnx.merge(parts.structure, params)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from absl import app, flags
 from flax import nnx
+from nami_jax.data.latents import Prepared, parse_manifest
 
 from configs import autoencoder_emoji, emoji_latent, emoji_tiny
 from nami_jax import sample
@@ -22,7 +23,6 @@ from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.workdir import held
 from nami_jax.config import Config, ConfigError, PipelineConfig
 from nami_jax.config.autoencoder_run import AutoencoderRun
-from nami_jax.data.latents import Prepared, parse_manifest
 from nami_jax.files.output_folder import make_folder, output_folder
 from nami_jax.models.nami import Nami
 from nami_jax.release.folders import new_folder
