@@ -28,7 +28,7 @@ def base_config(kind: Any) -> ConfigDict:
 
 def declare_types(config: ConfigDict) -> None:
     """Gives the fields of a run's config that are None their declared types, so that they can be set to others."""
-    kind = RUNS.get(config.get("task", flow_run.TASK))
+    kind = RUNS.get(str(config.get("task", flow_run.TASK)))
     for name, section in sections(kind).items() if kind else ():
         values: Any = config.get(name)
         for field in declared(section) if isinstance(values, ConfigDict) else ():
