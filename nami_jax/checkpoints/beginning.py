@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from nami_jax.checkpoints.checkpoint import Checkpoints
+from nami_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
 from nami_jax.checkpoints.runs import (
     load_folder,
     load_run,
@@ -19,7 +19,7 @@ from nami_jax.checkpoints.runs import (
     require_same_size,
 )
 from nami_jax.checkpoints.workdir import RUN_CONFIG
-from nami_jax.config import Config, ModelConfig, PipelineConfig, fixed_fields, require
+from nami_jax.config import Config, ConfigError, ModelConfig, PipelineConfig, fixed_fields, require
 from nami_jax.config.flow_run import TASK
 from nami_jax.config.settings import declared
 from nami_jax.models.bridge import new_bridge
@@ -53,8 +53,11 @@ class Origin(NamedTuple):
                 remedy="Set the workdir of a flow's run",
             )
             return Config.from_dict(found).located().pipeline
-        with Checkpoints(self.folder) as checkpoints:
-            return checkpoints.latest_valid(checkpoints.config).located().pipeline
+        try:
+            with Checkpoints(self.folder) as checkpoints:
+                return checkpoints.latest_valid(checkpoints.config).located().pipeline
+        except CheckpointError as error:
+            raise ConfigError(f"train.init_from = {str(self.folder)!r}: {error}") from error
 
 
 def find_origin(init_from: str) -> Origin:
@@ -136,8 +139,9 @@ def completed(fields: Mapping[str, Any], workdir: Path | None = None) -> dict[st
 
 
 def begun_fields(workdir: Path) -> Mapping[str, Any] | None:
-    """Returns the config of the run in a workdir, as nested dicts; None if it has no checkpoint yet."""
-    return _saved_fields(workdir) if any((workdir / "checkpoints").glob("[0-9]*")) else None
+    """Returns the config of the flow's run in a workdir, as nested dicts; None if it has no checkpoint yet."""
+    found = _saved_fields(workdir) if any((workdir / "checkpoints").glob("[0-9]*")) else None
+    return None if found is None or found.get("task", TASK) != TASK else found
 
 
 def _saved_fields(workdir: Path) -> Mapping[str, Any] | None:

@@ -46,7 +46,7 @@ def inside(cfg: PipelineConfig, folder: Path) -> PipelineConfig:
 def require_parts(folder: Path, cfg: PipelineConfig) -> None:
     """Raises `ConfigError` if a converted folder lacks a part that drawing with these settings of it needs."""
     wanted = [TRANSFORMER, None if cfg.bridge.kind is None else BRIDGE, cfg.autoencoder.folder]
-    missing = [f"{part}/" for part in wanted if part is not None and not (folder / part).is_dir()]
+    missing = [f"{part}/" for part in wanted if part is not None and not any((folder / part).glob("*.safetensors"))]
     if missing:
         raise ConfigError(
             f"{folder} lacks {', '.join(missing)}. `python -m nami_jax.convert --from SOURCE --to NEW` makes a whole "

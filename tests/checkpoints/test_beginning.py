@@ -1,14 +1,20 @@
 import dataclasses
 import json
+import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
-from configs import emoji_tiny, finetune
+from configs import emoji_latent, emoji_tiny, finetune
 from nami_jax.checkpoints.beginning import completed, find_origin
 from nami_jax.config import AutoencoderConfig, Config, ConfigError, PipelineConfig, SampleConfig
 from nami_jax.weights.converted import write_settings
+from tests.support.paths import ROOT
 from tests.support.sizes import make_config
 
 RUN = make_config(
@@ -44,7 +50,7 @@ def run(tmp_path) -> Path:
 
 def fields(init_from: Any = None, **sections: dict[str, Any]) -> dict[str, Any]:
     """Returns configs/finetune.py with fields set."""
-    config = finetune.get_config()
+    config: Any = finetune.get_config()
     config.train.init_from = None if init_from is None else str(init_from)
     config.data.prepared = "new"
     config.train.stage_batches = ((2, 2, 2),)
@@ -90,7 +96,7 @@ def test_a_size_that_contradicts_is_named_before_any_rule_of_the_config(run):
         ConfigError, match=r"model\.num_heads = 3: the network in .*run has 2\. Set that value, or None"
     ):
         read(run, model={"num_heads": 3})
-    config = emoji_tiny.get_config()  # one of pixels, and this run is of latents
+    config: Any = emoji_tiny.get_config()  # one of pixels, and this run is of latents
     config.train.init_from = str(run)
     with pytest.raises(ConfigError, match=r"model\.channels = 3: the network in .* has 4"):
         completed(config.to_dict())
@@ -164,3 +170,31 @@ def test_nothing_is_written_to_what_a_run_begins_from(run, tmp_path, below):
     (tmp_path / "link").symlink_to(run)
     with pytest.raises(ConfigError, match=r"lies in it, and what a run begins from is not written to\. Use another"):
         read(run, workdir=tmp_path / "link" / below)
+
+
+def documented(module: str) -> list[list[str]]:
+    """Returns the command lines of docs/finetuning.md that run a module on configs/finetune.py."""
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / "docs" / "finetuning.md").read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if module in line]
+
+
+@pytest.mark.parametrize("line", [*documented("nami_jax.train"), *documented("nami_jax.prepare")], ids=" ".join)
+def test_each_documented_command_is_a_whole_config(tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for config in (emoji_tiny, emoji_latent):
+        name = config.__name__.rpartition(".")[2]
+        write_run(tmp_path / "runs" / name, Config.from_dict(config.get_config().to_dict()), steps=(1200, 1500))
+    arguments = [line[0], *line[5:]]
+    monkeypatch.setattr(sys, "argv", arguments)  # where overrides are looked for
+    values: Any = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", finetune.get_config(), flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    assert line[3:5] == ["--config", "configs/finetune.py"]
+    values(arguments)
+    given = values.config.to_dict()
+    cfg = Config.from_dict(completed(given, None if values.workdir is None else Path(values.workdir)))
+    assert cfg.model.text_dim == 384
+    assert cfg.data.name.startswith("emoji_captions/") or cfg.data.prepared
+    assert cfg.train.stage_batches == given["train"]["stage_batches"]

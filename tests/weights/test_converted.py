@@ -28,6 +28,7 @@ def test_parts_that_are_missing_are_named_together_with_what_makes_them(tmp_path
         require_parts(tmp_path, cfg)
     for part in ("transformer", "vae"):
         (tmp_path / part).mkdir()
+        (tmp_path / part / "model.safetensors").touch()
     require_parts(tmp_path, cfg)
 
 

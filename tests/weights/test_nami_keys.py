@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_a_bridge_of_convolutions_exports_what_it_reads_again():
     params["conv_out"][1]["kernel"] = np.random.default_rng(0).standard_normal((3, 3, 32, 3)).astype(np.float32)
     nnx.update(bridge, params)
     again = read_bridge("conv", MODEL, export_bridge(bridge))
-    upsampled = np.random.default_rng(1).standard_normal((1, 8, 12, 3)).astype(np.float32)
+    upsampled = jnp.asarray(np.random.default_rng(1).standard_normal((1, 8, 12, 3)), jnp.float32)
     for stage in (2, 3):
         np.testing.assert_array_equal(again(upsampled, stage=stage), bridge(upsampled, stage=stage))
 
