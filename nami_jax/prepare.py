@@ -63,7 +63,8 @@ def main(argv: list[str]) -> None:
     try:
         cfg = read_task(args.config.to_dict()).cfg
         given: dict[str, Any] = {name: getattr(args, name) for name in own}
-        options = Options(**given | {"held_out": parse_held_out(args.held_out)})
+        given["held_out"] = parse_held_out(args.held_out)
+        options = Options(**given)
         out = args.out or cfg.data.prepared
         require(
             bool(out),
