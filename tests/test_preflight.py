@@ -100,7 +100,7 @@ def test_workdir_that_cannot_be_written_is_named(data_dir, tmp_path):
     (tmp_path / "file").touch()
     lines, failed = look(card_config(data_dir), tmp_path / "file" / "run")
     assert failed == {"storage"}  # and whether other hosts see it is not asked
-    assert lines["storage"].text.startswith(f"workdir = '{tmp_path}/file/run': Not a directory")
+    assert lines["storage"].text.startswith(f"workdir = '{tmp_path}/file/run': a file is in the way. Set another")
 
 
 def test_storage_too_small_or_too_slow_for_the_checkpoints_is_refused(tmp_path):

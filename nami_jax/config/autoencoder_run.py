@@ -33,12 +33,10 @@ class SizesConfig(Settings):
         "channels at each resolution; each but the first halves the sides",
         default=(16, 32, 64),
         min_length=1,
-        max_length=10,
+        max_length=8,
     )
     latent_channels: int = field("C, channels of the latents", default=4, ge=1, le=4096)
-    layers_per_block: int = field(
-        "residual blocks at each resolution; the decoder has one more", default=1, ge=1, le=32
-    )
+    layers_per_block: int = field("residual blocks at each resolution; the decoder has one more", default=1, ge=1, le=8)
     norm_num_groups: Width = field("groups of each group norm", default=8)
     mid_attention: bool = field("self-attention of all latents in the middle of encoder and decoder", default=True)
 

@@ -22,7 +22,7 @@ Positive = Annotated[int, pydantic.Field(ge=1, le=10**9)]
 Steps = Annotated[int, pydantic.Field(ge=1, le=10**7)]
 Width = Annotated[int, pydantic.Field(ge=1, le=2**17)]  # channels of a layer
 Depth = Annotated[int, pydantic.Field(ge=0, le=1000)]  # blocks of a network
-Layers = Annotated[int, pydantic.Field(ge=1, le=256)]  # of a network that is built one by one
+Layers = Annotated[int, pydantic.Field(ge=1, le=64)]  # of a network that is built layer by layer
 Entries = Annotated[int, pydantic.Field(ge=1, le=10**7)]  # of a table
 Epsilon = Annotated[float, pydantic.Field(gt=0, lt=1)]
 Side = Annotated[int, pydantic.Field(ge=1, le=2**14)]  # of an image, pixels

@@ -25,10 +25,10 @@ class AutoencoderKLConfig(Settings):
     """Sizes of an AutoencoderKL, under the names and with the defaults of diffusers' config.json."""
 
     # Channels at each resolution, from the image's down.
-    block_out_channels: Annotated[tuple[Width, ...], pydantic.Field(min_length=1, max_length=10)]
+    block_out_channels: Annotated[tuple[Width, ...], pydantic.Field(min_length=1, max_length=8)]
     latent_channels: Annotated[int, pydantic.Field(ge=1, le=4096)]  # C
     # Residual blocks at each resolution; the decoder has one more.
-    layers_per_block: Annotated[int, pydantic.Field(ge=1, le=32)] = 1
+    layers_per_block: Annotated[int, pydantic.Field(ge=1, le=8)] = 1
     norm_num_groups: Width = 32
     # Latents are (mean - shift_factor) scaling_factor.
     scaling_factor: Annotated[float, pydantic.Field(ge=1e-6, le=1e6)] = 0.18215

@@ -185,7 +185,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
 
 
 def _damaged(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"{path} is damaged: {error}. {AGAIN}.")
+    return ConfigError(f"{path} is damaged: {str(error)[:300]}. {AGAIN}.")
 
 
 def _require_special(found: bool, path: Path, token: str) -> None:

@@ -14,6 +14,7 @@ from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps
 from nami_jax.flow.stages import make_stages
 from nami_jax.sample import file_name
 from nami_jax.sampling.sampler import image_noise
+from nami_jax.weights import WeightsError
 from tests.support import patience
 from tests.support.paths import ROOT
 from tests.support.runs import card_config, train
@@ -55,6 +56,23 @@ def test_guidance_and_negative_prompt_change_the_picture(pipe):
     assert not np.array_equal(pixels(pipe("red card")), pixels(pipe("red card", negative_prompt="blue card")))
 
 
+def test_each_prompt_may_have_a_negative_prompt_of_its_own(pipe):
+    prompts, negatives = ["red card", "a blue card"], ["blue card", "gold card"]
+    together = pixels(pipe(prompts, negative_prompt=negatives))
+    alone = pixels([pipe(p, negative_prompt=n)[0] for p, n in zip(prompts, negatives, strict=True)])
+    assert np.abs(together - alone).max() <= 1  # as above: one level of rounding
+    shared = pixels(pipe(prompts, negative_prompt=negatives[0]))
+    assert np.array_equal(together[0], shared[0])
+    assert not np.array_equal(together[1], shared[1])
+    with pytest.raises(ConfigError, match=r"negative_prompt = .*: has 3 texts for 2 prompts"):
+        pipe(prompts, negative_prompt=["a", "b", "c"])
+
+
+def test_latents_that_are_not_finite_are_no_pictures(pipe):
+    with pytest.raises(WeightsError, match=r"the network of .* gives latents that are not finite"):
+        pipe.decode(np.full((1, 16, 16, 3), np.nan, np.float32))
+
+
 def test_steps_solver_and_grid_can_be_chosen(pipe):
     for choice in ({"steps": (1, 1, 3)}, {"solver": "heun"}, {"grid": "released"}):
         assert pipe("red card", **choice)[0].size == (16, 16)
@@ -78,6 +96,16 @@ def test_oblong_pictures_are_drawn(pipe):
         ({"prompts": "red", "preset": "release"}, "preset = 'release': no such preset. Did you mean 'released'"),
         ({"prompts": "red", "preset": "released"}, "transition = 'bridge': this model has no bridge. Set 'renoise'"),
         ({"prompts": "red", "transition": "jump"}, "sample.transition = 'jump'"),
+        ({"prompts": None}, "prompts = None: must be a text or a list of texts"),
+        ({"prompts": ["red", 3]}, "must be a text or a list of texts"),
+        ({"prompts": "a\udcff"}, "prompts = 'a.*': is not valid Unicode at letter 1"),
+        ({"prompts": "red", "steps": 10}, r"sample\.steps = 10: must be a list"),
+        ({"prompts": "red", "seed": 1.5}, r"seed = 1\.5: must be an integer"),
+        ({"prompts": "red", "seed": [0, 1]}, r"seed = \(0, 1\): must be an integer"),
+        ({"prompts": "red", "seed": 2**32}, r"seed = 4294967296: must be in \[0, 4294967296\)"),
+        ({"prompts": "red", "guidance_scale": [3.0]}, r"guidance_scale = \(3\.0,\): must be a number"),
+        ({"prompts": "red", "guidance_scale": 1e39}, r"guidance_scale = 1e\+39: must be in 0\.\.1000"),
+        ({"prompts": "red", "height": -32}, r"height = -32: must be at least 1\. Set e\.g\. 512"),
     ],
 )
 def test_bad_requests_are_refused(pipe, request_, message):

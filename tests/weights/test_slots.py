@@ -326,3 +326,20 @@ def test_loading_a_stack_takes_hardly_more_memory_than_the_stack(tmp_path):
     kernel = load_params(abstract, slots, tensors)["kernel"]
     assert kernel.nbytes == 2**27
     assert resident("VmHWM") - before < 1.4 * kernel.nbytes
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype"),
+    [(np.nan, "float32"), (np.inf, "bfloat16"), (1e300, "float32"), (1e300, "bfloat16")],
+)
+def test_numbers_that_are_not_finite_in_the_type_of_the_parameters_are_refused(tmp_path, number, dtype):
+    table = np.zeros((4, 3))
+    table[2, 1] = number
+    save_file({"a.weight": table}, tmp_path / "a.safetensors")
+    abstract = {"a": {"embedding": jax.ShapeDtypeStruct((4, 3), dtype)}}
+    slots = {"a.weight": Slot(("a", "embedding"))}
+    with pytest.raises(WeightsError, match=rf"a\.safetensors: a\.weight has numbers that are NaN, .* for {dtype}"):
+        load_params(abstract, slots, open_tensors(tmp_path))
+    table[2, 1] = 3.0
+    save_file({"a.weight": table}, tmp_path / "a.safetensors")
+    assert float(load_params(abstract, slots, open_tensors(tmp_path))["a"]["embedding"][2, 1]) == 3.0
