@@ -222,13 +222,12 @@ def peak_memory() -> Iterator[Row]:
 
 def run_config(sizes: Sizes) -> Config:
     """Returns a run that trains the network on latents of `side`; its training step is traced, and no file is read."""
-    phases = {"phase_starts": (0.0,), "phase_learning_rates": (1e-4,)}
     return Config(
         model=sizes.model,
         flow=FlowConfig(),
         data=DataConfig("", "train", "held_out", "image", "captions", side=sizes.side, prepared="of no file"),
         text=TextConfig(max_length=sizes.text_tokens),
-        train=TrainConfig(stage_batches=(sizes.stage_batch,), **phases),
+        train=TrainConfig(stage_batches=(sizes.stage_batch,), phase_starts=(0.0,), phase_learning_rates=(1e-4,)),
         sample=SampleConfig(sizes.steps),
         autoencoder=AutoencoderConfig(folder="of no file", downscale=1),
     )

@@ -114,7 +114,7 @@ def torch_seconds(torch: Any, model: Any, arguments: dict[str, Any], sizes: Size
 
 def pytorch(sizes: Sizes) -> Iterator[Row]:
     """Measures ours with either attention, and PyTorch's, on the batches of guided sampling at the last stage."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     cfg = dataclasses.replace(sizes.model, stage_single_blocks=sizes.model.stage_single_blocks[-1:])
     error = difference(torch, sizes, layouts()["kernel"])
