@@ -24,6 +24,7 @@ from benchmarks.timing import Timed, interleave
 from configs import presets
 from nami_jax.config import ConfigError, ModelConfig, SampleConfig, choices, parse_steps
 from nami_jax.flow.transition import Renoise
+from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.monitoring.flops import sampling_flops
 from nami_jax.planning.report import table
@@ -77,7 +78,7 @@ def random_text(model: ModelConfig, workload: Workload, rng: np.random.Generator
 
 
 def sample_by_stage(
-    model: Nami, text: tuple, sample: SampleConfig, workload: Workload
+    model: Nami, text: tuple, sample: SampleConfig, workload: Workload, layout: Layout = ONE_DEVICE
 ) -> tuple[jax.Array, list[float]]:
     """Samples by renoising, waiting for each stage.
 
@@ -86,13 +87,14 @@ def sample_by_stage(
         text: token states (2B, T, D) and pooled vectors (2B, P), prompts first.
         sample: steps per stage, guidance scale, grid and solver.
         workload: sizes.
+        layout: how attention is computed.
 
     Returns:
         The latents (B, side, side, C), and the seconds of each stage with its noise and the jump into it.
     """
     x, seconds, start = None, [], time.perf_counter()
     request = Request(workload.side, workload.side, seed=0, numbers=range(workload.batch))
-    for x in make_sampler(model.cfg).by_stage(Networks(model, Renoise()), text, sample, request):
+    for x in make_sampler(model.cfg, layout=layout).by_stage(Networks(model, Renoise()), text, sample, request):
         x.block_until_ready()
         seconds.append(time.perf_counter() - start - sum(seconds))
     assert x is not None

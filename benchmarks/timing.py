@@ -45,3 +45,19 @@ def matmul(dtype: str, side: int) -> Timed:
     left, right = jax.random.normal(jax.random.key(0), (2, side, side)).astype(dtype)
     product = jax.jit(jnp.matmul)
     return lambda: [clock(product, left, right)[1]]
+
+
+def queued(function: Callable[..., Any], *args: Any, rounds: int, repeats: int) -> float:
+    """Returns the seconds of one call, the median of `rounds` rounds of `repeats` calls that wait only for the last.
+
+    So an accelerator is never idle between two calls. One call before them is not counted: it compiles and warms up.
+    """
+    jax.block_until_ready(function(*args))
+
+    def call_all() -> Any:
+        result = None
+        for _ in range(repeats):
+            result = function(*args)
+        return result
+
+    return float(np.median([clock(call_all)[1] for _ in range(rounds)])) / repeats

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from benchmarks.timing import Timed, clock, interleave, matmul
 from nami_jax.config import Config, ConfigError, require
 from nami_jax.data.loader import Batch, StageBatch
+from nami_jax.models.layout import Layout
 from nami_jax.monitoring.flops import training_flops
 from nami_jax.parallel.sharding import make_mesh, require_divisible, shard_batch
 from nami_jax.planning.report import table
@@ -73,9 +74,13 @@ class Trainer:
         self._null = random_text(cfg, 1, rng)
         self._state = init_state(cfg, mesh)
 
-    def compile(self, cfg: Config) -> tuple[Any, float]:
-        """Compiles the step of a variant; returns it and the seconds that tracing and compiling it took."""
-        step: Any = make_train_step(cfg, self._mesh)
+    def compile(self, cfg: Config, layout: Layout | None = None) -> tuple[Any, float]:
+        """Compiles the step of a variant, with the run's layout or another.
+
+        Returns:
+            The program, and the seconds that tracing and compiling it took.
+        """
+        step: Any = make_train_step(cfg, self._mesh, layout)
         return clock(lambda: step.lower(self._state, self._batch, self._null).compile())
 
     def program(self, step: Any, count: int) -> Timed:

@@ -80,14 +80,16 @@ def cudnn_attention(
     Returns:
         (B, L, N, H).
     """
-    batch, sizes = q.shape[0], (q.shape[1], k.shape[1])
-    lengths = {}
-    if any(size % 2 for size in sizes):  # the kernel has no gradient for odd lengths
-        q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
-        names = ("query_seq_lengths", "key_value_seq_lengths")
-        lengths = {name: jnp.full((batch,), size, jnp.int32) for name, size in zip(names, sizes, strict=True)}
-    out = jax.nn.dot_product_attention(q, k, v, implementation=implementation, **lengths)
-    return out[:, : sizes[0]]
+    length, keys = q.shape[1], k.shape[1]
+    if length % 2 == keys % 2 == 0:
+        return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    # The kernel has no gradient for odd lengths.
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    real, real_keys = (jnp.full(q.shape[:1], size, jnp.int32) for size in (length, keys))
+    out = jax.nn.dot_product_attention(
+        q, k, v, query_seq_lengths=real, key_value_seq_lengths=real_keys, implementation=implementation
+    )
+    return out[:, :length]
 
 
 def _pad(x: jax.Array) -> jax.Array:
