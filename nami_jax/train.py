@@ -19,6 +19,7 @@ from nami_jax.monitoring.watch import Extras
 from nami_jax.parallel import processes as distributed
 from nami_jax.parallel.kept_programs import keep_on_disk
 from nami_jax.parallel.stopping import Stopped, leave_at_once
+from nami_jax.training.compilation import not_waiting_for_programs
 from nami_jax.training.dry_run import dry_run
 from nami_jax.training.flags import define_flags, parse_flags
 from nami_jax.training.loop import run
@@ -30,7 +31,7 @@ UNFINISHED = "this dry run was stopped before it could report anything"
 
 def main(argv: list[str]) -> None:
     """Trains as the flags say and ends with what to do with the result."""
-    with distributed.failing_alone():
+    with not_waiting_for_programs(), distributed.failing_alone():
         _train()
 
 

@@ -14,6 +14,7 @@ from nami_jax.monitoring.watch import NO_EXTRAS, Extras, watching
 from nami_jax.parallel import processes as distributed
 from nami_jax.parallel.sharding import shard_batch
 from nami_jax.parallel.stopping import Stopping
+from nami_jax.training.compilation import CompilingAhead
 from nami_jax.training.state import TrainState
 from nami_jax.training.task import Task
 
@@ -59,9 +60,12 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
         if distributed.is_main():
             (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
         checkpoints.prepare(state.items())
-        train_step, views = task.compile(state, steps), task.views(workdir / "samples")
+        train_step, views = task.train_step(), task.views(workdir / "samples")
         interval = Interval(task.rate_field, cfg.train.max_skipped_steps, list(task.mesh.devices.flat))
-        with watching(cfg.train, views, interval, workdir, steps, extras, tracker) as watch:
+        with (
+            CompilingAhead(task.programs(state, steps) if steps else ()) as ahead,
+            watching(cfg.train, views, interval, workdir, steps, extras, tracker) as watch,
+        ):
 
             def save(state: TrainState) -> None:
                 checkpoints.save(int(state.step), state.items(), loader.get_state() | {"samples": samples})
@@ -76,6 +80,7 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
                         save(state)
                     checkpoints.require_saved()
                     stopping.interruptible(watch.show, step, state)
+                    stopping.interruptible(ahead.wait, step + 1)
                 watch.settle()
             except NonFiniteError:
                 save(state)  # steps without a finite gradient have changed nothing
