@@ -1,5 +1,7 @@
 import dataclasses
 import os
+import subprocess
+import sys
 import threading
 
 import jax
@@ -16,6 +18,7 @@ from nami_jax.training.compilation import (
     phase_shapes,
     step_shapes,
 )
+from tests.support.paths import ROOT
 from tests.support.sizes import make_config
 
 TWO_PHASES = {"stage_batches": ((8, 8, 8), (8, 16, 8)), "phase_starts": (0.0, 0.5), "phase_learning_rates": (1e-3,) * 2}
@@ -108,3 +111,29 @@ def test_too_little_memory_is_an_error_of_the_config_wherever_it_is_met():
         CompilingAhead([program(1, fails("INTERNAL: x"))]),
     ):
         pass
+
+
+LEAVING = """
+import sys, time
+from nami_jax.training.compilation import CompilingAhead, Program, not_waiting_for_programs
+
+with not_waiting_for_programs():
+    with CompilingAhead([Program(0, "one", "", lambda: None), Program(1, "another", "", lambda: time.sleep(100))]):
+        {end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ("print('stopped')", 0, "stopped"),
+        ("raise SystemExit('error: no')", 1, "error: no"),
+        ("sys.exit(3)", 3, ""),
+        ("raise KeyboardInterrupt", 1, "KeyboardInterrupt"),
+    ],
+)
+def test_a_command_ends_with_its_status_while_a_program_still_compiles(end, status, said):
+    command = [sys.executable, "-c", LEAVING.format(end=end)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == status, run.stderr
+    assert said in run.stdout + run.stderr
