@@ -21,8 +21,9 @@ def main(argv: list[str]) -> None:
 
     leave_at_once()
     from nami_jax.parallel import processes as distributed
+    from nami_jax.training.compilation import not_waiting_for_programs
 
-    with distributed.failing_alone():
+    with not_waiting_for_programs(), distributed.failing_alone():
         _train()
 
 

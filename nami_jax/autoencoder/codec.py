@@ -177,6 +177,13 @@ class Autoencoder:
         )
         return tiled(functools.partial(self._run, decode_latents, 1), latents, self.tile, 1, self.downscale)
 
+    def compile_decoding(self, shape: tuple[int, ...]) -> None:
+        """Compiles what `decode` runs for latents of this shape (B, h, w, C), and runs nothing."""
+        height, width = (min(side, self.tile) for side in shape[1:3])
+        batch = jax.ShapeDtypeStruct((self._at_once(shape[0], height * width), height, width, shape[3]), jnp.float32)
+        with jax.default_matmul_precision("float32"):
+            decode_latents.compile(self._graphdef, self._params, batch)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """A sha256 of weights and factors, whatever the files that they are stored in and whatever the compute type."""
@@ -188,6 +195,9 @@ class Autoencoder:
             digest.update(tensor.tobytes())
         return digest.hexdigest()
 
+    def _at_once(self, count: int, latents: int) -> int:
+        return min(count, max(1, self.tile**2 // latents))
+
     def _run(self, function: Callable[..., jax.Array], scale: int, inputs: np.ndarray) -> np.ndarray:
         """Runs `function` on as many images a call as hold tile² latents.
 
@@ -198,8 +208,7 @@ class Autoencoder:
             scale: entries of `inputs` per latent, each way.
             inputs: (B, H, W, channels).
         """
-        latents = inputs.shape[1] * inputs.shape[2] // scale**2
-        at_once = min(len(inputs), max(1, self.tile**2 // latents))
+        at_once = self._at_once(len(inputs), inputs.shape[1] * inputs.shape[2] // scale**2)
         outputs = []
         for start in range(0, len(inputs), at_once):
             batch = inputs[start : start + at_once].astype(np.float32)

@@ -44,6 +44,18 @@ class BoundedJit:
         leaves, structure = jax.tree.flatten(arguments)
         return self._jitted(static, structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
 
+    def compile(self, static: Any, *arguments: Any) -> Any:
+        """Compiles what a call with arguments of these shapes runs, and runs nothing; returns the result's shape."""
+        compiled = self.jitted(static, *arguments).lower(*arguments).compile()
+        # What is on one device only because it is the first is free to be moved, as a result would be.
+        return jax.tree.map(
+            lambda x, on: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=None if isinstance(on, jax.sharding.SingleDeviceSharding) else on
+            ),
+            compiled.out_info,
+            compiled.output_shardings,
+        )
+
     def __len__(self) -> int:
         """Returns how many programs are kept."""
         return self._jitted.cache_info().currsize
@@ -61,7 +73,8 @@ def keep_on_disk() -> None:
     (`JAX_COMPILATION_CACHE_DIR`) is used as jax alone would. A folder that cannot be used costs one line, no more.
     To be called by commands, after `processes.initialize`: it asks jax for its devices.
     """
-    if not jax.config.jax_enable_compilation_cache or jax.config.jax_compilation_cache_dir or not _is_safe():
+    options: Any = jax.config
+    if not options.jax_enable_compilation_cache or options.jax_compilation_cache_dir or not _is_safe():
         return
     try:
         folder = cache_folder()

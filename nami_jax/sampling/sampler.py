@@ -203,6 +203,27 @@ class Sampler:
             *_, final = (x.block_until_ready() if progress else x for x in bar)
         return np.asarray(self.layout.replicate(final))[:count]  # cut by jax, it would compile for each count
 
+    def compile(self, networks: Networks, text: tuple[Any, Any], sample: SampleConfig, request: Request) -> None:
+        """Compiles what a call runs on its devices, and runs nothing.
+
+        Args:
+            networks: as for a call, arrays or ShapeDtypeStructs with shardings.
+            text: the prompts' states, of which the shapes alone count.
+            sample: steps per stage, grid and solver.
+            request: sizes and numbers of the images.
+        """
+        parts, shapes = self.layout.batch_parts, self.shapes(request.height, request.width)
+        count = -(-len(request.numbers) // parts) * parts
+        embeds, pooled = (jax.ShapeDtypeStruct((2 * count, *x.shape[1:]), x.dtype) for x in text)
+        guidance, numbers = Guidance((embeds, pooled), np.float32(1)), np.zeros(count, np.uint32)
+        x = None
+        for program, grid in self.programs(sample):
+            kind, noise = (program.stage.number, shapes[program.stage.number - 1], self.layout), None
+            if x is None or networks.transition.needs_noise:
+                noise = draw_noise.compile(kind, np.uint32(0), numbers)
+            start, added = (noise, None) if x is None else (x, noise)
+            x = run_stage.compile(program, networks, start, added, guidance, grid)
+
     def by_stage(
         self, networks: Networks, text: tuple[Any, Any], sample: SampleConfig, request: Request
     ) -> Iterator[jax.Array]:

@@ -5,7 +5,7 @@ import functools
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from nami_jax.checkpoints.beginning import find_origin, load_base, load_base_bri
 from nami_jax.checkpoints.runs import BASE, load_frozen, load_run, open_folder
 from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER
 from nami_jax.config import Config, require
-from nami_jax.data.examples import Data, open_data
+from nami_jax.data.examples import Data, ExampleSource, open_data
 from nami_jax.data.loader import Batch, eval_batches, train_loader
 from nami_jax.monitoring.flops import step_flops
 from nami_jax.monitoring.metrics import bar_text
@@ -30,9 +30,19 @@ from nami_jax.release.run_conversion import copy_base
 from nami_jax.text.encoder_files import encoder_id, encoder_widths
 from nami_jax.training import step as flow_step
 from nami_jax.training.bridge_training import train_bridge
-from nami_jax.training.compilation import compile_steps, shapes_of
+from nami_jax.training.compilation import (
+    BatchShapes,
+    Program,
+    abstract,
+    abstract_batch,
+    first_due,
+    first_steps,
+    shapes_of,
+    shapes_text,
+    stage_shapes,
+)
 from nami_jax.training.flow_parts import FlowParts, flow_parts
-from nami_jax.training.preview import make_preview
+from nami_jax.training.preview import Preview
 from nami_jax.training.state import TrainState, sampling_weights
 from nami_jax.training.task import TrainStep, ready_splits
 
@@ -42,9 +52,9 @@ class FlowTask:
 
     rate_field = "train.phase_learning_rates"
 
-    def __init__(self, cfg: Config, devices: Sequence[Any] | None = None):
-        """Takes the run and the devices to train on; all if not given."""
-        self.cfg, self._devices = cfg.located(), devices
+    def __init__(self, cfg: Config, devices: Sequence[Any] | None = None, *, dry: bool = False):
+        """Takes the run and the devices to train on, all if not given; `dry` compiles all of it before its steps."""
+        self.cfg, self._devices, self._dry = cfg.located(), devices, dry
         self._mesh: Mesh | None = None
 
     @property
@@ -67,6 +77,11 @@ class FlowTask:
     def data(self) -> Data:
         """What the run trains on, built at the first use where it is absent."""
         return open_data(self.cfg, self.codec and self.codec.fingerprint)
+
+    @functools.cached_property
+    def preview(self) -> Preview:
+        """The pictures for watching the run."""
+        return Preview(self.cfg, self.data, self.codec, self.parts.sampler)
 
     def check(self) -> str:
         """See `Task`; the text encoder is to give states of the widths that the network takes."""
@@ -159,27 +174,61 @@ class FlowTask:
     def _shardings(self, params: Any) -> Any:
         return state_shardings(params, self.mesh)
 
-    def compile(self, state: TrainState, steps: range) -> TrainStep:
-        """See `Task`: compiles every shape that is still to come now."""
-        null, start = self.data.empty, steps.start - 1
-        programs = compile_steps(self.cfg, self.mesh, state, null, start) if steps else {}
-        return lambda state, batch: programs[shapes_of(batch)](state, batch, null)
+    def train_step(self) -> TrainStep:  # noqa: D102
+        step, null = flow_step.make_train_step(self.cfg, self.mesh), self.data.empty
+        return lambda state, batch: step(state, batch, null)
+
+    def programs(self, state: TrainState, steps: range) -> list[Program]:
+        """See `Task`: a step for each phase and bucket, a validation for each bucket, and the pictures."""
+        cfg, train, null = self.cfg, self.cfg.train, self.data.empty
+        state = abstract(state)
+        step: Any = flow_step.make_train_step(cfg, self.mesh)
+        validation: Any = flow_step.make_eval_step(cfg, self.mesh)
+
+        def batch(shapes: BatchShapes) -> Batch:
+            return abstract_batch(shapes, self.mesh, null)
+
+        def compile_step(shapes: BatchShapes) -> None:
+            step.lower(state, batch(shapes), null).compile()
+
+        def compile_validation(shapes: BatchShapes) -> None:
+            arguments = sampling_weights(state), state.bridge, batch(shapes), null, np.uint32(0)
+            validation.lower(*arguments).compile()
+
+        def program(at: int, what: str, shapes: BatchShapes, field: str, compile_: Callable) -> Program:
+            return Program(
+                at, f"the {what} on images of {shapes_text(shapes)}", field, functools.partial(compile_, shapes)
+            )
+
+        covered = range(1, train.steps + 1) if self._dry else steps
+        firsts = first_steps(cfg, _sizes(self.data.train), [len(source) for source in self.data.train], covered)
+        held_out = [
+            stage_shapes([train.eval_batch] * cfg.model.num_stages, (*size, cfg.model.channels))
+            for size in dict.fromkeys(_sizes(self.data.held_out))
+        ]
+        validated, drawn = (first_due(steps, every) for every in (train.eval_every, train.sample_every))
+        programs = [
+            *(program(at, "step", shapes, "train.stage_batches", compile_step) for shapes, at in firsts.items()),
+            *(program(validated, "validation", shapes, "train.eval_batch", compile_validation) for shapes in held_out),
+            Program(
+                drawn, "the pictures", "train.sample_images", lambda: self.preview.compile(self.parts.networks(state))
+            ),
+        ]
+        return [program._replace(step=steps.start) for program in programs] if self._dry else programs
 
     def flops(self, batch: Batch) -> float:  # noqa: D102
         return step_flops(self.cfg, shapes_of(batch))
 
     def views(self, folder: Path) -> Views:
         """See `Task`: rates, validation losses and sample grids."""
-        cfg = self.cfg
-        decode = self.codec.decode if self.codec else np.asarray
-        preview = make_preview(cfg, self.data, decode, folder, self.parts.sampler)
+        preview = self.preview
 
         def scalars(summary: Mapping[str, float]) -> dict[str, float]:
             del summary
             return {"corrupt_images": sum(source.num_corrupt for source in self.data.train)}
 
         def draw(state: TrainState, step: int) -> Path:
-            return preview(self.parts.networks(state), step)
+            return preview.draw(self.parts.networks(state), step, folder)
 
         return Views(scalars, bar_text, self.validate, draw)
 
@@ -209,4 +258,10 @@ class FlowTask:
     def shortened(self, steps: int) -> "FlowTask":  # noqa: D102
         bridge = dataclasses.replace(self.cfg.bridge, steps=min(steps, self.cfg.bridge.steps))
         train = dataclasses.replace(self.cfg.train, log_every=1)
-        return FlowTask(dataclasses.replace(self.cfg, bridge=bridge, train=train), self._devices)
+        return FlowTask(dataclasses.replace(self.cfg, bridge=bridge, train=train), self._devices, dry=True)
+
+
+def _sizes(sources: Sequence[ExampleSource]) -> list[tuple[int, int]]:
+    """Returns height and width of each source's examples."""
+    height_width = [source.example(source[0], None).image.shape[:2] for source in sources]
+    return [(int(height), int(width)) for height, width in height_width]

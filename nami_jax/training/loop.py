@@ -17,6 +17,7 @@ from nami_jax.monitoring.watch import NO_EXTRAS, Extras, watching
 from nami_jax.parallel import processes as distributed
 from nami_jax.parallel.sharding import shard_batch
 from nami_jax.parallel.stopping import Stopping
+from nami_jax.training.compilation import CompilingAhead
 from nami_jax.training.state import TrainState
 from nami_jax.training.task import Task
 
@@ -68,10 +69,13 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
             with written_whole(workdir / RUN_CONFIG) as unfinished:
                 unfinished.write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
         checkpoints.prepare(state.items())
-        train_step, views = task.compile(state, steps), task.views(workdir / "samples")
+        train_step, views = task.train_step(), task.views(workdir / "samples")
         train, devices = cfg.train, list(task.mesh.devices.flat)
         interval = Interval(task.rate_field, train.max_skipped_steps, devices, max_rise=train.max_loss_rise, past=past)
-        with watching(cfg.train, views, interval, workdir, steps, extras, tracker) as watch:
+        with (
+            CompilingAhead(task.programs(state, steps) if steps else ()) as ahead,
+            watching(cfg.train, views, interval, workdir, steps, extras, tracker) as watch,
+        ):
 
             def save(state: TrainState) -> None:
                 if interval.in_range:
@@ -89,6 +93,7 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
                         save(state)
                     checkpoints.require_saved()
                     stopping.interruptible(watch.draw, step, state)
+                    stopping.interruptible(ahead.wait, step + 1)
                 watch.settle()
                 interval.require_in_range()
             except NonFiniteError as error:

@@ -1,12 +1,14 @@
 """The pictures for watching a run: samples of fixed captions with fixed noise, growing sharper."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.config import Config
 from nami_jax.data.examples import Data, Example, ExampleSource
 from nami_jax.data.images import to_stage
@@ -14,8 +16,6 @@ from nami_jax.parallel.processes import is_main
 from nami_jax.sampling.pictures import grid, save_png, stack, to_images
 from nami_jax.sampling.sampler import Networks, Request, Sampler
 from nami_jax.text.encoders import TextStates
-
-Decode = Callable[[np.ndarray], np.ndarray]  # latents (B, h, w, C) -> pixels (B, H, W, 3) in [-1, 1]
 
 
 class Panel(NamedTuple):
@@ -25,40 +25,54 @@ class Panel(NamedTuple):
     examples: list[Example]
 
 
-def make_preview(
-    cfg: Config, data: Data, decode: Decode, folder: Path, sampler: Sampler
-) -> Callable[[Networks, int], Path]:
-    """Returns (networks, step) -> path of a grid: training and held-out captions, originals over samples.
+class Preview:
+    """Draws a grid of training and held-out captions, originals over samples, ever the same ones."""
 
-    Args:
-        cfg: the run; `train.sample_images` training captions and a third as many held-out ones, evenly spaced in the
-            first bucket that has both (of the first bucket and without held-out ones, if none has).
-        data: what the run trains on.
-        decode: makes pixels of the model's latents; the identity for a model of pixels.
-        folder: where the grids go.
-        sampler: of the networks.
-    """
-    train, held_out = _same_size(data)
-    panels = [_panel("training captions", train, cfg.train.sample_images)]
-    if held_out is not None:
-        panels.append(_panel("held-out captions, never trained on", held_out, -(-cfg.train.sample_images // 3)))
-    examples = [example for panel in panels for example in panel.examples]
-    captions = [example.caption for example in examples]
-    text = TextStates(np.stack([v.embeds for v in examples]), np.stack([v.pooled for v in examples]))
-    latents = to_stage(np.stack([v.image for v in examples]), 1)
-    originals = to_images(decode(latents))
-    request = Request(latents.shape[1], latents.shape[2], cfg.train.seed, range(len(captions)))
+    def __init__(self, cfg: Config, data: Data, codec: Autoencoder | None, sampler: Sampler):
+        """Chooses the captions.
 
-    def preview(networks: Networks, step: int) -> Path:
-        drawn = sampler(networks, text, data.empty, cfg.sample, request)
-        path = folder / f"step_{step:07d}.png"
-        about = {"captions": captions, "step": step, "seed": cfg.train.seed, "steps": cfg.sample.steps}
-        sheet = _sheet(panels, originals, to_images(decode(np.asarray(drawn))), step)
+        Args:
+            cfg: the run; `train.sample_images` training captions and a third as many held-out ones, evenly spaced in
+                the first bucket that has both (of the first bucket and without held-out ones, if none has).
+            data: what the run trains on.
+            codec: makes pixels of the model's latents; None for a model of pixels.
+            sampler: of the networks.
+        """
+        train, held_out = _same_size(data)
+        self._panels = [_panel("training captions", train, cfg.train.sample_images)]
+        if held_out is not None:
+            some = _panel("held-out captions, never trained on", held_out, -(-cfg.train.sample_images // 3))
+            self._panels.append(some)
+        examples = [example for panel in self._panels for example in panel.examples]
+        self._captions = [example.caption for example in examples]
+        self._text = TextStates(np.stack([v.embeds for v in examples]), np.stack([v.pooled for v in examples]))
+        self._latents = to_stage(np.stack([v.image for v in examples]), 1)
+        self._cfg, self._empty, self._codec, self._sampler = cfg, data.empty, codec, sampler
+        _, height, width, _ = self._latents.shape
+        self._request = Request(height, width, cfg.train.seed, range(len(examples)))
+
+    def compile(self, networks: Networks) -> None:
+        """Compiles what drawing by such networks runs, arrays or ShapeDtypeStructs with shardings."""
+        self._sampler.compile(networks, self._text, self._cfg.sample, self._request)
+        if self._codec is not None:
+            self._codec.compile_decoding(self._latents.shape)
+
+    def draw(self, networks: Networks, step: int, folder: Path) -> Path:
+        """Draws the grid of a step and returns its path in `folder`."""
+        drawn = self._sampler(networks, self._text, self._empty, self._cfg.sample, self._request)
+        path, seed, steps = folder / f"step_{step:07d}.png", self._cfg.train.seed, self._cfg.sample.steps
+        about = {"captions": self._captions, "step": step, "seed": seed, "steps": steps}
+        sheet = _sheet(self._panels, self._originals, self._pictures(drawn), step)
         if is_main():
             save_png(sheet, path, about)
         return path
 
-    return preview
+    @functools.cached_property
+    def _originals(self) -> list[Image.Image]:
+        return self._pictures(self._latents)
+
+    def _pictures(self, latents: np.ndarray) -> list[Image.Image]:
+        return to_images(latents if self._codec is None else self._codec.decode(latents))
 
 
 def _same_size(data: Data) -> tuple[ExampleSource, ExampleSource | None]:

@@ -13,6 +13,7 @@ from nami_jax.data.captioned_images import CaptionedImages, open_source
 from nami_jax.data.prepared_format import SPLITS
 from nami_jax.data.tfds_builder import is_prepared
 from nami_jax.monitoring.watch import Views
+from nami_jax.training.compilation import Program
 from nami_jax.training.state import TrainState
 
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]  # (state, batch) -> (state, metrics)
@@ -101,8 +102,15 @@ class Task(Protocol):
         """Makes the state of a run that continues, of what its checkpoint and its workdir hold."""
         ...
 
-    def compile(self, state: TrainState, steps: range) -> TrainStep:
-        """Returns what makes the training steps `steps`; it donates the state that it is given."""
+    def train_step(self) -> TrainStep:
+        """Returns the training step, which donates the state that it is given."""
+        ...
+
+    def programs(self, state: TrainState, steps: range) -> Sequence[Program]:
+        """Lists what is to be compiled for the steps `steps` of a run in this state, and what is shown after them.
+
+        The rest compiles when it is first called.
+        """
         ...
 
     def flops(self, batch: Any) -> float:

@@ -102,11 +102,11 @@ def test_several_cpu_devices_keep_nothing(tmp_path):
 
 
 def test_a_folder_and_options_of_the_users_own_are_left_to_jax(tmp_path):
-    own = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    assert compile_in_a_process(**own)[1] == f"{tmp_path / 'own'} -1"
+    own, cache = str(tmp_path / "own"), str(tmp_path / "cache")
+    assert compile_in_a_process(JAX_COMPILATION_CACHE_DIR=own, XDG_CACHE_HOME=cache)[1] == f"{tmp_path / 'own'} -1"
     assert not (tmp_path / "cache").exists()
-    bounded = {"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_MAX_SIZE": "1000000"}
-    assert compile_in_a_process(**bounded)[1].endswith("programs 1000000")
+    where = compile_in_a_process(XDG_CACHE_HOME=cache, JAX_COMPILATION_CACHE_MAX_SIZE="1000000")[1]
+    assert where.endswith("programs 1000000")
 
 
 def test_a_folder_that_cannot_be_used_costs_one_line(tmp_path):

@@ -1,5 +1,6 @@
 import gc
 import os
+import pathlib
 import re
 import sys
 import weakref
@@ -12,8 +13,9 @@ from PIL import Image
 from nami_jax import NamiPipeline
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps
 from nami_jax.flow.stages import make_stages
+from nami_jax.parallel.kept_programs import IN_MEMORY, compilations
 from nami_jax.sample import file_name
-from nami_jax.sampling.sampler import image_noise
+from nami_jax.sampling.sampler import draw_noise, image_noise, run_stage
 from nami_jax.weights import WeightsError
 from tests.support import patience
 from tests.support.paths import ROOT
@@ -80,6 +82,34 @@ def test_steps_solver_and_grid_can_be_chosen(pipe):
 
 def test_oblong_pictures_are_drawn(pipe):
     assert pipe("red card", height=16, width=24)[0].size == (24, 16)
+
+
+def test_a_new_number_of_pictures_is_filled_up_to_one_that_was_drawn_before(pipe):
+    def drawn(count, batch_size=8):
+        with compilations() as compiled:
+            images = pipe("red card", num_images=count, batch_size=batch_size, steps=(1, 1, 2))
+        return pixels(images), len(compiled)
+
+    eight, at_first = drawn(8)
+    assert at_first > 0
+    for count in (5, 6, 7, 11):  # the last in two batches
+        some, compiled = drawn(count)
+        assert (len(some), compiled) == (count, 0)
+        # The same program and the same noise: equal bit for bit, whatever stands beside them.
+        assert np.array_equal(some[:8], eight[:count])
+    assert drawn(3, batch_size=3)[0].shape[0] == 3  # no more at once than allowed
+
+
+@pytest.mark.slow
+def test_requests_of_many_sizes_do_not_pile_up_programs(pipe):
+    found = []
+    for i in range(60):
+        pipe("red card", height=8 * (1 + i % 8), width=8 * (1 + i // 8), steps=(1, 1, 1))
+        found.append(len(pathlib.Path("/proc/self/maps").read_text().splitlines()))
+    assert len(run_stage) == len(draw_noise) == IN_MEMORY
+    print(f"memory maps after 15, 30, 45 and 60 sizes: {found[14::15]}")
+    # Each size has some 200 maps: thirty more that were kept would have added 6,000.
+    assert found[-1] - found[29] < 1500
 
 
 @pytest.mark.parametrize(

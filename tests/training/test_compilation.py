@@ -1,15 +1,25 @@
 import dataclasses
+import os
+import subprocess
+import sys
+import threading
 
 import jax
 import numpy as np
 import pytest
 
-from nami_jax.config import AutoencoderConfig
-from nami_jax.parallel.sharding import make_mesh, shard_batch
-from nami_jax.training.compilation import compile_steps, shapes_of, step_shapes
-from nami_jax.training.step import init_state
+from nami_jax.config import AutoencoderConfig, ConfigError
+from nami_jax.data.loader import order_steps
+from nami_jax.training.compilation import (
+    CompilingAhead,
+    Program,
+    first_due,
+    first_steps,
+    phase_shapes,
+    step_shapes,
+)
+from tests.support.paths import ROOT
 from tests.support.sizes import make_config
-from tests.training.test_step import NULL, batches
 
 TWO_PHASES = {"stage_batches": ((8, 8, 8), (8, 16, 8)), "phase_starts": (0.0, 0.5), "phase_learning_rates": (1e-3,) * 2}
 
@@ -27,18 +37,103 @@ def test_shapes_are_buckets_times_phases_and_each_holds_every_stage():
     assert shapes[3] == ((8, 2, 8, 3), (16, 4, 16, 3), (8, 8, 32, 3))
 
 
-@pytest.mark.parametrize(("start", "count"), [(0, 4), (5, 4), (6, 2), (12, 0)])
-def test_phases_that_are_over_are_left_out(start, count):
-    assert len(step_shapes(latent_config(), start)) == count
+def test_shapes_come_with_the_first_step_that_needs_each():
+    cfg = latent_config()
+    firsts = first_steps(cfg, [(16, 16), (8, 32)], [30, 10], range(1, 13))
+    sources = order_steps(cfg, [30, 10]).sources
+    for source, size in enumerate([(16, 16), (8, 32)]):
+        for phase, begins in enumerate([0, 6]):
+            (at,) = np.nonzero(sources[begins : begins + 6] == source)
+            found = firsts.get(phase_shapes(cfg, phase, *size))
+            assert found == (begins + int(at[0]) + 1 if len(at) else None)
+    late = first_steps(cfg, [(16, 16), (8, 32)], [30, 10], range(7, 13))
+    assert late == {shapes: step for shapes, step in firsts.items() if step > 6}
+    assert first_steps(cfg, [(16, 16), (8, 32)], [30, 10], range(13, 13)) == {}
+    assert set(first_steps(cfg, [(16, 16)], [30], range(1, 3))) == {phase_shapes(cfg, 0, 16, 16)}
 
 
-def test_a_listed_shape_is_compiled_to_the_training_step():
-    cfg = make_config(train={"stage_batches": ((16, 8, 8),)})
-    mesh = make_mesh(devices=jax.devices()[:1])
-    state = init_state(cfg, mesh)
-    programs = compile_steps(cfg, mesh, state, NULL, 0)
-    batch = batches(0)
-    assert set(programs) == {shapes_of(batch)}
-    state, metrics = programs[shapes_of(batch)](state, shard_batch(batch, mesh), NULL)
-    assert int(state.step) == 1
-    assert np.isfinite(metrics["loss"])
+def test_what_is_due_first():
+    assert [first_due(range(start, 13), 5) for start in (1, 5, 6, 11)] == [5, 5, 10, 12]
+
+
+def program(step, compile_=lambda: None, name="a thing"):
+    return Program(step, name, "train.batch", compile_)
+
+
+def test_programs_compile_in_the_order_of_need_while_the_caller_goes_on():
+    order, gate = [], threading.Event()
+
+    def late():
+        gate.wait(30)
+        order.append(9)
+
+    programs = [program(9, late), program(1, lambda: order.append(1)), program(5, lambda: order.append(5))]
+    with CompilingAhead(programs) as ahead:
+        assert order[0] == 1
+        ahead.wait(5)
+        assert sorted(order) == [1, 5]
+        gate.set()
+        ahead.wait(9)
+        assert order[-1] == 9
+
+
+def test_what_is_not_begun_at_the_end_is_given_up_and_what_is_is_not_waited_for():
+    gate, begun, compiled = threading.Event(), threading.Event(), []
+
+    def slow():
+        begun.set()
+        gate.wait(30)
+
+    many = [program(step, lambda: compiled.append(1)) for step in range(1000, 2000)]
+    with CompilingAhead([program(0), *(program(1, slow) for _ in range(os.cpu_count() or 1)), *many]):
+        begun.wait(30)
+    gate.set()
+    assert not compiled
+
+
+def test_too_little_memory_is_an_error_of_the_config_wherever_it_is_met():
+    def fails(message):
+        def compile_():
+            raise jax.errors.JaxRuntimeError(message)
+
+        return compile_
+
+    full = fails("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20G of 15G.\nlong list")
+    told = (
+        r"train\.batch: the devices' memory is not enough for a thing: RESOURCE_EXHAUSTED: .* 15G\. Lower train\.batch;"
+    )
+    with pytest.raises(ConfigError, match=told), CompilingAhead([program(1, full)]):
+        pass
+    with pytest.raises(ConfigError, match=told), CompilingAhead([program(1), program(2, full)]) as ahead:
+        ahead.wait(2)
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        CompilingAhead([program(1, fails("INTERNAL: x"))]),
+    ):
+        pass
+
+
+LEAVING = """
+import sys, time
+from nami_jax.training.compilation import CompilingAhead, Program, not_waiting_for_programs
+
+with not_waiting_for_programs():
+    with CompilingAhead([Program(0, "one", "", lambda: None), Program(1, "another", "", lambda: time.sleep(100))]):
+        {end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ("print('stopped')", 0, "stopped"),
+        ("raise SystemExit('error: no')", 1, "error: no"),
+        ("sys.exit(3)", 3, ""),
+        ("raise KeyboardInterrupt", 1, "KeyboardInterrupt"),
+    ],
+)
+def test_a_command_ends_with_its_status_while_a_program_still_compiles(end, status, said):
+    command = [sys.executable, "-c", LEAVING.format(end=end)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == status, run.stderr
+    assert said in run.stdout + run.stderr

@@ -8,6 +8,7 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.autoencoder.codec import save_autoencoder
@@ -17,10 +18,11 @@ from nami_jax.data.examples import Pictures, open_pictures
 from nami_jax.models.vgg import Vgg
 from nami_jax.monitoring.watch import Views
 from nami_jax.parallel import processes as distributed
-from nami_jax.parallel.sharding import host_shard, make_mesh, require_divisible
+from nami_jax.parallel.sharding import BATCH, host_shard, make_mesh, require_divisible
 from nami_jax.training.autoencoder import reconstruction
 from nami_jax.training.autoencoder.perceptual import load_perceptual
 from nami_jax.training.autoencoder.review import make_preview, make_validation, with_unit_latents
+from nami_jax.training.compilation import Program, abstract, shapes_text
 from nami_jax.training.state import TrainState
 from nami_jax.training.task import TrainStep, ready_splits
 
@@ -105,11 +107,20 @@ class AutoencoderTask:
         del workdir
         return TrainState.from_items(items)
 
-    def compile(self, state: TrainState, steps: range) -> TrainStep:
-        """See `Task`: there is one shape, compiled at the first step."""
-        del state, steps
+    def train_step(self) -> TrainStep:  # noqa: D102
         step, vgg = reconstruction.make_train_step(self.cfg, self.mesh), self.vgg
         return lambda state, batch: step(state, vgg, batch)
+
+    def programs(self, state: TrainState, steps: range) -> list[Program]:
+        """See `Task`: the step, of one shape."""
+        train = self.cfg.train
+        state = abstract(state)
+        images = jax.ShapeDtypeStruct(
+            (train.batch, train.crop, train.crop, 3), np.float32, sharding=NamedSharding(self.mesh, BATCH)
+        )
+        step: Any = reconstruction.make_train_step(self.cfg, self.mesh)
+        name = f"the step on images of {shapes_text([images.shape])}"
+        return [Program(steps.start, name, "train.batch", lambda: step.lower(state, self.vgg, images).compile())]
 
     def flops(self, batch: jax.Array) -> float:  # noqa: D102
         del batch

@@ -1,0 +1,55 @@
+import jax
+import numpy as np
+import pytest
+
+from nami_jax.parallel.kept_programs import compilations
+from nami_jax.parallel.sharding import shard_batch
+from nami_jax.training.compilation import CompilingAhead
+from nami_jax.training.flow_task import FlowTask
+from tests.support.runs import card_config
+
+TWO_PHASES = {"stage_batches": ((8, 8, 8), (8, 16, 8)), "phase_starts": (0.0, 0.5), "phase_learning_rates": (1e-3,) * 2}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_steps_validation_and_pictures_run_what_was_compiled_ahead(data_dir, tmp_path, devices):
+    train = TWO_PHASES | {"eval_every": 3, "sample_every": 5}
+    task = FlowTask(card_config(data_dir, train=train), jax.devices()[:devices])
+    task.open_data()
+    state, views, step, loader = task.first_state(), task.views(tmp_path), task.train_step(), task.loader()
+    programs = task.programs(state, range(1, 13))
+    assert [(program.step, program.name.split(" on ")[0]) for program in programs] == [
+        (1, "the step"), (7, "the step"), (3, "the validation"), (5, "the pictures"),
+    ]  # fmt: skip
+    with CompilingAhead(programs) as ahead:
+        ahead.wait(12)
+    batches = [shard_batch(next(loader), task.mesh) for _ in range(12)]
+    with compilations() as compiled:
+        for batch in (batches[0], batches[6]):
+            state, metrics = step(state, batch)
+        assert np.isfinite(metrics["loss"])
+        assert not compiled
+        validated = views.validate(state)
+        assert all(map(np.isfinite, validated.values()))
+        views.preview(state, 2)
+    # With several devices, that the result is copied to each of them is a program of its own, as small as can be.
+    assert len(compiled) <= (devices > 1)
+
+
+def test_a_dry_run_compiles_all_of_the_run_before_its_first_step(data_dir):
+    task = FlowTask(card_config(data_dir, train=TWO_PHASES), jax.devices()[:1]).shortened(2)
+    task.open_data()
+    programs = task.programs(task.abstract_state(), range(1, 3))
+    assert [program.step for program in programs] == [1, 1, 1, 1]
+
+
+def test_a_run_that_stops_early_compiles_no_later_phase(data_dir):
+    task = FlowTask(card_config(data_dir, train=TWO_PHASES), jax.devices()[:1])
+    task.open_data()
+    programs = task.programs(task.abstract_state(), range(2, 4))
+    assert [program.step for program in programs] == [2, 3, 3]
