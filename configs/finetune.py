@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from nami_jax.configs import base
 from nami_jax.config import AutoencoderConfig, DataConfig, FlowConfig, ModelConfig, SampleConfig, TextConfig
 from nami_jax.config.listing import unset_section
 

@@ -8,7 +8,7 @@ Hardware: two CPU cores. Writes data/my_autoencoder and runs/my_autoencoder, and
 
 from ml_collections import ConfigDict
 
-from configs import autoencoder_emoji
+from nami_jax.configs import autoencoder_emoji
 
 
 def get_config() -> ConfigDict:

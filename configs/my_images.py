@@ -9,7 +9,7 @@ Hardware: two CPU cores. Writes data/my_images and runs/my_images.
 
 from ml_collections import ConfigDict
 
-from configs import emoji_tiny
+from nami_jax.configs import emoji_tiny
 
 
 def get_config() -> ConfigDict:

@@ -11,7 +11,7 @@ Hardware: two CPU cores. Writes data/my_latents and runs/my_latents.
 
 from ml_collections import ConfigDict
 
-from configs import my_images
+from nami_jax.configs import my_images
 
 
 def get_config() -> ConfigDict:

@@ -25,7 +25,7 @@ FLAGS = {
     "prepare": "--batch_size: images that the autoencoder encodes at once (default: '16')",
     "plan": "--mfu: share of the chips' peak rate that the run is assumed to reach, in (0, 1] (default: '0.4')",
     "preflight": "--expected_hosts: expected number of processes, usually one per host",
-    "convert": "--[no]allow_missing: convert a release that lacks an autoencoder, text encoder or tokeniser "
+    "convert": "--[no]allow_missing: go on without an autoencoder, text encoder or tokeniser that is absent "
     "(default: 'false')",
     "parity": "--tolerance: largest relative error (default: '2e-05')",
 }
