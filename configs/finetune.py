@@ -12,9 +12,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from nami_jax.configs import base
 from nami_jax.config import AutoencoderConfig, DataConfig, FlowConfig, ModelConfig, SampleConfig, TextConfig
 from nami_jax.config.listing import unset_section
+from nami_jax.configs import base
 
 
 def get_config() -> ConfigDict:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from absl import app, flags
 from flax import nnx
-from nami_jax.data.latents import Prepared, parse_manifest
 
 from configs import autoencoder_emoji, emoji_latent, emoji_tiny
 from nami_jax import sample
@@ -23,8 +22,11 @@ from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.workdir import held
 from nami_jax.config import Config, ConfigError, PipelineConfig
 from nami_jax.config.autoencoder_run import AutoencoderRun
+from nami_jax.config.listing import RUNS
+from nami_jax.data.prepared_format import FORMAT, Prepared
 from nami_jax.files.output_folder import make_folder, output_folder
 from nami_jax.models.nami import Nami
+from nami_jax.preparation.manifests import Manifest
 from nami_jax.release.folders import new_folder
 from nami_jax.release.released_parts import read_records
 from nami_jax.sampling.golden_vectors import compare
@@ -32,7 +34,7 @@ from nami_jax.sampling.pipeline import NamiPipeline
 from nami_jax.text.encoder_files import bert_sizes, t5_sizes
 from nami_jax.text.tokens import bert_tokenizer, t5_tokenizer
 from nami_jax.training import flags as run_flags
-from nami_jax.training.tasks import KINDS, task_name
+from nami_jax.training.tasks import task_name
 from nami_jax.weights import WeightsError, open_tensors
 from nami_jax.weights.converted import read_pipeline_config
 from tests.support.paths import GOLDEN, ROOT
@@ -221,13 +223,12 @@ def boundaries(folder: Path) -> dict[str, tuple[Path, dict[str, Any], Callable[[
         (folder / "parity" / path.name).symlink_to(path)
     pipeline = CONFIG.pipeline.to_dict()
     prepared = {
-        "format": 1,
+        "format": FORMAT,
         "source": "folder",
         "source_digest": "x",
         "records": 1,
         "unit_size": 1,
         "units": 1,
-        "eval_share": 0.1,
         "buckets": [[16, 16]],
         "max_upscale": 1.0,
         "max_pixels": 1,
@@ -241,7 +242,7 @@ def boundaries(folder: Path) -> dict[str, tuple[Path, dict[str, Any], Callable[[
         "dtype": "float32",
         "caption_templates": ["{}"],
     }
-    shard = {"name": "data/a.arrayrecord", "split": "train", "bucket": [16, 16], "records": 1, "bytes": 9}
+    shard = {"name": "data/a.arrayrecord", "unit": 0, "split": "train", "bucket": [16, 16], "records": 1, "bytes": 9}
     record = {"files": {"vae/a.bin": ["a", "b"]}, "index": None, "prefix": "", "aliases": {}, "left_out": 0}
     golden = json.loads((GOLDEN / "nami_tiny" / "config.json").read_text())
     cased = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
@@ -269,8 +270,8 @@ def boundaries(folder: Path) -> dict[str, tuple[Path, dict[str, Any], Callable[[
         ),
         "manifest": at(
             "prepared/0.json",
-            {"shards": [shard], "rejects": []},
-            lambda path: parse_manifest((path / "0.json").read_bytes(), "m"),
+            {"shards": [shard], "ids": [["a"]], "rejects": []},
+            lambda path: Manifest.from_json((path / "0.json").read_bytes(), "m"),
         ),
         "parity": at(
             "parity/config.json",
@@ -345,10 +346,9 @@ def test_command_lines_of_a_run(times, monkeypatch, capsys):
 
     def attempt(arguments: list[str]) -> None:
         with defined(run_flags.define_flags):
-            run_flags.parse_flags(["train", "--config=configs/emoji_tiny.py", "--workdir=/nowhere", *arguments])
+            run_flags.parse_run_flags(["train", "--config=configs/emoji_tiny.py", "--workdir=/nowhere", *arguments])
             fields = flags.FLAGS.config.to_dict()
-            kind = KINDS[task_name(fields)].config
-            kind.from_dict({name: value for name, value in fields.items() if name != "task"})
+            RUNS[task_name(fields)].from_dict({name: value for name, value in fields.items() if name != "task"})
 
     for _ in range(100 * times):
         argument = f"--config.{draw.choice(names)}={spelt(draw)}"

@@ -106,7 +106,8 @@ def test_export_gives_back_every_pickle_bit_for_bit(release, ours, tmp_path):
 
 
 def test_a_network_in_memory_is_exported_as_the_released_pickles(arrays, tmp_path):
-    export_network(tmp_path / "out", model_config(TRANSFORMER), arrays["transformer"], arrays["bridge_flow"])
+    parts = {name: arrays[name] for name in ("transformer", "bridge_flow")}
+    export_network(tmp_path / "out", parts, model_config(TRANSFORMER))
     for name in ("transformer", "bridge_flow"):
         assert to_bits(load(tmp_path / "out" / FILES[name])) == to_bits(arrays[name])
 

@@ -2,8 +2,9 @@ import pytest
 
 from nami_jax.config import ConfigError
 from nami_jax.data.prepared_format import Shard
-from nami_jax.preparation.holding_out import count_held_out, draw_held_out, parse_held_out, require_held_out
+from nami_jax.preparation.holding_out import count_held_out, draw_held_out
 from nami_jax.preparation.manifests import Manifest
+from nami_jax.preparation.options import parse_held_out, require_held_out
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def test_steps_validation_and_pictures_run_what_was_compiled_ahead(data_dir, tmp
     train = TWO_PHASES | {"eval_every": 3, "sample_every": 5}
     task = FlowTask(card_config(data_dir, train=train), jax.devices()[:devices])
     task.open_data()
-    state, views, step, loader = task.first_state(), task.views(tmp_path), task.train_step(), task.loader()
+    state, views, step, loader = task.first_state(tmp_path), task.views(tmp_path), task.train_step(), task.loader()
     programs = task.programs(state, range(1, 13))
     assert [(program.step, program.name.split(" on ")[0]) for program in programs] == [
         (1, "the step"), (7, "the step"), (3, "the validation"), (5, "the pictures"),
