@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nami_jax.config import ModelConfig
+from nami_jax.config import ModelConfig, shown
 from nami_jax.models.bridge import AnyBridge, Bridge, ConvBridge
 from nami_jax.models.nami import Nami
 from nami_jax.weights import Slot, Tensor, TensorShapes, WeightsError, export_tensors, load_module, require_tensors
@@ -52,7 +52,7 @@ def model_config(released: Mapping[str, Any]) -> ModelConfig:
         ("in_channels", (fields["in_channels"] // PATCH_SIZE**2 * PATCH_SIZE**2,)),
     ]
     wrong = [
-        f"{name} = {fields[name]!r}, expected {allowed[-1]!r}" for name, allowed in rules if fields[name] not in allowed
+        f"{name} = {shown(fields[name])}, expected {allowed[-1]!r}" for name, allowed in rules if fields[name] not in allowed
     ]
     if wrong:
         raise WeightsError(f"config.json: {'; '.join(wrong)}. Use the transformer of a NAMI release.")
