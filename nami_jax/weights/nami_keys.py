@@ -52,7 +52,9 @@ def model_config(released: Mapping[str, Any]) -> ModelConfig:
         ("in_channels", (fields["in_channels"] // PATCH_SIZE**2 * PATCH_SIZE**2,)),
     ]
     wrong = [
-        f"{name} = {shown(fields[name])}, expected {allowed[-1]!r}" for name, allowed in rules if fields[name] not in allowed
+        f"{name} = {shown(fields[name])}, expected {allowed[-1]!r}"
+        for name, allowed in rules
+        if fields[name] not in allowed
     ]
     if wrong:
         raise WeightsError(f"config.json: {'; '.join(wrong)}. Use the transformer of a NAMI release.")
