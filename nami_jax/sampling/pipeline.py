@@ -1,8 +1,7 @@
 """Text to images in one call: text encoder, sampler, autoencoder and the conversion to pictures behind one object."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +12,6 @@ from flax import nnx
 from PIL import Image
 
 from nami_jax.autoencoder.codec import Autoencoder
-from nami_jax.checkpoints.runs import load_run
 from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER, require_same_networks
 from nami_jax.config import (
     SAMPLE_PRESETS,
@@ -26,28 +24,19 @@ from nami_jax.config import (
     require,
     shown,
 )
-from nami_jax.files.output_folder import require_readable
 from nami_jax.flow.transition import Transition, make_transition
 from nami_jax.models.bridge import AnyBridge
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import make_mesh, state_shardings
+from nami_jax.sampling.parts import REMEDY, load_parts
 from nami_jax.sampling.pictures import to_images
+from nami_jax.sampling.prompts import check_prompts, picture_batches
 from nami_jax.sampling.sampler import Networks, Request, make_sampler
-from nami_jax.terminal.progress import progress_bar
 from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
-from nami_jax.weights import Shardings, WeightsError, open_tensors
-from nami_jax.weights.converted import (
-    BRIDGE,
-    PIPELINE_FILE,
-    TRANSFORMER,
-    inside,
-    read_pipeline_config,
-    require_parts,
-)
-from nami_jax.weights.nami_keys import load_nami, read_bridge
+from nami_jax.weights import WeightsError
 
 
 class NamiPipeline:
@@ -127,38 +116,12 @@ class NamiPipeline:
             field="path",
             value=path,
             rule="must be a path",
-            remedy="Pass a run's workdir or a folder of converted weights",
+            remedy=REMEDY,
         )
         path = Path(path)
-        require_readable(path, field="checkpoint", remedy="Pass a run's workdir or a folder of converted weights")
-        require(
-            (path / PIPELINE_FILE).is_file() or not (path / TRANSFORMER).is_dir(),
-            field="checkpoint",
-            value=str(path),
-            rule=f"has {TRANSFORMER}/ but no {PIPELINE_FILE}: it is not converted",
-            remedy=f"Run `python -m nami_jax.convert --from {path} --to FOLDER`, and use FOLDER",
-        )
         devices = None if mesh is None else make_mesh(mesh)
         shardings = None if devices is None else functools.partial(state_shardings, mesh=devices)
-        if (path / PIPELINE_FILE).is_file():
-            require(
-                step is None,
-                field="step",
-                value=step,
-                rule=f"{path} contains converted weights, not a run",
-                remedy="Leave it out",
-            )
-            model, cfg, bridge, source = _load_converted(path, dtype, shardings)
-            frozen: Mapping[str, str] = {}
-        else:
-            run = load_run(path, step, dtype, shardings)
-            model, cfg, bridge, source = (
-                run.model,
-                _with_dtype(run.cfg.pipeline, dtype),
-                run.bridge,
-                f"{path} step {run.step}",
-            )
-            frozen = run.frozen
+        model, cfg, bridge, source, frozen = load_parts(path, step, dtype, shardings)
         compute = jnp.dtype(cfg.model.dtype)
         autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
         if autoencoder is not None and AUTOENCODER in frozen:
@@ -228,16 +191,7 @@ class NamiPipeline:
                 size that the stages, the patches or the bridge do not support.
             WeightsError: the weights give numbers that are no pictures, NaN or infinite.
         """
-        prompts, negatives = _texts("prompts", prompts), _texts("negative_prompt", negative_prompt)
-        if not prompts or not all(prompt.strip() for prompt in prompts):
-            raise ConfigError(f"prompts = {shown(prompts)}: a prompt is empty. Say what to draw, e.g. 'red apple'.")
-        require(
-            len(negatives) == len(prompts) or isinstance(negative_prompt, str),
-            field="negative_prompt",
-            value=negatives,
-            rule=f"has {len(negatives)} texts for {len(prompts)} prompts",
-            remedy="Pass one text, or one for each prompt",
-        )
+        prompts, negatives = check_prompts(prompts, negative_prompt)
         draw = DrawConfig.from_dict(
             {"height": height, "width": width, "seed": seed, "num_images": num_images, "batch_size": batch_size}
         )
@@ -250,7 +204,7 @@ class NamiPipeline:
         rows = np.repeat(np.arange(len(prompts)), draw.num_images)
         numbers = np.tile(np.arange(draw.num_images), len(prompts))
         pictures: list[Image.Image] = []
-        for some, count in _batches(len(rows), draw.batch_size, progress):
+        for some, count in picture_batches(len(rows), draw.batch_size, progress):
             latents = self.sample_latents(
                 _pick(text, rows[some]),
                 negative if len(negatives) == 1 else _pick(negative, rows[some]),
@@ -373,60 +327,6 @@ class NamiPipeline:
         lengths = self.model.cfg.image_tokens(height // downscale, width // downscale)
         self._sampler.layout.require_tokens(lengths, self.cfg.text.max_length)
         return transition
-
-
-def _load_converted(
-    path: Path, dtype: str | None, shardings: Shardings | None
-) -> tuple[Nami, PipelineConfig, AnyBridge | None, str]:
-    cfg = read_pipeline_config(path)
-    require_parts(path, cfg)
-    cfg = _with_dtype(inside(cfg, path), dtype)
-    model = load_nami(
-        cfg.model, open_tensors(path / TRANSFORMER), param_dtype=jnp.dtype(cfg.model.dtype), shardings=shardings
-    )
-    kind = cfg.bridge.kind
-    bridge = None if kind is None else read_bridge(kind, cfg.model, open_tensors(path / BRIDGE))
-    return model, cfg, bridge, str(path)
-
-
-def _with_dtype(cfg: PipelineConfig, dtype: str | None) -> PipelineConfig:
-    return cfg if dtype is None else dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dtype=dtype))
-
-
-def _batches(count: int, size: int, progress: bool) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields which of `count` pictures are drawn at once, with a bar if there are several such batches.
-
-    A batch is filled up with its own first pictures to a power of two, at most `size`, and the last one to as many as
-    those before it: a new number of pictures needs no new program.
-
-    Yields:
-        The pictures' indices, and how many of them, from the first, are wanted.
-    """
-    at_once = min(size, 1 << (count - 1).bit_length())
-    starts = range(0, count, at_once)
-    for start in progress_bar(starts, desc="batches", disable=not progress or len(starts) == 1):
-        wanted = np.arange(start, min(start + at_once, count))
-        yield np.resize(wanted, at_once), len(wanted)
-
-
-def _texts(field: str, given: Any) -> list[str]:
-    """Returns one text or several as a list; raises `ConfigError` if it is something else."""
-    texts = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else given
-    require(
-        isinstance(texts, list) and all(isinstance(text, str) for text in texts),
-        field=field,
-        value=given,
-        rule="must be a text or a list of texts",
-        remedy="Pass e.g. 'red apple'",
-    )
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # a lone surrogate: no tokeniser takes it
-            raise ConfigError(
-                f"{field} = {shown(text)}: is not valid Unicode at letter {error.start}. Remove or correct it."
-            ) from error
-    return texts
 
 
 def _pick(states: TextStates, rows: np.ndarray) -> TextStates:

@@ -1,0 +1,89 @@
+"""What a pipeline is put together from: the networks of a run, or of a folder of converted weights."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from nami_jax.checkpoints.runs import load_run
+from nami_jax.config import PipelineConfig, require
+from nami_jax.files.output_folder import require_readable
+from nami_jax.models.bridge import AnyBridge
+from nami_jax.models.nami import Nami
+from nami_jax.weights import Shardings, open_tensors
+from nami_jax.weights.converted import (
+    BRIDGE,
+    PIPELINE_FILE,
+    TRANSFORMER,
+    inside,
+    read_pipeline_config,
+    require_parts,
+)
+from nami_jax.weights.nami_keys import load_nami, read_bridge
+
+REMEDY = "Pass a run's workdir or a folder of converted weights"
+
+
+class Parts(NamedTuple):
+    """A network with what is known of it."""
+
+    model: Nami
+    cfg: PipelineConfig
+    bridge: AnyBridge | None
+    source: str  # for people
+    frozen: Mapping[str, str] = MappingProxyType({})  # fingerprints of the networks it was trained with, by name
+
+
+def load_parts(path: Path, step: int | None, dtype: str | None, shardings: Shardings | None) -> Parts:
+    """Loads the network and its bridge.
+
+    Args:
+        path: a run's workdir, or a folder that `nami_jax.convert` wrote.
+        step: which checkpoint of a run; None: the newest.
+        dtype: compute type of all networks; None: as configured.
+        shardings: abstract parameters -> shardings; None puts all on the first device.
+
+    Raises:
+        CheckpointError: a run has no finished checkpoint, or it cannot be read.
+        ConfigError: the folder is neither, or lacks a part.
+        WeightsError: weights are missing or damaged.
+    """
+    require_readable(path, field="checkpoint", remedy=REMEDY)
+    converted = (path / PIPELINE_FILE).is_file()
+    require(
+        converted or not (path / TRANSFORMER).is_dir(),
+        field="checkpoint",
+        value=str(path),
+        rule=f"has {TRANSFORMER}/ but no {PIPELINE_FILE}: it is not converted",
+        remedy=f"Run `python -m nami_jax.convert --from {path} --to FOLDER`, and use FOLDER",
+    )
+    if not converted:
+        run = load_run(path, step, dtype, shardings)
+        return Parts(run.model, _with_dtype(run.cfg.pipeline, dtype), run.bridge, f"{path} step {run.step}", run.frozen)
+    require(
+        step is None,
+        field="step",
+        value=step,
+        rule=f"{path} contains converted weights, not a run",
+        remedy="Leave it out",
+    )
+    return _load_converted(path, dtype, shardings)
+
+
+def _load_converted(path: Path, dtype: str | None, shardings: Shardings | None) -> Parts:
+    cfg = read_pipeline_config(path)
+    require_parts(path, cfg)
+    cfg = _with_dtype(inside(cfg, path), dtype)
+    model = load_nami(
+        cfg.model, open_tensors(path / TRANSFORMER), param_dtype=jnp.dtype(cfg.model.dtype), shardings=shardings
+    )
+    kind = cfg.bridge.kind
+    bridge = None if kind is None else read_bridge(kind, cfg.model, open_tensors(path / BRIDGE))
+    return Parts(model, cfg, bridge, str(path))
+
+
+def _with_dtype(cfg: PipelineConfig, dtype: str | None) -> PipelineConfig:
+    return cfg if dtype is None else dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dtype=dtype))
