@@ -20,7 +20,16 @@ FOLDERS = (
 APART = {"flow", "models"}  # neither imports the other
 PUBLIC_API = {"nami_jax.sampling.pipeline"}  # what a user calls by keyword
 # What is tested beside the package, and what several of its modules do together.
-OTHER_TESTS = {"benchmarks", "faults", "launch", "live", "runs", "test_layout.py", "test_package.py"}
+OTHER_TESTS = {
+    "benchmarks",
+    "faults",
+    "launch",
+    "live",
+    "runs",
+    "test_documents.py",
+    "test_layout.py",
+    "test_package.py",
+}
 
 IMPORT_ALL = """
 import importlib, sys

