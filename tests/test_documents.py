@@ -59,7 +59,7 @@ PARSERS: dict[str, Callable[[list[str]], list[str]]] = {
 
 
 def commands() -> list[tuple[str, str]]:
-    """Returns each command line in blocks of code, and benchmarks in lines, without comments, and the page that has it."""
+    """Returns each command line in blocks of code, and each benchmark in text, without comments, and its page."""
     found = []
     for page in PAGES:
         text, block = (ROOT / page).read_text(), re.compile(r"^```\w*\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
