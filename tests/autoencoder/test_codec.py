@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nami_jax.autoencoder.codec import Autoencoder, decode_latents, encode_images, save_autoencoder
+from nami_jax.autoencoder.codec import Autoencoder, save_autoencoder
 from nami_jax.autoencoder.tiling import tile_starts
 from nami_jax.config import AutoencoderConfig, ConfigError
 from nami_jax.models.autoencoder_kl import AutoencoderKL
+from nami_jax.parallel.kept_programs import compilations
 from nami_jax.weights import WeightsError
 from nami_jax.weights.autoencoder_keys import export_autoencoder, load_autoencoder, read_autoencoder_config
 from tests.support.golden_networks import GoldenNetwork, golden_autoencoder
@@ -35,10 +36,6 @@ def model(golden) -> AutoencoderKL:
 def folder(model, tmp_path) -> Path:
     save_autoencoder(tmp_path / "vae", model)
     return tmp_path / "vae"
-
-
-def compiled_functions() -> int:
-    return len(encode_images) + len(decode_latents)
 
 
 def test_folder_gives_scaled_latents_and_images_as_diffusers_computes_them(folder, golden):
@@ -81,13 +78,13 @@ def test_model_of_newer_weights_and_batches_that_fill_up_compile_nothing(model):
     images = rng.uniform(-1, 1, (5, 16, 16, 3)).astype(np.float32)
     newer = load_autoencoder(model.cfg, {key: value * 1.01 for key, value in export_autoencoder(model).items()})
     autoencoder = Autoencoder(model, tile=12)  # 144 latents a call: two of these images
-    before = compiled_functions()
-    latents = autoencoder.encode(images)
-    decoded = autoencoder.decode(latents)
-    assert compiled_functions() == before + 2
-    changed = Autoencoder(newer, tile=12).encode(images)
-    np.testing.assert_allclose(autoencoder.encode(images[:4]), latents[:4], rtol=0, atol=1e-6)
-    assert compiled_functions() == before + 2
+    with compilations() as compiled:
+        latents = autoencoder.encode(images)
+        decoded = autoencoder.decode(latents)
+        assert len(compiled) == 2
+        changed = Autoencoder(newer, tile=12).encode(images)
+        np.testing.assert_allclose(autoencoder.encode(images[:4]), latents[:4], rtol=0, atol=1e-6)
+    assert len(compiled) == 2
     assert np.abs(changed - latents).max() > 1e-3
     assert decoded.shape == images.shape
     # Each image is computed by itself: another place in a batch rounds otherwise at most.
@@ -96,10 +93,10 @@ def test_model_of_newer_weights_and_batches_that_fill_up_compile_nothing(model):
 
 def test_all_tiles_have_one_shape_and_a_small_picture_is_computed_whole(model):
     autoencoder = Autoencoder(model, tile=8)
-    before = compiled_functions()
-    assert autoencoder.decode(np.zeros((1, 21, 14, 4), np.float32)).shape == (1, 42, 28, 3)
-    assert autoencoder.decode(np.zeros((1, 9, 33, 4), np.float32)).shape == (1, 18, 66, 3)
-    assert compiled_functions() == before + 1
+    with compilations() as compiled:
+        assert autoencoder.decode(np.zeros((1, 21, 14, 4), np.float32)).shape == (1, 42, 28, 3)
+        assert autoencoder.decode(np.zeros((1, 9, 33, 4), np.float32)).shape == (1, 18, 66, 3)
+    assert len(compiled) == 1
     latents = np.random.default_rng(0).normal(size=(1, 8, 7, 4)).astype(np.float32)
     whole = nnx.jit(AutoencoderKL.decode)(model, jnp.asarray(latents / np.float32(0.3611) + np.float32(0.1159)))
     np.testing.assert_allclose(autoencoder.decode(latents), whole, rtol=0, atol=1e-5)
@@ -211,21 +208,25 @@ def test_incomplete_folder_is_refused_with_what_it_lacks(folder):
 
 
 def test_arrays_that_do_not_fit_are_refused_before_compiling(model, folder):
-    autoencoder, before = Autoencoder(model), compiled_functions()
+    autoencoder = Autoencoder(model)
     for images, message in (
         (np.zeros((1, 16, 15, 3), np.float32), r"images.shape = \(1, 16, 15, 3\): .* multiples of 2"),
         (np.zeros((16, 16, 3), np.float32), r"must be \(B, H, W, 3\)"),
         (np.zeros((1, 16, 16, 3), np.uint8), "images.dtype = 'uint8': must be floating point"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with compilations() as compiled, pytest.raises(ConfigError, match=message):
             autoencoder.encode(images)
-    with pytest.raises(ConfigError, match=r"latents.shape = \(1, 8, 8, 16\): must be \(B, h, w, 4\)"):
+        assert not compiled
+    with (
+        compilations() as compiled,
+        pytest.raises(ConfigError, match=r"latents.shape = \(1, 8, 8, 16\): must be \(B, h, w, 4\)"),
+    ):
         autoencoder.decode(np.zeros((1, 8, 8, 16), np.float32))
+    assert not compiled
     with pytest.raises(ConfigError, match="tile = 4: must be at least 8 latents"):
         Autoencoder(model, tile=4)
     with pytest.raises(ConfigError, match="dtype = 'float16': is not a compute type"):
         Autoencoder.from_folder(folder, "float16")
-    assert compiled_functions() == before
 
 
 def test_bfloat16_latents_are_taken(model):

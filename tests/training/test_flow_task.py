@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -6,6 +10,8 @@ from nami_jax.parallel.kept_programs import compilations
 from nami_jax.parallel.sharding import shard_batch
 from nami_jax.training.compilation import CompilingAhead
 from nami_jax.training.flow_task import FlowTask
+from tests.support import xla
+from tests.support.paths import ROOT
 from tests.support.runs import card_config
 
 TWO_PHASES = {"stage_batches": ((8, 8, 8), (8, 16, 8)), "phase_starts": (0.0, 0.5), "phase_learning_rates": (1e-3,) * 2}
@@ -53,3 +59,38 @@ def test_a_run_that_stops_early_compiles_no_later_phase(data_dir):
     task.open_data()
     programs = task.programs(task.abstract_state(), range(2, 4))
     assert [program.step for program in programs] == [2, 3, 3]
+
+
+RUN = """
+import sys
+from pathlib import Path
+import jax
+from nami_jax.parallel.kept_programs import compilations, keep_on_disk
+from tests.support.runs import card_config, train
+
+keep_on_disk()
+folder, stop = Path(sys.argv[1]), int(sys.argv[2])
+with compilations() as compiled:
+    train(card_config(folder / "data", train={"eval_every": 1, "sample_every": 1}), folder / "run", stop_after=stop)
+print("compiled", len(compiled))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_continued_in_another_process_compiles_nothing(tmp_path):
+    clean = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_COMPILATION_CACHE"}
+    env = clean | {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "XLA_FLAGS": xla.flags(devices=1),
+        "PYTHONPATH": str(ROOT),
+    }
+    counts = []
+    for stop in (2, 4, 6):
+        command = [sys.executable, "-c", RUN, str(tmp_path), str(stop)]
+        run = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+        assert run.returncode == 0, run.stderr
+        counts.append(int(run.stdout.split("compiled ")[-1]))
+    assert counts[0] > 5
+    assert counts[1] < 5  # what restoring a checkpoint runs, for the first time
+    assert counts[2] == 0
+    print(counts)
