@@ -17,6 +17,7 @@ from nami_jax.checkpoints.runs import load_base, load_base_bridge, open_base
 from nami_jax.config import Config, require
 from nami_jax.data.examples import Data, open_data
 from nami_jax.data.loader import Batch, eval_batches, train_loader
+from nami_jax.data.prepared import PreparedData
 from nami_jax.monitoring.flops import step_flops
 from nami_jax.monitoring.metrics import bar_text
 from nami_jax.monitoring.watch import Views
@@ -103,6 +104,7 @@ class FlowTask:
         cfg = self.cfg
         if cfg.data.prepared is None:
             return ready_splits(cfg.data)
+        PreparedData(cfg.data)  # which is missing more often than the autoencoder, and is named first
         return {"train": self.data.train, "held_out": self.data.held_out}
 
     def load_networks(self) -> None:  # noqa: D102
