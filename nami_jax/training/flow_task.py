@@ -20,6 +20,7 @@ from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER
 from nami_jax.config import Config, require
 from nami_jax.data.examples import Data, ExampleSource, open_data
 from nami_jax.data.loader import Batch, eval_batches, train_loader
+from nami_jax.data.prepared import PreparedData
 from nami_jax.monitoring.flops import step_flops
 from nami_jax.monitoring.metrics import bar_text
 from nami_jax.monitoring.watch import VALIDATION_LOSS, Views
@@ -124,6 +125,7 @@ class FlowTask:
         cfg = self.cfg
         if cfg.data.prepared is None:
             return ready_splits(cfg.data)
+        PreparedData(cfg.data)  # which is missing more often than the autoencoder, and is named first
         return {"train": self.data.train, "held_out": self.data.held_out}
 
     def load_networks(self) -> None:  # noqa: D102
