@@ -9,7 +9,7 @@ import grain
 
 from nami_jax.checkpoints.checkpoint import Checkpoints
 from nami_jax.checkpoints.workdir import RUN_CONFIG
-from nami_jax.config import DataConfig, require
+from nami_jax.config import ConfigError, DataConfig, require
 from nami_jax.files.disk import written_whole
 from nami_jax.monitoring.events import tracked
 from nami_jax.monitoring.metrics import Interval, NonFiniteError
@@ -93,9 +93,13 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
                         save(state)
                     checkpoints.require_saved()
                     stopping.interruptible(watch.draw, step, state)
-                    stopping.interruptible(ahead.wait, step + 1)
+                    if ahead.lacks(step + 1):
+                        stopping.interruptible(watch.pause, ahead.wait, step + 1)
                 watch.settle()
                 interval.require_in_range()
+            except ConfigError:  # of a program that does not fit, between two steps
+                save(state)
+                raise
             except NonFiniteError as error:
                 raise NonFiniteError(f"{error} {checkpoints.set_aside(interval.good_until)}") from error
             if stopping.after is not None:
