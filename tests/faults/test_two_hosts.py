@@ -80,11 +80,13 @@ def test_an_error_that_the_first_host_alone_meets_ends_both(commands, tmp_path):
 
 @pytest.mark.slow
 def test_an_error_that_one_host_meets_later_ends_the_other_within_a_minute(commands, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "events").touch()  # where the first host needs a folder
     hosts = start_hosts(commands.config, tmp_path / "run", FLAGS, hosts=2, devices=1)
     try:
-        read_until(hosts[0], "FileExistsError")
+        read_until(hosts[0], "compiling:")
+        events = tmp_path / "run" / "events"  # a folder that was looked at, and which the first host needs after this
+        events.rmdir()
+        events.touch()
+        read_until(hosts[0], "File exists")
         watch = patience.Stopwatch()
         printed = [patience.finish(host, 120)[0] for host in hosts]
         seconds = watch.look()
