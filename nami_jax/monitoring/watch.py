@@ -110,6 +110,16 @@ class Watch:
         """
         self._say(self._interval.settle())
 
+    def pause(self, wait: Callable[..., None], *arguments: Any) -> None:
+        """Calls `wait`, whose time is not the steps'.
+
+        Raises:
+            NonFiniteError: of the last step, as `Interval.settle`.
+        """
+        self.settle()
+        with self._interval.paused():
+            wait(*arguments)
+
     def show(self, step: int, state: Any) -> None:
         """Writes and shows what is due after a step.
 

@@ -77,6 +77,10 @@ class CompilingAhead:
     def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def lacks(self, step: int) -> bool:
+        """Returns whether a program of the steps up to `step` is not known to be there, or another has just ended."""
+        return any(first <= step or future.done() for first, future in self._left)
+
     def wait(self, step: int) -> None:
         """Waits for the programs of all steps up to `step`, with a bar.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import grain
 
 from nami_jax.checkpoints.checkpoint import Checkpoints
-from nami_jax.config import DataConfig, require
+from nami_jax.config import ConfigError, DataConfig, require
 from nami_jax.monitoring.events import tracked
 from nami_jax.monitoring.metrics import Interval, NonFiniteError
 from nami_jax.monitoring.watch import NO_EXTRAS, Extras, watching
@@ -61,10 +61,10 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
             (workdir / "config.json").write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
         checkpoints.prepare(state.items())
         train_step, views = task.train_step(), task.views(workdir / "samples")
-        interval = Interval(task.rate_field, cfg.train.max_skipped_steps, list(task.mesh.devices.flat))
+        counted = task.rate_field, cfg.train.max_skipped_steps, list(task.mesh.devices.flat)
         with (
             CompilingAhead(task.programs(state, steps) if steps else ()) as ahead,
-            watching(cfg.train, views, interval, workdir, steps, extras, tracker) as watch,
+            watching(cfg.train, views, Interval(*counted), workdir, steps, extras, tracker) as watch,
         ):
 
             def save(state: TrainState) -> None:
@@ -80,9 +80,10 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
                         save(state)
                     checkpoints.require_saved()
                     stopping.interruptible(watch.show, step, state)
-                    stopping.interruptible(ahead.wait, step + 1)
+                    if ahead.lacks(step + 1):
+                        stopping.interruptible(watch.pause, ahead.wait, step + 1)
                 watch.settle()
-            except NonFiniteError:
+            except (ConfigError, NonFiniteError):  # of a program that does not fit, between two steps, or of a step
                 save(state)  # steps without a finite gradient have changed nothing
                 raise
             if stopping.after is not None:

@@ -70,8 +70,11 @@ def test_programs_compile_in_the_order_of_need_while_the_caller_goes_on():
     programs = [program(9, late), program(1, lambda: order.append(1)), program(5, lambda: order.append(5))]
     with CompilingAhead(programs) as ahead:
         assert order[0] == 1
+        assert ahead.lacks(5)
         ahead.wait(5)
         assert sorted(order) == [1, 5]
+        assert not ahead.lacks(8)
+        assert ahead.lacks(9)
         gate.set()
         ahead.wait(9)
         assert order[-1] == 9
