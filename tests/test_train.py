@@ -204,5 +204,6 @@ def test_another_number_of_samples_is_another_run(whole_run, data_dir, tmp_path)
     assert position["samples"] == [16]
     with Checkpoints(workdir, cfg) as checkpoints:
         checkpoints.save(13, after(13, state).items(), position | {"samples": [15]})
+    longer = card_config(data_dir, train={"steps": 14})
     with pytest.raises(ConfigError, match=r"data\.name = 'plain_cards': the run was started on \[15\] samples"):
-        train(cfg, workdir, ONE_DEVICE)
+        train(longer, workdir, ONE_DEVICE)

@@ -27,7 +27,7 @@ Entries = Annotated[int, pydantic.Field(ge=1, le=10**7)]  # of a table
 Epsilon = Annotated[float, pydantic.Field(gt=0, lt=1)]
 Side = Annotated[int, pydantic.Field(ge=1, le=2**14)]  # of an image, pixels
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]  # jax's own keys hold 32 bits
-Rate = Annotated[float, pydantic.Field(gt=0, le=1e4)]
+Rate = Annotated[float, pydantic.Field(gt=0, le=1e30)]  # of learning: larger ones are infinite in float32 at once
 Share = Annotated[float, pydantic.Field(ge=0, lt=1)]
 MOST_LETTERS = 4096  # of a text
 MOST_NESTED = 8  # lists in a value

@@ -207,7 +207,7 @@ def test_command_writes_pictures_that_say_what_they_are(workdir, tmp_path):
         (("nami_jax.sample", "--checkpoint", "nowhere", "--prompt", "x"), "error: nowhere contains no checkpoints"),
         (("nami_jax.sample", "--checkpoint", "x", "--prompt", "x", "--step_s", "3"), "Did you mean"),
         (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--config.train.stepz=3"),
-         'Did you mean "steps" instead of "stepz"?'),
+         "Did you mean 'steps'?"),
         (("nami_jax.train", "--config", "configs/no.py", "--workdir", "x"), "configs/no.py"),
         (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--stop_after=0"), "stop_after = 0"),
         (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--config.data.side=30"),
