@@ -267,9 +267,9 @@ def test_a_folder_that_was_not_prepared_is_refused(tmp_path, cfg):
     ("content", "message"),
     [
         ("{", "is damaged"),
-        ("[]", r"format = None: this version reads format 2"),
+        ("[]", "it holds a list instead of an object"),
         ("[" * 100_000, "is damaged"),
-        ('{"format": 2}', r"prepared\.json is damaged: source: is missing[\s\S]* Remove its folder and run `python -m"),
+        ('{"format": 2}', r"prepared\.json is damaged: source, .* are missing\. Remove its folder and run `python -m"),
         ('{"format": 2, "units": "3"}', r"units = '3': must be an integer"),
         ('{"format": 1}', r"format = 1: this version reads format 2"),
     ],
