@@ -33,19 +33,6 @@ def beam_file_systems() -> Any:
     return FileSystems
 
 
-def require_driver(path: str, field: str) -> None:
-    """Raises `ConfigError` if a path is on a file system whose driver is not installed."""
-    try:
-        if is_remote(path):
-            beam_file_systems().get_filesystem(path)
-    except ValueError as error:
-        scheme = path.partition("://")[0]
-        raise ConfigError(
-            f"{field} = {shown(path)}: Apache Beam has no driver for {scheme}:// here. Install it, e.g. with "
-            "`pip install 'apache-beam[gcp]'` for gs:// or [aws] for s3://, or use a local folder."
-        ) from error
-
-
 def open_binary(path: str) -> BinaryIO:
     """Opens a file for reading, with `seek`. Raises `OSError` if it cannot be opened."""
     if not is_remote(path):
@@ -91,7 +78,7 @@ def require_file_system(field: str, path: str) -> None:
             beam_file_systems().get_filesystem(path)
         except ValueError as error:
             raise ConfigError(
-                f"{field} = {path!r}: nothing installed opens {path.partition('://')[0]}://. Install it, e.g. "
+                f"{field} = {shown(path)}: nothing installed opens {path.partition('://')[0]}://. Install it, e.g. "
                 "`pip install 'apache-beam[gcp]'` for gs:// or 'apache-beam[aws]' for s3://, or copy the files here."
             ) from error
 

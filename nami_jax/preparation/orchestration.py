@@ -67,8 +67,6 @@ def prepare(
     """
     begun = time.monotonic()
     require_beam()
-    files.require_driver(source, "source")
-    files.require_driver(out, "out")
     pipeline_options = beam_options(beam_arguments, own_flags)
     files.require_file_system("source", source)
     files.require_file_system("out", out)

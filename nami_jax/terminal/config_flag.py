@@ -1,5 +1,6 @@
 """`--config`: a file, or the name of one that comes with nami_jax; and the flags of its fields."""
 
+import contextlib
 import difflib
 import re
 import sys
@@ -55,12 +56,14 @@ def find_config(name: str) -> Path:
     Raises:
         flags.Error: there is no such file or config.
     """
-    if Path(name).is_file():
-        return Path(name)
+    with contextlib.suppress(OSError):  # a name too long for a file
+        if Path(name).is_file():
+            return Path(name)
     ours = {path.stem: path for path in CONFIGS.glob("*.py") if path.stem not in SHARED}
     found = ours.get(name.removeprefix("configs/").removesuffix(".py"))
     if found is None:
-        raise flags.Error(f"--config={name}: is neither a file nor the name of a config.{nearest(name, list(ours))}")
+        short = name[:200]
+        raise flags.Error(f"--config={short}: is neither a file nor the name of a config.{nearest(short, list(ours))}")
     return found
 
 
