@@ -24,7 +24,8 @@ for path in CONFIGS.glob("*.py"):
     module = importlib.import_module(f"nami_jax.configs.{path.stem}")
     if path.stem not in SHARED:
         fields = module.get_config().to_dict()
-        RUNS[fields.pop("task", "flow")].from_dict(fields)
+        if path.stem != "finetune":  # whose sizes are those of what it begins from
+            RUNS[fields.pop("task", "flow")].from_dict(fields)
         print(find_config(path.stem))
 """
 
