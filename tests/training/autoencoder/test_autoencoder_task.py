@@ -168,7 +168,8 @@ def test_too_many_steps_without_a_finite_loss_stop_the_run_and_save_nothing(data
 def test_another_number_of_samples_is_another_run_and_checkpoints_without_it_are_continued(
     whole_run, data_dir, tmp_path
 ):
-    cfg, workdir = make_autoencoder_run(data_dir), shutil.copytree(whole_run[0], tmp_path / "run")
+    cfg = make_autoencoder_run(data_dir, train={"steps": 14})
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
     state, position = newest(workdir, cfg)
     assert position["samples"] == [16]
     with Checkpoints(workdir, cfg) as checkpoints:
