@@ -21,6 +21,7 @@ from nami_jax.preparation.job import Options
 from nami_jax.preparation.orchestration import prepare
 from nami_jax.release.conversion import convert_release
 from nami_jax.release.exporting import export_run
+from nami_jax.release.run_conversion import convert_run
 from nami_jax.weights import open_tensors
 from nami_jax.weights.nami_keys import load_nami
 from tests.support import text_release
@@ -125,6 +126,19 @@ def test_exported_run_is_a_release_of_the_merged_network(tuned, converted, tmp_p
     kernel = nnx.to_pure_dict(nnx.state(again))["single_blocks"]["proj"]["kernel"]
     assert not np.array_equal(kernel, tuned[2].frozen["single_blocks"]["proj"]["kernel"])
     assert (tmp_path / "again" / "bridge_flow").is_dir()
+
+
+@pytest.mark.slow
+def test_a_folder_of_the_run_brings_its_text_encoder_autoencoder_and_bridge(tuned, config, tmp_path):
+    convert_run(tuned[0], tmp_path / "folder")
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == {
+        "pipeline.json", "transformer", "bridge_flow", "vae", "mt5", "mclip",
+    }  # fmt: skip
+    anywhere, run = (NamiPipeline.from_pretrained(path) for path in (tmp_path / "folder", tuned[0]))
+    assert anywhere.cfg.text.folder == str(tmp_path / "folder")
+    assert (anywhere.cfg.text.encoder, anywhere.cfg.side) == ("t5_bert", config.data.side)
+    found, expected = (np.asarray(pipe("Red apple")[0]) for pipe in (anywhere, run))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_full_training_starts_from_the_released_weights_in_float32(config, converted, tmp_path):
