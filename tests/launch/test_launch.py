@@ -19,6 +19,7 @@ from absl import flags
 
 from nami_jax import preflight
 from nami_jax.config import Config
+from tests.support.flags import defined
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.filterwarnings(
@@ -305,23 +306,13 @@ def given_to_run_sh(host: Host, name: str) -> list[str]:
     return run_flags(shlex.split(on_worker.stdout))
 
 
-def forget_flags() -> None:
-    """Removes the flags that commands have defined in this process, for other tests."""
-    modules = flags.FLAGS.flags_by_module_dict()
-    ours = [flag.name for module, these in modules.items() if module.startswith("nami_jax") for flag in these]
-    for name in {*ours, *(name for name in flags.FLAGS if name.startswith("config."))}:
-        delattr(flags.FLAGS, name)
-
-
 @pytest.fixture
 def known_flags():
     """Defines the flags of preflight, which are those of training and two more, and returns the names of training's."""
-    forget_flags()
-    preflight.define_flags()
-    modules = flags.FLAGS.flags_by_module_dict()
-    own = {flag.name for flag in modules["nami_jax.preflight"]}
-    yield {flag.name for name, these in modules.items() if name.startswith("nami_jax") for flag in these} - own
-    forget_flags()
+    with defined(preflight.define_flags):
+        modules = flags.FLAGS.flags_by_module_dict()
+        own = {flag.name for flag in modules["nami_jax.preflight"]}
+        yield {flag.name for name, these in modules.items() if name.startswith("nami_jax") for flag in these} - own
 
 
 def parsed(command: list[str], known_flags: set[str]) -> dict[str, Any]:

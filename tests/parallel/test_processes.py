@@ -11,6 +11,7 @@ from nami_jax.config import ConfigError
 from nami_jax.parallel import processes as distributed
 from nami_jax.training.flags import define_process_flags
 from tests.support import patience
+from tests.support.flags import defined
 
 ALONE = """
 import sys
@@ -25,9 +26,9 @@ distributed.initialize()
 
 @pytest.fixture(autouse=True, scope="module")
 def _flags():
-    if "distributed" not in flags.FLAGS:
-        define_process_flags()
-    flags.FLAGS.mark_as_parsed()
+    with defined(define_process_flags):
+        flags.FLAGS.mark_as_parsed()
+        yield
 
 
 @pytest.mark.parametrize(

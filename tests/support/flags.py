@@ -8,12 +8,18 @@ from absl import flags
 
 @contextlib.contextmanager
 def defined(define: Callable[[], None]) -> Iterator[None]:
-    """Defines a command's flags and removes them again."""
-    before = set(flags.FLAGS)
+    """Defines a command's flags, without those of any other command, and removes them again."""
+    _forget()
     define()
     try:
         yield
     finally:
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
+        _forget()
         flags.FLAGS.unparse_flags()
+
+
+def _forget() -> None:
+    modules = flags.FLAGS.flags_by_module_dict()
+    ours = [flag.name for module, these in modules.items() if module.startswith("nami_jax") for flag in these]
+    for name in {*ours, *(name for name in flags.FLAGS if name.startswith("config."))}:
+        delattr(flags.FLAGS, name)
