@@ -68,7 +68,7 @@ prepare: $(READY_PREPARE)  ## prepare images and captions of SOURCE for CONFIG: 
 plan: $(READY_PLAN)  ## plan a run of CONFIG on TOPOLOGY, e.g. v5e:16x16: memory, time and cost, without a TPU
 	PYTHONPATH="$(TPU_COMPILER)" $(BIN)/python -m nami_jax.plan --config "$(CONFIG)" --topology "$(TOPOLOGY)" $(ARGS)
 
-test: $(READY_TEST)  ## run the tests but the slow ones: 10 minutes on two cores; ARGS="-k jump" picks tests
+test: $(READY_TEST)  ## run the tests but the slow ones: 10 to 20 minutes on two cores; ARGS="-k jump" picks tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-all: $(READY_TEST)  ## run all tests, as CI does
