@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.runs import Run, load_run
 from nami_jax.config import ConfigError, ModelConfig, PipelineConfig
 from nami_jax.release.conversion import Converted
 from nami_jax.release.folders import new_folder, require_new
 from nami_jax.release.released_parts import PARTS, copied_files
+from nami_jax.terminal.progress import progress_bar
 from nami_jax.text.encoder_files import released_folders
 from nami_jax.weights import Tensor, WeightsError, open_tensors, save_tensors, tensor_bytes
 from nami_jax.weights.converted import BRIDGE, TRANSFORMER, VAE, write_settings
@@ -94,7 +93,7 @@ def folder_settings(cfg: PipelineConfig) -> PipelineConfig:
 def write_folder(folder: Path, parts: Mapping[str, Mapping[str, Tensor]], settings: PipelineConfig) -> None:
     """Writes tensors, the settings to sample with and, where a release can express it, the network's config.json."""
     size = sum(tensor_bytes(tensor) for tensors in parts.values() for tensor in tensors.values())
-    with tqdm(total=size, unit="B", unit_scale=True, desc="converting") as bar:
+    with progress_bar(total=size, unit="B", unit_scale=True, desc="converting") as bar:
         for name, tensors in parts.items():
             save_tensors(tensors, folder / name, PARTS[name].stem, progress=bar.update)
     config = _released_config(settings.model)
