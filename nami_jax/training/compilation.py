@@ -68,11 +68,10 @@ class CompilingAhead:
         Raises:
             ConfigError: as `wait`.
         """
-        try:
+        with contextlib.ExitStack() as giving_up:
+            giving_up.callback(self.__exit__)
             self.wait(min((step for step, _ in self._left), default=0))
-        except BaseException:
-            self.__exit__()
-            raise
+            giving_up.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -61,21 +61,22 @@ def program(step, compile_=lambda: None, name="a thing"):
 
 
 def test_programs_compile_in_the_order_of_need_while_the_caller_goes_on():
-    order, gate = [], threading.Event()
+    order, gates = [], {5: threading.Event(), 9: threading.Event()}
 
-    def late():
-        gate.wait(30)
-        order.append(9)
+    def late(step):
+        gates[step].wait(30)
+        order.append(step)
 
-    programs = [program(9, late), program(1, lambda: order.append(1)), program(5, lambda: order.append(5))]
+    programs = [program(9, lambda: late(9)), program(1, lambda: order.append(1)), program(5, lambda: late(5))]
     with CompilingAhead(programs) as ahead:
         assert order[0] == 1
         assert ahead.lacks(5)
+        gates[5].set()
         ahead.wait(5)
         assert sorted(order) == [1, 5]
         assert not ahead.lacks(8)
         assert ahead.lacks(9)
-        gate.set()
+        gates[9].set()
         ahead.wait(9)
         assert order[-1] == 9
 
