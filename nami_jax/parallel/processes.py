@@ -26,13 +26,11 @@ MESSAGE_BYTES = 2048  # of an error that is sent to all processes; longer ones a
 GRACE = 20  # seconds in which the other processes may fail too before one that fails ends alone
 HEARTBEAT = 30  # seconds of silence, after which the other processes take one for dead and stop
 LAST_WORD = (
-    "error: this process of the run was killed, or XLA ended it because another one died or cannot be reached; the "
-    "lines above say which. Checkpoints are intact: start the same command on every host again to continue the run."
+    "error: this process of the run was killed, or XLA failed in it, perhaps because another one died or cannot be "
+    "reached; the lines above say which. Checkpoints are intact: start the same command on every host again to "
+    "continue the run."
 )
-PERHAPS_ANOTHER = (
-    "Another process may have failed before this one; its output says why. Checkpoints are intact: start the same "
-    "command on every host again to continue the run."
-)
+_SPEAKERS: list[subprocess.Popen] = []  # the shells that speak the last word unless it is taken back
 PLAIN = {"coordinator_address": "10.0.0.1:8476", "num_processes": 2, "process_id": 0}  # flags, with examples
 
 
@@ -131,16 +129,15 @@ def failing_alone() -> Iterator[None]:
     """Makes a process that fails in the block exit with 1 soon, and so ends the others, which may be waiting for it.
 
     jax waits for all processes at the end, where those that have not failed do not come, and after minutes aborts all.
-    An XLA error may be caused by another process's end, and is left to that.
+    An XLA error may be caused by another process's end, and is left to that: its last word is spoken after it.
     """
     ours = True
     try:
         yield
         ours = False
-    except jax.errors.JaxRuntimeError as error:
+    except jax.errors.JaxRuntimeError:
         ours = False
-        if jax.distributed.is_initialized():
-            error.add_note(PERHAPS_ANOTHER)
+        atexit.unregister(_take_back_the_word)
         raise
     finally:
         if ours and jax.distributed.is_initialized():
@@ -190,8 +187,13 @@ def _leave_a_word() -> None:
     waits for the end of a pipe, and speaks unless a line came through it first.
     """
     script = ["sh", "-c", 'read -r _ || echo "$1" >&2', "sh", LAST_WORD]
-    waiting = subprocess.Popen(script, stdin=subprocess.PIPE, start_new_session=True)
-    atexit.register(waiting.communicate, b"\n")
+    _SPEAKERS.append(subprocess.Popen(script, stdin=subprocess.PIPE, start_new_session=True))
+    atexit.register(_take_back_the_word)
+
+
+def _take_back_the_word() -> None:
+    for speaker in _SPEAKERS:
+        speaker.communicate(b"\n")
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ def not_waiting_for_programs() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not _leaves():
+        if not _leaves():  # asked once: a program may be done a moment later
             raise
         if not isinstance(error, SystemExit):
             traceback.print_exc()
@@ -134,10 +134,12 @@ def not_waiting_for_programs() -> Iterator[None]:
             status = 1
         else:
             status = error.code or 0
-    if _leaves():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    else:
+        if not _leaves():
+            return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _leaves() -> bool:

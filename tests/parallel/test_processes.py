@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from absl.testing import flagsaver
 
 from nami_jax.config import ConfigError
 from nami_jax.parallel import processes as distributed
+from nami_jax.parallel.processes import LAST_WORD
 from nami_jax.training.flags import define_process_flags
 from tests.support import patience
 from tests.support.flags import defined
@@ -76,3 +78,33 @@ def test_block_that_takes_too_long_ends_the_process():
     late = "import time; from nami_jax.parallel.processes import deadline\nwith deadline(0.1, 'late'): time.sleep(60)"
     run = patience.run([sys.executable, "-c", late], 50)
     assert (run.returncode, run.stderr) == (1, "error: late\n")
+
+
+ENDING = (
+    ALONE
+    + """
+import jax
+with distributed.failing_alone():
+    {end}
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "spoken"),
+    [
+        ("pass", 0, False),
+        ("raise SystemExit('error: no')", 1, False),
+        ("raise jax.errors.JaxRuntimeError('Connection closed by peer')", 1, True),
+        ("import os; os.abort()", -signal.SIGABRT, True),
+    ],
+)
+def test_the_last_word_is_spoken_after_an_end_that_xla_may_have_caused_and_after_no_other(end, status, spoken):
+    with socket.create_server(("", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    flags = [f"--coordinator_address={address}", "--num_processes=1", "--process_id=0"]
+    command = [sys.executable, "-c", ENDING.format(end=end), *flags]
+    run = patience.run(command, 60, env=os.environ)
+    assert run.returncode == status, run.stderr
+    assert run.stderr.rstrip().endswith(LAST_WORD) == spoken
+    assert (LAST_WORD in run.stderr) == spoken

@@ -141,3 +141,17 @@ def test_a_command_ends_with_its_status_while_a_program_still_compiles(end, stat
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.returncode == status, run.stderr
     assert said in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("print('stopped')", 0), ("raise SystemExit('error: no')", 1), ("sys.exit(3)", 3)]
+)
+def test_a_program_that_is_done_while_the_command_ends_does_not_change_its_status(end, status):
+    answers = """
+from nami_jax.training import compilation
+answers = iter([True, False])
+compilation._leaves = lambda: next(answers)
+"""
+    code = LEAVING.format(end=end).replace("\nwith", answers + "\nwith", 1)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == status, run.stderr
