@@ -201,7 +201,7 @@ def measure_missing(torch: Any, cells: Sequence[Cell], kept: list[Row], args: An
     have = [tuple(row[name] for name in Cell._fields) for row in kept]
     for cell in cells:
         if tuple(cell) not in have and time.monotonic() < end:
-            yield measure(torch, cell, args.rounds, args.compile)
+            yield measure(torch, cell, args.rounds, not args.no_compile)
             gc.collect()
 
 
@@ -239,8 +239,10 @@ def main(argv: Sequence[str]) -> None:
     missing = [name for name in ("torch", "diffusers") if importlib.util.find_spec(name) is None]
     if missing:
         raise SystemExit(f"error: no {' and no '.join(missing)} here. Run `make parity`, then .venv-parity/bin/python")
+    import diffusers  # pyright: ignore[reportMissingImports]
     import torch  # pyright: ignore[reportMissingImports]
 
+    diffusers.utils.logging.set_verbosity_error()  # it warns of every change of type
     args = flags.FLAGS
     torch.set_num_threads(threads())
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
@@ -275,7 +277,7 @@ def define_flags() -> None:
     flags.DEFINE_list("tokens", "256,1024,4096", "image tokens, a square")
     flags.DEFINE_list("passes", ",".join(PASSES), "forward, training or both")
     flags.DEFINE_enum("dtype", None, choices(ModelConfig, "dtype"), "of weights and products [float32; GPUs: bfloat16]")
-    flags.DEFINE_bool("compile", True, "time torch.compile too; each shape takes about a minute to compile")
+    flags.DEFINE_bool("no_compile", False, "leave out torch.compile, which takes about a minute for each row")
     flags.DEFINE_integer("rounds", 7, f"in turns; fewer, 2 at least, where they take {CELL:g} s", lower_bound=2)
     flags.DEFINE_float("minutes", 9.0, "begin no row after this time", lower_bound=0)
     flags.DEFINE_string("json", None, "file that keeps the rows, and from which the same command goes on")
