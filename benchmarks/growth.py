@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ def pass_time(size: Size) -> Timed:
     return lambda: [clock(run, network, *given)[1]]
 
 
-def passes(base: Size, factors: dict[str, Sequence[float]], rounds: int) -> Iterator[Row]:
+def passes(base: Size, factors: Mapping[str, Sequence[float]], rounds: int) -> Iterator[Row]:
     """Measures forward passes of `base` with one of its sizes multiplied, all in turns."""
     cases = {
         (name, factor): base._replace(**{name: round(getattr(base, name) * factor)})
@@ -169,17 +169,15 @@ def main(argv: Sequence[str]) -> None:
     args, folder = flags.FLAGS, Path(flags.FLAGS.out)
     folder.mkdir(parents=True, exist_ok=True)
     base, factors, side, steps = (TINY, TINY_FACTORS, 16, 12) if args.tiny else (BASE, FACTORS, 128, STEPS)
-    parts = {
-        "passes": list(passes(base, factors, args.rounds)),
-        "stages": list(stage_counts(side, steps, max(1, args.rounds // 2))),
-        "nami_2b": list(nami_rows()),
-    }
+    grown = list(passes(base, factors, args.rounds))
+    staged = list(stage_counts(side, steps, max(1, args.rounds // 2)))
+    nami = list(nami_rows())
     facts = about() | ({"device": args.device} if args.device else {})
-    print("\n\n".join([", ".join(f"{k} {v}" for k, v in facts.items()), *map(text, parts.values())]))
+    print("\n\n".join([", ".join(f"{k} {v}" for k, v in facts.items()), *map(text, (grown, staged, nami))]))
     with written_whole(folder / "growth.json") as path:
-        path.write_text(json.dumps({"about": facts} | parts, indent=1))
+        path.write_text(json.dumps({"about": facts, "passes": grown, "stages": staged, "nami_2b": nami}, indent=1))
     with written_whole(folder / "growth.svg") as path:
-        path.write_text(figure(*parts.values(), facts))
+        path.write_text(figure(grown, staged, nami, facts))
     print(f"\n{folder / 'growth.svg'}")
 
 
