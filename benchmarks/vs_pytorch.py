@@ -30,12 +30,13 @@ import numpy as np
 from absl import app, flags, logging
 from flax import nnx
 
-from benchmarks.accelerator_parts import layouts
+from benchmarks.accelerator_parts import layouts, temporaries
 from benchmarks.pytorch_flux import flux, flux_arguments, inputs, our_arguments, pack
 from benchmarks.timing import Timed, about, interleave
 from nami_jax.config import Dtype, ModelConfig, choices
 from nami_jax.files.disk import written_whole
 from nami_jax.models.nami import Nami
+from nami_jax.monitoring.chips import GIB
 from nami_jax.planning.report import table
 from nami_jax.weights.nami_keys import export_nami, load_nami
 
@@ -81,26 +82,37 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def our_calls(cell: Cell, weights: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> dict[str, Call]:
-    """Returns our passes, jitted: the velocity (B, H, W, C), and the gradients by parameter."""
+def our_call(cell: Cell, weights: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> tuple[Call, int]:
+    """Returns our pass, compiled, and the bytes it takes beside its arguments and results.
+
+    A forward pass gives the velocity (B, H, W, C), a training step a network that holds the gradients.
+    """
     structure, params = nnx.split(load_nami(cell.model, weights, param_dtype=cell.dtype))
     layout, arguments, target = layouts()["kernel"], our_arguments(given), jnp.asarray(given["target"])
 
     def velocity(params: Any, *args: jax.Array) -> jax.Array:
         return nnx.merge(structure, params)(*args, stage=1, layout=layout)
 
-    def loss(params: Any, target: jax.Array, *args: jax.Array) -> jax.Array:
+    def loss(params: Any, *args: jax.Array) -> jax.Array:
         return jnp.mean(jnp.square(velocity(params, *args).astype(jnp.float32) - target))
 
-    forward, training = jax.jit(velocity), jax.jit(jax.grad(loss))
-    return {
-        "forward": lambda: forward(params, *arguments),
-        "training": lambda: nnx.merge(structure, training(params, target, *arguments)),
-    }
+    run = velocity if cell.passed == "forward" else jax.grad(loss)
+    program = jax.jit(run).lower(params, *arguments).compile()
+    if cell.passed == "forward":
+        return lambda: program(params, *arguments), temporaries(program)
+    return lambda: nnx.merge(structure, program(params, *arguments)), temporaries(program)
+
+
+def free_memory() -> int:
+    """Returns the bytes that a new array may take on the device, or in this machine's memory."""
+    if stats := jax.devices()[0].memory_stats():
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
 
 def their_calls(torch: Any, run: Any, arguments: Mapping[str, Any], target: np.ndarray) -> dict[str, Call]:
-    """Returns PyTorch's passes of `run`, the model or what it is compiled to: as `our_calls`, in its own tensors."""
+    """Returns PyTorch's passes of `run`, the model or what it is compiled to: as `our_call`, in its own tensors."""
     packed = torch.from_numpy(pack(target)).to(arguments["hidden_states"].device)
     parameters = list(run.parameters())
 
@@ -173,8 +185,11 @@ def measure(torch: Any, cell: Cell, rounds: int, compile_too: bool) -> Row:
     model = flux(torch, cfg).requires_grad_(cell.passed == "training")
     weights = {key: tensor.detach().float().cpu().numpy() for key, tensor in model.state_dict().items()}
     arguments = flux_arguments(torch, given, cell.dtype)
+    ours, needed = our_call(cell, weights, given)
+    if needed > (free := free_memory()):
+        return {**cell._asdict(), "left out": f"ours needs {needed / GIB:.1f} GiB, {free / GIB:.1f} are free"}
     calls: dict[str, Call] = {
-        "ours": our_calls(cell, weights, given)[cell.passed],
+        "ours": ours,
         "eager": their_calls(torch, model, arguments, given["target"])[cell.passed],
     }
     row: Row = {**cell._asdict(), "error": error(torch, model, *(call() for call in calls.values()))}
@@ -215,20 +230,21 @@ def lines(rows: Sequence[Row]) -> str:
 
     cells = [
         (
-            *(str(row[name]) for name in ("width", "tokens", "passed", "rounds")),
+            *(str(row.get(name, "-")) for name in ("width", "tokens", "passed", "rounds")),
             *(number(row, f"{name} ms", ".1f") for name in names),
             *(number(row, f"to {name}", ".2f") for name in names[1:]),
-            f"{row['error']:.1e}",
+            number(row, "error", ".1e"),
         )
         for row in rows
     ]
-    notes = sorted({f"not compiled: {row['not compiled']}" for row in rows if "not compiled" in row})
+    notes = sorted({f"{why}: {row[why]}" for row in rows for why in ("not compiled", "left out") if why in row})
     return "\n".join([table(header, cells), *notes])
 
 
 def worst(rows: Sequence[Row]) -> float:
     """Returns the worst ratio of a forward pass to eager PyTorch's; nan without a forward pass."""
-    return max((row["to eager"] for row in rows if row["passed"] == "forward"), default=math.nan)
+    ratios = [row["to eager"] for row in rows if row["passed"] == "forward" and "to eager" in row]
+    return max(ratios, default=math.nan)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -14,6 +14,9 @@ COMPILED = ROW | {"width": 128, "compiled ms": 50.0, "to compiled": 1.5, "to eag
 
 def test_the_worst_ratio_is_that_of_forward_passes_to_eager_pytorch():
     assert vs_pytorch.worst([ROW, COMPILED, SLOWER]) == 0.9
+    left_out = {"width": 1024, "tokens": 4096, "passed": "forward", "dtype": "float32", "left out": "too large"}
+    assert vs_pytorch.worst([ROW, left_out]) == 0.75
+    assert vs_pytorch.lines([left_out]).splitlines()[-1] == "left out: too large"
     assert math.isnan(vs_pytorch.worst([SLOWER]))
 
 
