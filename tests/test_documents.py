@@ -44,6 +44,8 @@ RUN_BY = {
     r"python -m nami_jax.parity": "tests/test_parity.py",
     r"python -m nami_jax.convert": "tests/test_convert.py",
     r"python -m benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
+    r"python -m benchmarks.growth": "tests/benchmarks/test_growth.py",
+    r"python -m benchmarks.vs_pytorch": "tests/live/test_vs_pytorch_live.py",
     r"python -m benchmarks": "tests/benchmarks/test_benchmarks.py",
     r"(launch/|bash launch/)": "tests/launch/test_launch.py",
     r"pip install (\.|--no-deps gt)": "tests/test_package.py",
