@@ -32,9 +32,7 @@ def plan(*flags):
 
 def attention_rows(text):
     """Returns kernel and weights of the training step and of each stage, whose calls are counted."""
-    rows = re.findall(
-        r"^in (?:the training step|stage \d of pictures) +(\S.*?)  +(\d+|-)  +(\S.*)$", text, re.MULTILINE
-    )
+    rows = re.findall(r"^(?:step of training|stage \d of pictures) +(\S.*?)  +(\d+|-)  +(\S.*)$", text, re.MULTILINE)
     assert all((calls == "-") == (kernel == "XLA's own") for kernel, calls, _ in rows)
     return [(kernel, weights) for kernel, _, weights in rows]
 

@@ -120,8 +120,8 @@ def _traffic(plan: Plan) -> str:
 
 
 def _attention(plan: Plan) -> str:
-    programs = {"in the training step": plan.steps[plan.costliest]}
-    programs |= {f"in stage {k} of pictures": stage for k, stage in enumerate(plan.stages, start=1)}
+    programs = {"step of training": plan.steps[plan.costliest]}
+    programs |= {f"stage {k} of pictures": stage for k, stage in enumerate(plan.stages, start=1)}
     rows = []
     for name, measured in programs.items():
         found = measured.attention if measured else None
