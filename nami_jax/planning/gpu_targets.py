@@ -67,7 +67,7 @@ def card_devices(topology: str, known: str) -> tuple[Any, ...]:
         ModuleNotFoundError: the compiler is not installed.
     """
     name, _, counts = topology.partition(":")
-    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", counts)
+    found = re.fullmatch(r"([1-9]\d{0,3})(?:x([1-9]\d{0,3}))?", counts)
     require(
         found is not None,
         field="topology",

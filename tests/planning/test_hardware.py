@@ -36,7 +36,7 @@ def test_unknown_topologies_are_refused_with_examples(topology, rule):
 
 
 @pytest.mark.parametrize(
-    "topology", ["h100", "h100:", "h100:0", "h100:8x", "h100:8x0", "h100:8x8x8", "h100:x8", "h100:-8"]
+    "topology", ["h100", "h100:", "h100:0", "h100:8x", "h100:8x0", "h100:8x8x8", "h100:8x99999", "h100:-8"]
 )
 def test_gpus_in_another_form_are_refused_with_examples(topology):
     rule = "h100 is followed by the GPUs of a host, and by x and the hosts where there are several"
