@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
 LANES = 128  # splash takes lengths that are multiples of this
-# Longest block of splash. All keys pass by each block of queries, a block of b does about b FLOPs a byte of them, and a
-# v6e has 560 FLOPs to a byte of its memory: below that the kernel would wait for keys. Longer ones leave no fast memory.
+# Longest block of splash: all keys pass by each block of queries, so a block of b does about b FLOPs for a byte of them.
+# A v6e has 560 FLOPs to a byte of its memory. Longer blocks than this leave no room in its fast one.
 BLOCK = 2304
 KEYS = 512  # of them at once
 AMPERE = 8.0  # cuDNN's kernel runs on GPUs of this compute capability and newer
