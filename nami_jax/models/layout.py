@@ -6,6 +6,9 @@ A layout is passed through the call: one network runs anywhere.
 from collections.abc import Sequence
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
+
+ATTENTION = "attention"  # the name under which rematerialisation may keep its result
 
 
 class Layout:
@@ -27,7 +30,7 @@ class Layout:
 
     def attention(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         """Attends every query to every key: three arrays (B, L, N, H) -> (B, L, N, H)."""
-        return jax.nn.dot_product_attention(q, k, v)
+        return checkpoint_name(jax.nn.dot_product_attention(q, k, v), ATTENTION)
 
     def require_tokens(self, image_lengths: Sequence[int], text_length: int) -> None:
         """Raises `ConfigError` if the tokens of a stage cannot be shared evenly."""

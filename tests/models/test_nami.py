@@ -82,7 +82,15 @@ def test_later_blocks_change_only_later_stages():
     assert not np.allclose(before[2], after[2])
 
 
-@pytest.mark.parametrize("way", [{"scan_blocks": True}, {"remat": True}, {"scan_blocks": True, "remat": True}])
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"scan_blocks": True},
+        {"remat": "full"},
+        {"remat": "keep_attention"},
+        *({"scan_blocks": True, "remat": remat} for remat in ("full", "keep_attention", "keep_matmuls")),
+    ],
+)
 def test_scan_and_remat_change_neither_values_nor_gradients(way):
     plain, other = awake(), awake(dataclasses.replace(MODEL, **way))
 
