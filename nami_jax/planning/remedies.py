@@ -32,9 +32,9 @@ def remedies(
             f"on each device instead of {now / GIB:.2f}"
         )
     if model.remat == "none":
-        yield "model.remat = 'keep_attention': all of a block but attention's result is computed again, not kept"
+        yield "model.remat = 'keep_attention': all but attention's result is computed again; a seventh more FLOPs"
     if model.remat != "full":
-        yield "model.remat = 'full': all of a block is computed again, not kept; a third more FLOPs"
+        yield "model.remat = 'full': whole blocks are computed again; a quarter more FLOPs"
     if not model.scan_blocks:
         yield "model.scan_blocks = True: the blocks share one block's code and workspace"
     if parts := _more_parts(cfg, stage_batch, batch_parts(make_mesh(mesh, hardware.devices))):

@@ -131,6 +131,8 @@ def test_the_first_moment_alone_is_kept_in_bfloat16_and_the_update_is_of_float32
     params, found = {"layer": {"kernel": jnp.full(3, 0.3)}}, []
     for dtype in ("float32", "bfloat16"):
         optimizer, _ = make_optimizer(dataclasses.replace(PHASES, first_moment_dtype=dtype))
+        updates: Any
+        state: Any
         updates, state = optimizer.update({"layer": {"kernel": jnp.full(3, 0.01)}}, optimizer.init(params), params)
         (moments,) = [s for s in state if hasattr(s, "mu")]
         found.append((updates["layer"]["kernel"], moments.mu["layer"]["kernel"], moments.nu["layer"]["kernel"]))
