@@ -69,7 +69,7 @@ class Sizes:
 TINY = Sizes(
     model=ModelConfig(
         channels=4, patch_size=2, num_heads=2, rope_axes=(4, 6, 6), double_blocks=1, stage_single_blocks=(1, 1),
-        mlp_ratio=4, text_dim=24, pooled_dim=12, dtype="bfloat16", scan_blocks=True, remat=True,
+        mlp_ratio=4, text_dim=24, pooled_dim=12, dtype="bfloat16", scan_blocks=True, remat="full",
     ),
     side=8, text_tokens=4, steps=(1, 1), images=(1,), stage_batch=(2, 1), matmul_side=64, copied=MIB,
     heads=((2, 16),), lengths=(8, 9), rounds=1, repeats=2, run_steps=2,
@@ -238,11 +238,12 @@ class Variant(NamedTuple):
 
     attention: str  # of `layouts`
     dtype: str
-    remat: bool
+    remat: str
 
 
-KERNEL, PLAIN = Variant("kernel", "bfloat16", True), Variant("plain", "bfloat16", True)
-POLICIES = KERNEL, Variant("kernel", "bfloat16", False), Variant("plain", "float32", True)
+KERNEL, PLAIN = Variant("kernel", "bfloat16", "full"), Variant("plain", "bfloat16", "full")
+KEEPING = (Variant("kernel", "bfloat16", remat) for remat in ("keep_attention", "keep_matmuls", "none"))
+POLICIES = KERNEL, *KEEPING, Variant("plain", "float32", "full")
 
 
 def training(sizes: Sizes, variants: Sequence[Variant]) -> Iterator[Row]:

@@ -36,7 +36,9 @@ def main(argv: list[str]) -> None:
     args = flags.FLAGS
     chunks = [int(chunk) for chunk in args.chunks]
     print(", ".join(f"{name} {value}" for name, value in about().items()))
-    rows = [row for length in args.tokens for row in measure(int(length), chunks, args.heads, args.head_dim, args.rounds)]
+    rows = [
+        row for length in args.tokens for row in measure(int(length), chunks, args.heads, args.head_dim, args.rounds)
+    ]
     print(table(["tokens", "images", "pass", f"{JAX}, ms", *map(str, chunks)], rows))
 
 

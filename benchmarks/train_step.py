@@ -19,7 +19,8 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from benchmarks.timing import Timed, clock, interleave, matmul
-from nami_jax.config import Config, ConfigError, require
+from nami_jax.config import Config, ConfigError, ModelConfig, require
+from nami_jax.config.settings import choices
 from nami_jax.data.loader import Batch, StageBatch
 from nami_jax.models.layout import Layout
 from nami_jax.monitoring.flops import training_flops
@@ -32,13 +33,14 @@ from nami_jax.training.step import init_state, make_train_step
 
 
 def variants(cfg: Config, remat: bool) -> dict[str, Config]:
-    """Returns the config with its blocks unrolled and scanned, and both again rematerialised if asked for."""
-    choices = [(scan, again) for again in ((False, True) if remat else (cfg.model.remat,)) for scan in (False, True)]
+    """Returns the config with its blocks unrolled and scanned; if asked for, with every rematerialisation."""
+    kept: Any = choices(ModelConfig, "remat") if remat else [cfg.model.remat]
     return {
-        ("scanned" if scan else "unrolled") + (", remat" if again else ""): dataclasses.replace(
+        ("scanned" if scan else "unrolled") + (f", remat {again}" if again != "none" else ""): dataclasses.replace(
             cfg, model=dataclasses.replace(cfg.model, scan_blocks=scan, remat=again)
         )
-        for scan, again in choices
+        for again in kept
+        for scan in (False, True)
     }
 
 

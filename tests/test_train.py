@@ -126,7 +126,7 @@ def test_run_on_eight_devices_continues_on_one(whole_run, data_dir, tmp_path):
 
 
 def test_how_a_run_is_computed_may_change_on_its_way(whole_run, data_dir):
-    cfg = card_config(data_dir, model={"remat": True}, data={"cache_images": 3}, train={"keep_checkpoints": 1})
+    cfg = card_config(data_dir, model={"remat": "full"}, data={"cache_images": 3}, train={"keep_checkpoints": 1})
     assert int(train(cfg, whole_run[0], ONE_DEVICE).step) == 12
 
 

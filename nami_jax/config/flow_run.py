@@ -18,7 +18,7 @@ from nami_jax.config.sections import (
     TextConfig,
     require_side,
 )
-from nami_jax.config.settings import Positive, Rate, Seed, Settings, Share, Side, Steps, field, require, settings
+from nami_jax.config.settings import Dtype, Positive, Rate, Seed, Settings, Share, Side, Steps, field, require, settings
 
 TASK = "flow"  # of a config that names none
 Images = Annotated[int, pydantic.Field(le=2**20)]  # of one step
@@ -36,6 +36,14 @@ class TrainConfig(Settings):
         "per phase: the images of stage 1..K in one step; first many coarse ones, then many fine ones",
         default=((32, 16, 8), (16, 32, 8), (8, 16, 32)),
     )
+    accumulation_steps: int = field(
+        "parts of each stage's images whose gradients are added up, one after the other, before the parameters change: "
+        "less memory, the same step",
+        default=1,
+        may_change=True,
+        ge=1,
+        le=10_000,
+    )
     phase_starts: tuple[float, ...] = field(
         "share of the steps at which each phase begins; the first is 0", default=(0.0, 1 / 3, 2 / 3)
     )
@@ -51,6 +59,9 @@ class TrainConfig(Settings):
     weight_decay: float = field("weight decay, of kernels only", default=0.01, may_change=True, ge=0, le=1e4)
     adam_b1: Share = field("decay of Adam's first moment", default=0.9, may_change=True)
     adam_b2: Share = field("decay of Adam's second moment", default=0.99, may_change=True)
+    first_moment_dtype: Dtype = field(
+        "type that Adam's first moment is kept in; bfloat16 takes half the memory of it", default="float32"
+    )
     grad_clip: float = field("largest global gradient norm", default=1.0, may_change=True, gt=0, le=1e30)
     ema_decay: Share = field(
         "decay of the averaged weights, used to validate and sample", default=0.999, may_change=True

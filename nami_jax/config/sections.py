@@ -20,6 +20,12 @@ from nami_jax.config.settings import (
     settings,
 )
 
+# True and False are what older runs have; on the command line they come as text.
+_REMAT = {"True": "full", "False": "none"}
+Remat = Annotated[
+    Literal["none", "full", "keep_attention", "keep_matmuls"],
+    pydantic.BeforeValidator(lambda value: _REMAT.get(str(value), value) if isinstance(value, bool | str) else value),
+]
 TextLength = Annotated[int, pydantic.Field(ge=3, le=512)]
 
 
@@ -49,8 +55,11 @@ class ModelConfig(Settings):
         default=False,
         may_change=True,
     )
-    remat: bool = field(
-        "recompute each block in the backward pass instead of keeping its activations", default=False, may_change=True
+    remat: Remat = field(
+        "what the backward pass computes again instead of keeping it: full, each block but for its input; "
+        "keep_attention, all but attention's result; keep_matmuls, all but that and the matrix products; none, nothing",
+        default="none",
+        may_change=True,
     )
     lora_rank: Width | None = field(
         "train low-rank pairs of this rank beside the blocks' kernels, and nothing else; None: everything",

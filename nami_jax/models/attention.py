@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
+ATTENTION = "attention"  # the name under which rematerialisation may keep what no kernel has computed
 LANES = 128  # splash takes lengths that are multiples of this
-# Longest block of splash: all keys pass by each block of queries, so a block of b does about b FLOPs for a byte of them.
+# Longest block of splash: all keys pass by each block of queries, so a block of b does some b FLOPs for a byte of them.
 # A v6e has 560 FLOPs to a byte of its memory. Longer blocks than this leave no room in its fast one.
 BLOCK = 2304
 KEYS = 512  # of them at once
@@ -52,7 +54,7 @@ def attention(
     q, k, v = (jnp.moveaxis(x, 2, 1) for x in (q, k, v))  # (B, N, L, H)
     if bias is None and mask is None and q.shape[2] > CHUNK:
         return jnp.moveaxis(_in_chunks(q, k, v), 1, 2)
-    return jnp.moveaxis(_attend(q, k, v, bias, mask)[0], 1, 2)
+    return jnp.moveaxis(checkpoint_name(_attend(q, k, v, bias, mask)[0], ATTENTION), 1, 2)
 
 
 def kernel_for(device: Any, head_dim: int, dtype: Any) -> Kernel:
@@ -186,7 +188,7 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple
         out, log_sum = over_heads(one_head, (_cut(q, chunk), _heads(k), _heads(v)))
         return _join(out, q), _join(log_sum, q)
 
-    out, log_sum = _by_platform(attend, q, k, v)
+    out, log_sum = (checkpoint_name(x, ATTENTION) for x in _by_platform(attend, q, k, v))
     return out, (q, k, v, out, log_sum)
 
 

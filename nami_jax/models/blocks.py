@@ -14,9 +14,13 @@ from einops import rearrange
 from flax import nnx
 
 from nami_jax.config import ModelConfig
+from nami_jax.models.attention import ATTENTION
 from nami_jax.models.layers import Modulation, adaptable, modulate
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.rope import rotate
+
+# Kernels whose result comes with the logarithms of the softmax's sums, which their gradients need: it is kept there.
+KERNELS = ("pallas_call", "dot_product_attention_fwd_wrapper")
 
 
 class QKV(nnx.Module):
@@ -127,6 +131,21 @@ def stack(block: Callable[..., nnx.Module], count: int, cfg: ModelConfig, rngs: 
     return nnx.split_rngs(splits=count)(build)(rngs)
 
 
+def _is_attention(primitive: Any, *_: Any, **params: Any) -> bool:
+    """Says whether something computed is attention's result, or what its kernel leaves for the backward pass."""
+    return primitive.name in KERNELS or (primitive.name == "name" and params["name"] == ATTENTION)
+
+
+# What the backward pass finds of a block, by `model.remat`; it computes the rest again.
+KEPT = {
+    "full": None,
+    "keep_attention": _is_attention,
+    "keep_matmuls": jax.checkpoint_policies.save_from_both_policies(
+        _is_attention, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+}
+
+
 def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, shared: BlockInputs) -> Any:
     """Runs the first `count` blocks of a stack.
 
@@ -148,7 +167,8 @@ def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, 
         return nnx.merge(graphdef, block_params)(x, shared), None  # pyright: ignore[reportCallIssue]
 
     # Inside a scan nothing can merge the recomputation with the first pass, so it needs no guard against that.
-    run = jax.checkpoint(run, prevent_cse=not cfg.scan_blocks) if cfg.remat else run
+    if cfg.remat != "none":
+        run = jax.checkpoint(run, prevent_cse=not cfg.scan_blocks, policy=KEPT[cfg.remat])
     if cfg.scan_blocks:
         return jax.lax.scan(run, x, jax.tree.map(lambda p: p[:count], params))[0]
     for i in range(count):

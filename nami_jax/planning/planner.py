@@ -67,7 +67,7 @@ def make_plan(cfg: Config, hardware: Hardware, *, all_shapes: bool = False, veri
         return found.total if found.fits else None
 
     stage_batch = [shape[0] for shape in shapes[0]]
-    unit = batch_unit(stage_batch, batch_parts(mesh))
+    unit = batch_unit(stage_batch, batch_parts(mesh) * cfg.train.accumulation_steps)
     largest = largest_batch(stage_batch[0] // unit[0], hardware.memory_limit, needed, verify)
     steps = {images: step(images) if all_shapes or images == shapes[0] else None for images in shapes}
     images = preview_images(cfg, mesh)

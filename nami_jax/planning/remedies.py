@@ -1,11 +1,12 @@
 """What to change in a run that does not fit, cheapest first."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 from nami_jax.config import Config, ConfigError
 from nami_jax.monitoring.chips import CHIPS, GIB
-from nami_jax.parallel.sharding import make_mesh
+from nami_jax.parallel.sharding import batch_parts, make_mesh
 from nami_jax.planning.gpu_targets import LARGEST_SHARE, SHARE
 from nami_jax.planning.hardware import HOST, Hardware
 from nami_jax.planning.memory import Measured, state_parts
@@ -37,10 +38,17 @@ def remedies(
             f"mesh.fsdp = {fsdp} instead of {mesh.fsdp}: parameters, EMA and moments take {then / GIB:.2f} GiB "
             f"on each device instead of {now / GIB:.2f}"
         )
-    if not model.remat:
-        yield "model.remat = True: each block's activations are recomputed instead of kept; a third more FLOPs"
+    if model.remat == "none":
+        yield "model.remat = 'keep_attention': all but attention's result is computed again; a seventh more FLOPs"
+    if model.remat != "full":
+        yield "model.remat = 'full': whole blocks are computed again; a quarter more FLOPs"
     if not model.scan_blocks:
         yield "model.scan_blocks = True: the blocks share one block's code and workspace"
+    if parts := _more_parts(cfg, stage_batch, batch_parts(make_mesh(mesh, hardware.devices))):
+        yield (
+            f"train.accumulation_steps = {parts} instead of {cfg.train.accumulation_steps}: so many parts of the same "
+            "step, one after the other"
+        )
     if largest:
         yield f"train.stage_batches = {tuple(largest)} instead of {tuple(stage_batch)}, with learning rates to match"
     each = len(hardware.devices) // (mesh.tensor * mesh.sequence)
@@ -64,6 +72,12 @@ def _larger_chips(hardware: Hardware) -> list[str]:
         and chip.memory_bytes > mine.memory_bytes
         and chip.device_kinds[0].split()[0] == mine.device_kinds[0].split()[0]
     ]
+
+
+def _more_parts(cfg: Config, stage_batch: Sequence[int], devices: int) -> int | None:
+    """Returns the next larger number of parts that a step's images split into; None if there is none."""
+    now, most = cfg.train.accumulation_steps, math.gcd(*stage_batch) // devices
+    return next((parts for parts in range(now + 1, most + 1) if most % parts == 0), None)
 
 
 def _wider_fsdp(cfg: Config, hardware: Hardware, measured: Measured) -> tuple[int, int, int] | None:

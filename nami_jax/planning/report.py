@@ -96,7 +96,7 @@ def _flops(plan: Plan) -> str:
         ("on each device", _tera(sum(counts) / devices)),
         ("as XLA counts", _tera(xla)),
     ]
-    extra = ", and what rematerialisation recomputes" if plan.cfg.model.remat else ""
+    extra = ", and what rematerialisation recomputes" if plan.cfg.model.remat != "none" else ""
     return (
         table(("FLOPs of this step", "TFLOP"), rows)
         + f"\nXLA's count, {xla / sum(counts):.3f} times the sum, is for the same step with its blocks unrolled (it"

@@ -34,7 +34,11 @@ def xla_flops(function: Callable[..., Any], *args: Any) -> float:
 
 def training_xla_flops(cfg: Config, shapes: BatchShapes) -> float:
     """Counts a training step on images of `shapes`, with what rematerialisation computes again, if it is on."""
-    cfg = dataclasses.replace(cfg, mesh=MeshConfig(), model=dataclasses.replace(cfg.model, scan_blocks=False))
+    model, train = (
+        dataclasses.replace(cfg.model, scan_blocks=False),
+        dataclasses.replace(cfg.train, accumulation_steps=1),
+    )
+    cfg = dataclasses.replace(cfg, mesh=MeshConfig(), model=model, train=train)
     cost = lower_step(cfg, make_mesh(devices=jax.local_devices(backend="cpu")[:1]), shapes).cost_analysis()
     assert cost is not None
     return cost["flops"]

@@ -88,7 +88,7 @@ class FlowTask:
         """See `Task`; the text encoder is to give states of the widths that the network takes."""
         train = self.cfg.train
         require_layout(self.cfg, self.mesh)
-        require_divisible("train.stage_batches", train.stage_batches, self.mesh)
+        flow_step.require_parts(self.cfg, self.mesh)
         require_divisible("train.eval_batch", ((train.eval_batch,),), self.mesh)
         if self.cfg.data.prepared is None:  # text states come with the latents, whose reader checks their widths
             self._require_text_widths()

@@ -91,7 +91,7 @@ def make_optimizer(cfg: TrainConfig) -> Optimizer:
 
     adamw = optax.chain(
         optax.clip_by_global_norm(cfg.grad_clip),
-        optax.scale_by_adam(b1=cfg.adam_b1, b2=cfg.adam_b2),
+        optax.scale_by_adam(b1=cfg.adam_b1, b2=cfg.adam_b2, mu_dtype=jnp.dtype(cfg.first_moment_dtype)),
         optax.add_decayed_weights(cfg.weight_decay, mask=kernels),
     )
     return Optimizer(adamw, learning_rate(cfg))
@@ -104,7 +104,7 @@ def ema_decay(limit: float, step: jax.Array) -> jax.Array:
 
 def advance(
     state: TrainState,
-    loss_fn: Callable[[Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]],
+    gradients: Callable[[Any, jax.Array], tuple[tuple[jax.Array, dict[str, jax.Array]], Any]],
     optimizer: Optimizer,
     ema_limit: float,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -115,16 +115,17 @@ def advance(
 
     Args:
         state: before the step.
-        loss_fn: (parameters, this step's random key) -> the loss () and further metrics.
+        gradients: (parameters, this step's random key) -> ((the loss (), further metrics), the gradients), as
+            `jax.value_and_grad` gives them.
         optimizer: of the run.
         ema_limit: the largest decay of the EMA.
 
     Returns:
-        The state after the step, and the metrics of `loss_fn`, 0 where the step was skipped, with `loss`, `grad_norm`,
+        The state after the step, and the metrics of `gradients`, 0 where it was skipped, with `loss`, `grad_norm`,
         the latter also for each part of the network as `grad_norm/PART`, `learning_rate` and `skipped`, all ().
     """
     key = jax.random.fold_in(state.key, state.step)
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, key)
+    (loss, metrics), grads = gradients(state.params, key)
     rate, grad_norm = optimizer.rate(state.step), optax.tree.norm(grads)
     updates, opt = optimizer.transform.update(grads, state.opt, state.params)
     params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)

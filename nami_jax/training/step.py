@@ -1,6 +1,7 @@
 """The joint training step of a flow over all stages, and the state that it begins with."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,14 +12,14 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nami_jax.config import Config
+from nami_jax.config import Config, require
 from nami_jax.data.loader import Batch
 from nami_jax.flow.transition import Bridged
 from nami_jax.models import lora
 from nami_jax.models.bridge import new_bridge
 from nami_jax.models.layout import Layout
 from nami_jax.models.nami import Nami
-from nami_jax.parallel.sharding import BATCH, state_shardings
+from nami_jax.parallel.sharding import BATCH, batch_parts, require_divisible, state_shardings
 from nami_jax.text.encoders import TextStates
 from nami_jax.training.flow_parts import flow_parts
 from nami_jax.training.loss import StageDraws, by_quartile, draw, stage_losses, start_after
@@ -82,21 +83,25 @@ def make_train_step(
         mesh: as `sharding.make_mesh` arranges it.
         layout: another than the run's own, to compare with.
     """
-    optimizer = flow_parts(cfg, mesh).optimizer
-    stage_parts = _stage_loss(cfg, mesh, cfg.train.caption_dropout, layout)
+    optimizer, stage_parts = flow_parts(cfg, mesh).optimizer, _stage_loss(cfg, mesh, layout)
 
     def step(state, batch, null):
-        def loss_fn(params, key):
-            losses, sums, counts = [], [], []
-            for per_image, draws in stage_parts(lora.join(params, state.frozen), state.bridge, batch, null, key):
-                losses.append(per_image)
-                stage_sums, stage_counts = by_quartile(per_image, draws.tau)
-                sums.append(stage_sums)
-                counts.append(stage_counts)
+        def loss_fn(params, part):
+            images, draws = part
+            losses = list(stage_parts(lora.join(params, state.frozen), state.bridge, images, null, draws))
+            sums, counts = zip(
+                *(by_quartile(of, drawn.tau) for of, drawn in zip(losses, draws, strict=True)), strict=True
+            )
             # Each image counts once, whatever its stage: the phases' ratios are the stages' weights.
             return jnp.concatenate(losses).mean(), {"loss_sums": jnp.stack(sums), "loss_counts": jnp.stack(counts)}
 
-        return advance(state, loss_fn, optimizer, cfg.train.ema_decay)
+        def gradients(params, key):
+            part = batch, _draws(cfg, batch, key, cfg.train.caption_dropout)
+            return _accumulated(
+                jax.value_and_grad(loss_fn, has_aux=True), params, part, cfg.train.accumulation_steps, mesh
+            )
+
+        return advance(state, gradients, optimizer, cfg.train.ema_decay)
 
     shardings, replicated = train_shardings(cfg, mesh), NamedSharding(mesh, PartitionSpec())
     in_shardings = (shardings, NamedSharding(mesh, BATCH), replicated)
@@ -109,30 +114,82 @@ def make_eval_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, Batch, TextSt
 
     What is drawn is a function of `train.seed` and the batch's number () uint32 alone.
     """
-    stage_parts = _stage_loss(cfg, mesh, caption_dropout=0.0)
+    stage_parts = _stage_loss(cfg, mesh)
 
     def step(params, bridge, batch, null, number):
         key = jax.random.fold_in(jax.random.key(cfg.train.seed), number)
-        return jnp.stack([losses.mean() for losses, _ in stage_parts(params, bridge, batch, null, key)])
+        draws = _draws(cfg, batch, key, caption_dropout=0.0)
+        return jnp.stack([losses.mean() for losses in stage_parts(params, bridge, batch, null, draws)])
 
     return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def _stage_loss(
-    cfg: Config, mesh: Mesh, caption_dropout: float, layout: Layout | None = None
-) -> Callable[..., Iterator[tuple[jax.Array, StageDraws]]]:
-    """Returns (params, bridge, batch, null, key) -> each stage's losses (B_k,) and what was drawn for them."""
+def _draws(cfg: Config, batch: Batch, key: jax.Array, caption_dropout: float) -> tuple[StageDraws, ...]:
+    """Draws what is random in each stage's loss, 1..K."""
+    return tuple(
+        draw(jax.random.fold_in(key, number), part.images.shape, cfg.flow, caption_dropout)
+        for number, part in enumerate(batch, start=1)
+    )
+
+
+def _stage_loss(cfg: Config, mesh: Mesh, layout: Layout | None = None) -> Callable[..., Iterator[jax.Array]]:
+    """Returns (params, bridge, batch, null, draws) -> each stage's losses (B_k,)."""
     parts = flow_parts(cfg, mesh)
     stages, layout = parts.stages, layout or parts.layout
 
-    def losses(params, bridge, batch, null, key):
+    def losses(params, bridge, batch, null, draws):
         model = nnx.merge(parts.structure, params)
         learned = None if parts.bridge is None else Bridged(nnx.merge(parts.bridge, bridge))
-        for before, stage, part in zip((None, *stages[:-1]), stages, batch, strict=True):
-            draws = draw(jax.random.fold_in(key, stage.number), part.images.shape, cfg.flow, caption_dropout)
+        for before, stage, part, drawn in zip((None, *stages[:-1]), stages, batch, draws, strict=True):
             start = None
             if learned is not None and before is not None:
-                start = start_after(learned, before, part.images, draws.noise)
-            yield stage_losses(model, stage, part, null, draws, start, layout), draws
+                start = start_after(learned, before, part.images, drawn.noise)
+            yield stage_losses(model, stage, part, null, drawn, start, layout)
 
     return losses
+
+
+def _accumulated(gradients: Callable[[Any, Any], Any], params: Any, batch: Any, parts: int, mesh: Mesh) -> Any:
+    """Averages the loss and the gradients of a batch's parts, and adds up its metrics.
+
+    Args:
+        gradients: (params, a part of the batch) -> ((loss, metrics), gradients).
+        params: as they are before the step.
+        batch: pytree of arrays, images first (B_k, ...); each device's images are shared among all parts.
+        parts: how many.
+        mesh: that the batch is spread over.
+    """
+    if parts == 1:
+        return gradients(params, batch)
+
+    def split(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)  # (parts, B_k / parts, ...)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, *BATCH)))
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradients(params, part)), None
+
+    split_batch = jax.tree.map(split, batch)
+    one = jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], split_batch))
+    total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one), split_batch)
+    (loss, metrics), grads = total
+    return (loss / parts, metrics), jax.tree.map(lambda g: g / parts, grads)
+
+
+def require_parts(cfg: Config, mesh: Mesh) -> None:
+    """Checks that the images of every stage split evenly over the parts of a step and over the devices.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    parts, devices = cfg.train.accumulation_steps, batch_parts(mesh)
+    require_divisible("train.stage_batches", cfg.train.stage_batches, mesh)
+    shared = math.gcd(*(count // devices for sizes in cfg.train.stage_batches for count in sizes))
+    require(
+        shared % parts == 0,
+        field="train.accumulation_steps",
+        value=parts,
+        rule=f"must divide the images of each stage in train.stage_batches = {cfg.train.stage_batches}"
+        + (f", also those of each of {devices} devices" if devices > 1 else ""),
+        remedy=f"Set {math.gcd(shared, parts)}, or other images",
+    )

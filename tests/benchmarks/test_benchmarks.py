@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import inference, train_step
+from benchmarks import inference, step_parts, train_step
 from benchmarks.timing import interleave
 from configs import emoji_single_flow, emoji_tiny, presets
 from nami_jax.config import Config, ConfigError, SampleConfig
@@ -61,7 +61,7 @@ def test_training_flops_count_every_image_three_times():
 
 @pytest.mark.parametrize("lora_rank", [None, 4])
 def test_training_flops_agree_with_xla(lora_rank):
-    model = dataclasses.replace(inference.NARROW, channels=3, remat=False, lora_rank=lora_rank)
+    model = dataclasses.replace(inference.NARROW, channels=3, remat="none", lora_rank=lora_rank)
     cfg = dataclasses.replace(make_config(data={"side": 64}, train={"init_from": "anything"}), model=model)
     ours = sum(training_flops(cfg, (2, 2, 2)))
     xla = training_xla_flops(cfg, ((2, 16, 16, 3), (2, 32, 32, 3), (2, 64, 64, 3)))
@@ -138,11 +138,16 @@ def test_train_step_report_gives_rates_by_stage_and_names_the_fastest():
 def test_variants_scan_and_rematerialise_as_asked():
     variants = train_step.variants(CONFIG, remat=True)
     assert {name: (variant.model.scan_blocks, variant.model.remat) for name, variant in variants.items()} == {
-        "unrolled": (False, False),
-        "scanned": (True, False),
-        "unrolled, remat": (False, True),
-        "scanned, remat": (True, True),
+        "unrolled": (False, "none"),
+        "scanned": (True, "none"),
+        "unrolled, remat full": (False, "full"),
+        "scanned, remat full": (True, "full"),
+        "unrolled, remat keep_attention": (False, "keep_attention"),
+        "scanned, remat keep_attention": (True, "keep_attention"),
+        "unrolled, remat keep_matmuls": (False, "keep_matmuls"),
+        "scanned, remat keep_matmuls": (True, "keep_matmuls"),
     }
+    assert list(train_step.variants(CONFIG, remat=False)) == ["unrolled", "scanned"]
 
 
 def test_table_aligns_numbers():
@@ -152,3 +157,19 @@ def test_table_aligns_numbers():
         "a    1.5",
         "bb  22.5",
     ]
+
+
+def test_step_parts_benchmark_times_the_step_its_stages_and_what_follows_them():
+    one_block = {"double_blocks": 0, "stage_single_blocks": (1, 1)}
+    cfg = make_config(model=one_block, sample={"steps": (2, 2)}, train={"stage_batches": ((2, 2),)})
+    mesh = make_mesh(devices=jax.devices()[:1])
+    seconds = step_parts.measure(cfg, (2, 2), mesh, rounds=1, steps=2)
+    assert min(seconds.values()) > 0
+    report = step_parts.report(seconds | {step_parts.JOINT: 1.0}, stages=2).splitlines()
+    names = [row.strip().split("  ")[0] for row in report[2:-2]]
+    assert names == [
+        "joint step", "stage 1 alone", "stage 2 alone", "norms alone", "clipping and AdamW alone", "EMA alone",
+        "after the gradients",
+    ]  # fmt: skip
+    total = sum(seconds[name] for name in ("stage 1 alone", "stage 2 alone", step_parts.AFTER))
+    assert report[-1].startswith(f"joint step: {1 / total:.3f} of the sum")

@@ -143,6 +143,24 @@ def test_bad_values_are_refused_with_field_value_and_remedy(section, fields, mes
         make_config(**{section: fields})
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [(True, "full"), (False, "none"), ("True", "full"), ("False", "none"), ("keep_attention", "keep_attention")],
+)
+def test_rematerialisation_of_older_runs_was_true_or_false(given, meant):
+    cfg = Config.from_dict(changed("model", remat=given))
+    assert cfg.model.remat == meant
+    assert Config.from_dict(cfg.to_dict()) == cfg
+
+
+@pytest.mark.parametrize("value", ["some", 1, None, ("full",)])
+def test_what_is_no_rematerialisation_is_refused(value):
+    with pytest.raises(
+        ConfigError, match=r"^model\.remat = .*: is not a valid choice\. Set 'none' or 'full' or 'keep_attention' or "
+    ):
+        Config.from_dict(changed("model", remat=value))
+
+
 def test_every_wrong_field_of_a_section_is_told_at_once():
     with pytest.raises(ConfigError) as caught:
         Config.from_dict(changed("train", steps=0, decay="cosinus", ema_decay=1.0, stage_batches=((8, "8", 8),)))
@@ -194,7 +212,7 @@ def test_a_field_that_says_nothing_may_not_change_when_a_run_continues():
 def test_fields_that_define_a_run_are_fixed():
     fixed = fixed_fields(Config)
     assert set(fixed) == {f.name for f in dataclasses.fields(Config)}
-    assert fixed["train"] == ("seed", "stage_batches", "phase_starts", "init_from")
+    assert fixed["train"] == ("seed", "stage_batches", "phase_starts", "first_moment_dtype", "init_from")
     assert set(declared_names("model")) - set(fixed["model"]) == {"dtype", "scan_blocks", "remat"}
     assert fixed["mesh"] == fixed["sample"] == ()
 

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from nami_jax.parallel.flash import flash_attention
 
 from configs import presets
+from nami_jax.models.layout import Layout
 from nami_jax.models.nami import Nami, abstract_model
 from tests.support.sizes import MODEL
 
@@ -82,7 +84,15 @@ def test_later_blocks_change_only_later_stages():
     assert not np.allclose(before[2], after[2])
 
 
-@pytest.mark.parametrize("way", [{"scan_blocks": True}, {"remat": True}, {"scan_blocks": True, "remat": True}])
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"scan_blocks": True},
+        {"remat": "full"},
+        {"remat": "keep_attention"},
+        *({"scan_blocks": True, "remat": remat} for remat in ("full", "keep_attention", "keep_matmuls")),
+    ],
+)
 def test_scan_and_remat_change_neither_values_nor_gradients(way):
     plain, other = awake(), awake(dataclasses.replace(MODEL, **way))
 
@@ -131,3 +141,29 @@ def test_bfloat16_stays_near_float32():
     assert low.dtype == jnp.float32
     # bfloat16 keeps 8 bits: a few roundings of 2^-9 each.
     assert float(jnp.linalg.norm(low - full) / jnp.linalg.norm(full)) < 2e-2
+
+
+class KernelLayout(Layout):
+    def attention(self, q, k, v):
+        return flash_attention(q, k, v, interpret=True)
+
+
+@pytest.mark.parametrize(
+    ("remat", "kernels", "products"),
+    [("none", 0, 0), ("full", 1, 4), ("keep_attention", 0, 4), ("keep_matmuls", 0, 0)],
+)
+def test_the_backward_pass_runs_again_what_is_not_kept(remat, kernels, products):
+    def counts(remat):
+        cfg = dataclasses.replace(
+            MODEL, rope_axes=(32, 48, 48), double_blocks=0, stage_single_blocks=(1,), remat=remat, scan_blocks=True
+        )
+        graphdef, shapes = abstract_model(cfg)
+
+        def loss(params, *args):
+            return nnx.merge(graphdef, params)(*args, stage=1, layout=KernelLayout()).sum()
+
+        jaxpr = str(jax.make_jaxpr(jax.grad(loss))(shapes, *inputs(1)))
+        return np.array([jaxpr.count("= pallas_call["), jaxpr.count("= dot_general[")])
+
+    # Of a single block: the kernel, and the products that give modulation, attention's inputs, MLP and result.
+    assert (counts(remat) - counts("none")).tolist() == [kernels, products]

@@ -27,16 +27,31 @@ def fields(changes):
     return [change.split()[0] for change in changes]
 
 
+SAVING = ["mesh.fsdp", "model.remat", "model.remat", "model.scan_blocks", "train.accumulation_steps"]
+
+
 def test_everything_that_applies_is_proposed_cheapest_first():
     changes = proposed(PLAIN, 1000, 2000, largest=(32, 32, 32))
-    assert fields(changes) == ["mesh.fsdp", "model.remat", "model.scan_blocks", "train.stage_batches", "more"]
-    assert changes[3].startswith("train.stage_batches = (32, 32, 32) instead of (64, 64, 64)")
+    assert fields(changes) == [*SAVING, "train.stage_batches", "more"]
+    assert changes[5].startswith("train.stage_batches = (32, 32, 32) instead of (64, 64, 64)")
 
 
 def test_where_no_batch_fits_devices_are_to_share_images():
     changes = proposed(PLAIN, 1000, 2000)
-    assert fields(changes)[3:] == ["mesh.sequence", "more"]
-    assert "a stage's images need only be a multiple of 4" in changes[3]
+    assert fields(changes) == [*SAVING, "mesh.sequence", "more"]
+    assert "a stage's images need only be a multiple of 4" in changes[5]
+
+
+@pytest.mark.parametrize(("parts", "more"), [(1, 2), (2, 4), (3, 4), (8, None)])
+def test_parts_are_the_next_that_divide_each_device_s_images(parts, more):
+    changes = proposed(make_config(train={"accumulation_steps": parts}), 1000, 2000)
+    told = [change for change in changes if change.startswith("train.accumulation_steps")]
+    assert [change.split()[2] for change in told] == ([] if more is None else [str(more)])
+
+
+def test_what_keeps_a_part_may_keep_less():
+    changes = proposed(make_config(model={"remat": "keep_attention"}), 1000, 2000)
+    assert [change.split(":")[0] for change in changes if "remat" in change] == ["model.remat = 'full'"]
 
 
 @pytest.mark.parametrize(("excess", "fsdp"), [(0.4, 2), (0.6, 4), (0.8, 8), (2.0, 8)])
@@ -47,7 +62,7 @@ def test_fsdp_is_the_smallest_that_should_do_else_the_largest(excess, fsdp):
 
 
 def test_what_is_done_already_or_does_not_apply_is_left_out():
-    cfg = make_config(mesh={"fsdp": 8}, model={"remat": True, "scan_blocks": True})
+    cfg = make_config(mesh={"fsdp": 8}, model={"remat": "full", "scan_blocks": True}, train={"accumulation_steps": 8})
     assert fields(proposed(cfg, 1000, 2000, largest=(32, 32, 32), name=HOST)) == ["train.stage_batches"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from nami_jax import NamiPipeline
 from nami_jax.autoencoder.codec import Autoencoder
+from nami_jax.config import ConfigError
 from nami_jax.data.corruption import CorruptDataError
 from nami_jax.data.prepared import PreparedData
 from nami_jax.preparation.job import Options
@@ -17,7 +18,7 @@ from tests.preparation.conftest import SQUARE, WIDE, png
 from tests.support.autoencoder_runs import make_autoencoder_run, train_autoencoder
 from tests.support.damaged_files import damage_record
 from tests.support.event_files import read_values
-from tests.support.runs import train
+from tests.support.runs import numbers, train
 from tests.support.sizes import make_config
 
 ONE_DEVICE = jax.devices()[:1]
@@ -59,6 +60,23 @@ def test_a_flow_of_pixels_trains_on_two_buckets_continues_bit_equal_and_draws(cf
     assert (run[0] / "samples" / "step_0000004.png").is_file()
     pipe = NamiPipeline.from_pretrained(run[0])
     assert pipe("card 3", width=32, steps=(1, 1, 1))[0].size == (32, 16)
+
+
+def test_a_step_in_parts_with_a_short_moment_and_kept_attention_continues_bit_equal(cfg, tmp_path):
+    train_fields = {"accumulation_steps": 2, "first_moment_dtype": "bfloat16", "eval_every": 100, "sample_every": 100}
+    cfg = dataclasses.replace(
+        cfg,
+        model=dataclasses.replace(cfg.model, remat="keep_attention"),
+        train=dataclasses.replace(cfg.train, **train_fields),
+    )
+    whole = train(cfg, tmp_path / "whole", ONE_DEVICE)
+    train(cfg, tmp_path / "parts", ONE_DEVICE, stop_after=2)
+    again = train(cfg, tmp_path / "parts", ONE_DEVICE)
+    for name, found in numbers(again).items():
+        np.testing.assert_array_equal(found, numbers(whole)[name], err_msg=name)
+    full = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, first_moment_dtype="float32"))
+    with pytest.raises(ConfigError, match=r"train\.first_moment_dtype = 'float32': the run .* with 'bfloat16'"):
+        train(full, tmp_path / "parts", ONE_DEVICE)
 
 
 def test_nothing_held_out_trains_without_validation(cfg, run, source, tmp_path):

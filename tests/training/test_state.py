@@ -71,8 +71,10 @@ SGD = Optimizer(optax.identity(), lambda step: 0.5 / (step + 1))
 
 
 def linear(slope):
-    """A loss whose gradient is `slope` everywhere."""
-    return lambda params, key: (slope * params["layer"]["kernel"].sum(), {"count": jnp.float32(3)})
+    """The gradients of a loss whose slope is `slope` everywhere."""
+    return jax.value_and_grad(
+        lambda params, key: (slope * params["layer"]["kernel"].sum(), {"count": jnp.float32(3)}), has_aux=True
+    )
 
 
 def ones():
@@ -107,7 +109,7 @@ def test_each_step_has_a_random_key_of_its_own():
 
     def loss(params, key):
         drawn.append(float(jax.random.uniform(key)))
-        return params["layer"]["kernel"].sum(), {}
+        return (params["layer"]["kernel"].sum(), {}), params
 
     state, _ = advance(ones(), loss, SGD, 0.9)
     advance(state, loss, SGD, 0.9)
@@ -123,3 +125,18 @@ def test_what_is_saved_is_all_but_what_is_frozen_and_comes_back():
     assert bridged.items().keys() == {"ema", "train", "bridge"}
     for one in (state, bridged):
         assert TrainState.from_items(one.items(), one.frozen) == one
+
+
+def test_the_first_moment_alone_is_kept_in_bfloat16_and_the_update_is_of_float32():
+    params, found = {"layer": {"kernel": jnp.full(3, 0.3)}}, []
+    for dtype in ("float32", "bfloat16"):
+        optimizer, _ = make_optimizer(dataclasses.replace(PHASES, first_moment_dtype=dtype))
+        updates: Any
+        state: Any
+        updates, state = optimizer.update({"layer": {"kernel": jnp.full(3, 0.01)}}, optimizer.init(params), params)
+        (moments,) = [s for s in state if hasattr(s, "mu")]
+        found.append((updates["layer"]["kernel"], moments.mu["layer"]["kernel"], moments.nu["layer"]["kernel"]))
+    (update, mu, nu), (other, other_mu, other_nu) = found
+    assert [mu.dtype, nu.dtype, other_mu.dtype, other_nu.dtype] == ["float32", "float32", "bfloat16", "float32"]
+    np.testing.assert_array_equal(update, other)  # the first is taken of the unrounded moment
+    np.testing.assert_array_equal(nu, other_nu)

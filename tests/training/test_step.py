@@ -1,12 +1,16 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
-from nami_jax.config import MeshConfig, ModelConfig
+from nami_jax.config import ConfigError, MeshConfig, ModelConfig
 from nami_jax.data.loader import StageBatch
-from nami_jax.parallel.sharding import make_mesh, shard_batch
+from nami_jax.parallel.sharding import AXES, make_mesh, shard_batch
+from nami_jax.planning.programs import lower_step
 from nami_jax.text.encoders import TextStates
-from nami_jax.training.step import init_state, make_eval_step, make_train_step
+from nami_jax.training.step import init_state, make_eval_step, make_train_step, require_parts
 from tests.support.sizes import MODEL, make_config
 
 TOKENS = 4
@@ -86,3 +90,49 @@ def test_validation_loss_is_the_same_at_each_call_and_of_each_stage(on_one_devic
     assert losses[0].shape == (3,)
     np.testing.assert_array_equal(losses[0], losses[1])
     assert not np.array_equal(losses[0], eval_step(state.ema, {}, batches(0), NULL, np.uint32(1)))
+
+
+SHALLOW = {"double_blocks": 0, "stage_single_blocks": (1, 1, 1)}
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_step_in_parts_is_the_step_in_one(devices):
+    mesh = make_mesh(MeshConfig(fsdp=2 if devices > 1 else 1), jax.devices()[:devices])
+    found = []
+    for parts in (1, 2):
+        train = {"stage_batches": ((16, 8, 8),), "accumulation_steps": parts, "grad_clip": 1e9}
+        cfg = make_config(model=SHALLOW, mesh={"fsdp": mesh.shape["fsdp"]}, train=train)
+        state, step, metrics = init_state(cfg, mesh), make_train_step(cfg, mesh), {}
+        for number in range(2):
+            state, metrics = step(state, shard_batch(batches(number), mesh), NULL)
+        found.append((metrics, state.opt[1].mu))
+    (wanted, moments), (metrics, others) = found
+    np.testing.assert_array_equal(metrics["loss_counts"], wanted["loss_counts"])
+    for name in wanted:
+        np.testing.assert_allclose(metrics[name], wanted[name], rtol=1e-5, err_msg=name)
+    for one, other in zip(jax.tree.leaves(moments), jax.tree.leaves(others), strict=True):
+        # The sums round in another order, which a gradient near 0 shows most.
+        np.testing.assert_allclose(other, one, atol=1e-4 * float(np.abs(one).max()))
+
+
+def test_parts_take_less_memory():
+    cfg, mesh = make_config(model=SHALLOW), make_mesh(devices=jax.devices()[:1])
+
+    def temporaries(parts):
+        divided = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, accumulation_steps=parts))
+        shapes = ((256, 4, 4, 3), (256, 8, 8, 3), (256, 16, 16, 3))
+        stats = lower_step(divided, mesh, shapes).compile().memory_analysis()
+        assert stats is not None
+        return stats.temp_size_in_bytes
+
+    assert temporaries(4) < 0.5 * temporaries(1)
+
+
+def test_parts_that_do_not_divide_a_devices_images_are_refused():
+    cfg = make_config(mesh={"fsdp": 2}, train={"stage_batches": ((16, 8, 24),), "accumulation_steps": 4})
+    require_parts(cfg, make_mesh(cfg.mesh, jax.devices()[:2]))
+    message = r"^train\.accumulation_steps = 4: must divide .* those of each of 4 devices\. Set 2, or other images\.$"
+    with pytest.raises(ConfigError, match=message):
+        require_parts(cfg, make_mesh(cfg.mesh, jax.devices()[:4]))
+    with pytest.raises(ConfigError, match=r"^train\.stage_batches = \(16, 8, 24\): .* over 16 devices"):
+        require_parts(cfg, Mesh(np.array(jax.devices() * 2).reshape(16, 1, 1, 1), AXES))

@@ -106,7 +106,7 @@ def make_train_step(
             loss, parts = autoencoder_loss(nnx.merge(graphdef, params), vgg, images, noise, cfg.loss)
             return loss, {f"loss/{name}": value for name, value in parts.items()}
 
-        return advance(state, loss_fn, optimizer, cfg.train.ema_decay)
+        return advance(state, jax.value_and_grad(loss_fn, has_aux=True), optimizer, cfg.train.ema_decay)
 
     replicated = _replicated(mesh)
     in_shardings = (replicated, replicated, NamedSharding(mesh, BATCH))
