@@ -52,7 +52,7 @@ class Collectives:
 
 
 @dataclasses.dataclass(frozen=True)
-class Attention:
+class AttentionKernels:
     """How a program attends."""
 
     calls: dict[str, int]  # of kernels in the program's text, by name; without any, attention is XLA's own
@@ -138,7 +138,7 @@ def collectives(text: str) -> Collectives:
     return Collectives(traffic, len(unknown))
 
 
-def attention(text: str, lengths: Collection[tuple[int, int]]) -> Attention:
+def attention(text: str, lengths: Collection[tuple[int, int]]) -> AttentionKernels:
     """Finds the attention kernels that a program calls, and the attention weights that it keeps.
 
     What is inside a fusion is not in memory, and not counted. An array of three and more axes that happens to have two
@@ -161,7 +161,7 @@ def attention(text: str, lengths: Collection[tuple[int, int]]) -> Attention:
         for kind, sides in _ARRAY.findall(instruction.shape)
         if any(_has_sides(sides.split(","), str(queries), str(keys)) for queries, keys in lengths)
     }
-    return Attention({name: count for name, count in calls.items() if count}, tuple(sorted(weights)))
+    return AttentionKernels({name: count for name, count in calls.items() if count}, tuple(sorted(weights)))
 
 
 def _has_sides(sides: list[str], queries: str, keys: str) -> bool:

@@ -13,7 +13,7 @@ from jax.stages import Compiled, Lowered
 
 from nami_jax.monitoring.chips import GIB
 from nami_jax.planning.hardware import Hardware, find_overflow
-from nami_jax.planning.hlo import Attention, Collectives, attention, collectives
+from nami_jax.planning.hlo import AttentionKernels, Collectives, attention, collectives
 from nami_jax.training.state import TrainState
 
 STATE_PARTS = {"params": "parameters", "ema": "EMA", "opt": "moments", "frozen": "frozen parameters"}
@@ -28,7 +28,7 @@ class Measured:
     limit: int  # bytes that it may use
     seconds: float  # that its compilation took; 0 where its arguments alone do not fit
     collectives: Collectives | None  # None if it was not compiled to the end
-    attention: Attention | None = None  # the same
+    attention: AttentionKernels | None = None  # the same
 
     @property
     def fits(self) -> bool:

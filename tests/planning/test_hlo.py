@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nami_jax.planning.hlo import Attention, Traffic, attention, collectives
+from nami_jax.planning.hlo import AttentionKernels, Traffic, attention, collectives
 
 # As libtpu writes it, shortened: a loop of 7 whose length it does not note, an all-gather in fragments that are fused
 # into the work it is hidden behind, a reduce-scatter as a fusion, and a permutation in the entry.
@@ -157,7 +157,7 @@ ENTRY %main (w: bf16[2,192,4,64]) -> bf16[2,192,4,64] {
 
 
 def test_kernels_of_a_gpu_are_counted_and_weights_in_fusions_are_not():
-    assert attention(OF_A_GPU, [(192, 192)]) == Attention({"cuDNN's": 2}, ())
+    assert attention(OF_A_GPU, [(192, 192)]) == AttentionKernels({"cuDNN's": 2}, ())
     assert attention(OF_A_GPU, [(192, 192), (96, 192)]).weights == ("bf16[2,4,96,192]",)
 
 
@@ -165,7 +165,7 @@ def test_a_tpus_kernels_are_known_by_their_names():
     call = '  %splash_mha_{}.1 = bf16[4,1280,128]{{2,1,0}} custom-call(%q), custom_call_target="tpu_custom_call"\n'
     text = "ENTRY %main (q: f32[4,8]) -> f32[4,8] {\n" + call.format("fwd_residuals") + call.format("dq_no_residuals")
     other = '  %my_kernel.1 = f32[8,8]{1,0} custom-call(%q), custom_call_target="tpu_custom_call"\n'
-    assert attention(text + other, [(1280, 1280)]) == Attention({"splash": 2}, ())
+    assert attention(text + other, [(1280, 1280)]) == AttentionKernels({"splash": 2}, ())
 
 
 def test_attention_at_once_holds_its_weights_and_one_query_at_a_time_does_not():
@@ -178,4 +178,4 @@ def test_attention_at_once_holds_its_weights_and_one_query_at_a_time_does_not():
     x = jnp.ones((2, 24, 3, 8))
     twelve, each = compiled_text(jax.jit(attend), x), compiled_text(jax.jit(in_turns), x)
     assert "f32[2,3,12,24]" in attention(twelve, [(12, 24)]).weights
-    assert attention(twelve, [(24, 24)]) == attention(each, [(24, 24)]) == Attention({}, ())
+    assert attention(twelve, [(24, 24)]) == attention(each, [(24, 24)]) == AttentionKernels({}, ())
