@@ -4,7 +4,8 @@ The programs of the last shapes are kept, so further prompts, seeds, guidance sc
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from nami_jax.config import ModelConfig, SampleConfig, require, require_side
-from nami_jax.flow.schedule import Grid, linear_grids, released_grids
-from nami_jax.flow.solver import SOLVERS, Velocity, double, guide
+from nami_jax.flow.schedule import Grid, make_schedules
+from nami_jax.flow.solver import SOLVERS, double, guide
 from nami_jax.flow.stages import Stage, make_stages
 from nami_jax.flow.transition import Transition
 from nami_jax.models.layout import ONE_DEVICE, Layout
-from nami_jax.models.nami import Nami
+from nami_jax.models.nami import Conditions, Nami
 from nami_jax.parallel.kept_programs import BoundedJit
 from nami_jax.terminal.progress import progress_bar
 
@@ -34,11 +35,13 @@ class Guidance(NamedTuple):
 
     Attributes:
         text: token states (2B, T, D) and pooled vectors (2B, P), the prompts' and then the negative prompts'.
-        scale: () float32; 1 means no guidance.
+        scale: () float32, of the guided steps.
+        rescale: () float32 in [0, 1], how far they are rescaled, where the program does that.
     """
 
     text: tuple[Any, Any]
     scale: Any
+    rescale: Any = np.float32(0)
 
 
 class Request(NamedTuple):
@@ -67,12 +70,18 @@ class StageProgram(NamedTuple):
         before: stage k-1, or None.
         solver: its name in `SOLVERS`.
         layout: how images and the network are spread over devices.
+        guided: (N,) which steps are guided; the others pass half the batch.
+        zero_star: whether guidance is CFG-Zero*'s.
+        rescaled: whether it is rescaled.
     """
 
     stage: Stage
     before: Stage | None
     solver: str
     layout: Layout
+    guided: tuple[bool, ...]
+    zero_star: bool = False
+    rescaled: bool = False
 
 
 def image_noise(
@@ -102,22 +111,47 @@ def draw_noise(kind: tuple[int, tuple[int, int, int], Layout], seed: np.uint32, 
     return layout.latents(jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers))
 
 
-def guided_velocity(model: Nami, guidance: Guidance, stage: Stage, layout: Layout = ONE_DEVICE) -> Velocity:
-    """Returns (x (B, H, W, C), t ()) -> guided velocity (B, H, W, C), both halves of the guided batch in one forward.
+class StageVelocity(NamedTuple):
+    """The velocity of a stage's latents, with what does not depend on them computed beforehand.
+
+    Attributes:
+        prepare: maps global times (N,) to the network's `Conditions` at each, with a leading axis N.
+        at: maps latents (B, H, W, C) and one of these conditions to the velocity (B, H, W, C).
+    """
+
+    prepare: Callable[[Any], Conditions]
+    at: Callable[[jax.Array, Conditions], jax.Array]
+
+    def __call__(self, x: jax.Array, t: Any) -> jax.Array:
+        """Maps latents (B, H, W, C) and one global time () to the velocity."""
+        return self.at(x, jax.tree.map(lambda part: part[0], self.prepare(jnp.asarray(t)[None])))
+
+
+def stage_velocity(model: Nami, guidance: Guidance, program: StageProgram, guided: bool) -> StageVelocity:
+    """Returns the velocity of a stage: guided, with both halves of the guided batch in one forward pass, or not.
 
     Args:
         model: the network.
         guidance: text states of both halves, and the scale.
-        stage: the stage k.
-        layout: how the network is spread over devices.
+        program: the stage, and what kind of guidance.
+        guided: whether it is; if not, the prompts' half of the text states alone counts.
     """
+    stage, layout = program.stage.number, program.layout
+    embeds, pooled = guidance.text if guided else (states[: len(states) // 2] for states in guidance.text)
+    text, pooled = model.text_in(layout.latents(embeds)), model.pooled_in(layout.latents(pooled))
 
-    def velocity(x, t):
-        times, both = jnp.full(2 * x.shape[0], t), layout.latents(double(x))
-        predicted = model(both, times, *guidance.text, stage=stage.number, layout=layout)
-        return layout.latents(guide(predicted, guidance.scale))
+    def prepare(times):
+        return jax.vmap(lambda t: model.conditions(t[None], pooled, stage=stage))(jnp.asarray(times))
 
-    return velocity
+    def at(x, conditions):
+        both = layout.latents(double(x) if guided else x)
+        predicted = model.velocity(both, text, conditions, stage=stage, layout=layout)
+        if guided:
+            rescale = guidance.rescale if program.rescaled else None
+            predicted = guide(predicted, guidance.scale, rescale, program.zero_star)
+        return layout.latents(predicted)
+
+    return StageVelocity(prepare, at)
 
 
 @BoundedJit
@@ -142,10 +176,15 @@ def run_stage(
     Returns:
         (B, H, W, C) latents at the stage's end.
     """
-    stage, before, solver, layout = program
-    guidance = guidance._replace(text=tuple(map(layout.latents, guidance.text)))
-    start = layout.latents(x if before is None else networks.transition(x, noise, before))
-    return SOLVERS[solver](guided_velocity(networks.model, guidance, stage, layout), start, grid)
+    before, layout, solve = program.before, program.layout, SOLVERS[program.solver]
+    x = layout.latents(x if before is None else networks.transition(x, noise, before))
+    first = 0
+    for guided, steps in itertools.groupby(program.guided):  # where guidance begins or ends, the velocity jumps
+        last = first + len(list(steps))
+        velocity = stage_velocity(networks.model, guidance, program, guided)
+        x = solve(velocity.at, x, Grid(*(times[first : last + 1] for times in grid)), velocity.prepare)
+        first = last
+    return x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +279,7 @@ class Sampler:
         """
         height, width, seed, numbers, initial = request
         self.check(sample, networks.transition, height, width)
-        shapes, guidance = self.shapes(height, width), Guidance(text, np.float32(sample.guidance_scale))
+        shapes = self.shapes(height, width)
 
         def noise(stage: Stage) -> jax.Array:
             return image_noise(seed, numbers, stage, shapes[stage.number - 1], self.layout)
@@ -254,23 +293,31 @@ class Sampler:
             rule="is not the shape of the first stage's latents",
             remedy=f"Pass latents of shape {wanted}",
         )
-        for program, grid in self.programs(sample):
+        for (program, grid), scale in zip(self.programs(sample), sample.stage_scales, strict=True):
             jumps = program.before is not None
             added = noise(program.stage) if jumps and networks.transition.needs_noise else None
+            guidance = Guidance(text, np.float32(scale), np.float32(sample.guidance_rescale))
             x = run_stage(program, networks, x, added, guidance, grid)
             yield x
 
     def programs(self, sample: SampleConfig) -> list[tuple[StageProgram, Grid]]:
         """Returns what `run_stage` takes for every stage, coarsest first: its program, and its times."""
-        stages = self.stages
-        if sample.grid == "released":
-            grids = released_grids(len(stages), sample.steps)
-        else:
-            grids = linear_grids(stages, sample.steps)
-        befores = (None, *stages[:-1])
         return [
-            (StageProgram(stage, before, sample.solver, self.layout), grid)
-            for stage, before, grid in zip(stages, befores, grids, strict=True)
+            (
+                StageProgram(
+                    stage,
+                    before,
+                    sample.solver,
+                    self.layout,
+                    schedule.guided,
+                    sample.cfg_zero_star and any(schedule.guided),
+                    sample.guidance_rescale > 0 and any(schedule.guided),
+                ),
+                schedule.grid,
+            )
+            for stage, before, schedule in zip(
+                self.stages, (None, *self.stages[:-1]), make_schedules(self.stages, sample), strict=True
+            )
         ]
 
     def shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
