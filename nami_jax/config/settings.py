@@ -340,6 +340,7 @@ def parse_taus(taus: str) -> tuple[tuple[float, ...], ...]:
 
 def _numbers(name: str, texts: Sequence[str], remedy: str) -> tuple[float, ...]:
     try:
+        require(bool(texts), field=name, value="", rule="must be numbers", remedy=remedy)
         return tuple(map(float, texts))
     except ValueError:
         raise ConfigError(f"{name} = {shown(','.join(texts))}: must be numbers. {remedy}.") from None
