@@ -21,7 +21,7 @@ from nami_jax.models.rope import rotations
 class Conditions(NamedTuple):
     """What time and pooled text make of the network: the modulation of all blocks that a stage runs, and of the end."""
 
-    double: tuple[jax.Array, jax.Array] | None  # of text and of image: (blocks, B, 6 D)
+    double: tuple[jax.Array, ...]  # of text and of image: (blocks, B, 6 D); () without such blocks
     single: jax.Array | None  # (blocks, B, 3 D)
     last: jax.Array  # (B, 2 D)
 
@@ -85,16 +85,16 @@ class Nami(nnx.Module):
         cfg, singles = self.cfg, self.cfg.stage_single_blocks[stage - 1]
         conditioning = self.time_in(time_waves(t)) + pooled  # (B, D)
 
-        def modulation(of: nnx.Module, count: int) -> jax.Array:
-            return modulate_prefix(of.modulation, count, cfg, conditioning)  # pyright: ignore[reportArgumentType]
+        def modulation(of: Any, count: int) -> jax.Array:
+            return modulate_prefix(of.modulation, count, cfg, conditioning)
 
-        double = single = None
-        if self.double_blocks is not None and cfg.double_blocks:
-            streams: Any = self.double_blocks
-            double = modulation(streams.text, cfg.double_blocks), modulation(streams.image, cfg.double_blocks)
-        if self.single_blocks is not None and singles:
-            single = modulation(self.single_blocks, singles)
-        return Conditions(double, single, self.modulation(conditioning))
+        blocks: Any = self.double_blocks
+        streams = () if blocks is None else (blocks.text, blocks.image)
+        return Conditions(
+            tuple(modulation(stream, cfg.double_blocks) for stream in streams),
+            modulation(self.single_blocks, singles) if singles else None,
+            self.modulation(conditioning),
+        )
 
     def velocity(
         self,

@@ -49,6 +49,12 @@ def text(batch: int, tokens: int = 5):
     )
 
 
+def both_halves():
+    """The text states of a guided batch, whose unconditional half is another."""
+    embeds, pooled = (np.concatenate([states, states + 1]) for states in text(2))
+    return embeds, pooled
+
+
 def bridged(model, seed: int = 0):
     """A network with a bridge of the released form, for latents of 16 x 16, not quite the identity."""
     bridge = Bridge([(8, 8, 3), (16, 16, 3)])
@@ -115,47 +121,39 @@ def test_half_the_batch_is_half_the_work():
     networks, sampler = Networks(awake(), Renoise()), make_sampler(MODEL)
     x = image_noise(0, [0, 1], STAGES[0], (4, 4, 3))
 
-    def widest(scale):
+    def flops(scale):
         (program, grid), *_ = sampler.programs(SampleConfig((1, 1, 1), scale))
-        states = tuple(np.concatenate([t, t]) for t in text(2))
-        arguments = networks, x, None, Guidance(states, np.float32(scale)), grid  # pyright: ignore[reportArgumentType]
+        arguments = networks, x, None, Guidance(both_halves(), np.float32(scale)), grid
         return run_stage.jitted(program, *arguments).lower(*arguments).cost_analysis()["flops"]
 
-    assert widest(1.0) / widest(3.0) == pytest.approx(0.5, abs=0.05)
+    assert flops(1.0) / flops(3.0) == pytest.approx(0.5, abs=0.05)
 
 
 def test_guidance_in_an_interval_is_guided_steps_and_then_others():
     model, steps = awake(), (1, 1, 4)
     networks, sampler, request = Networks(model, Renoise()), make_sampler(MODEL), Request(16, 16, 0, [0, 1])
-    states = tuple(np.concatenate([t, t + 1]) for t in text(2))  # an unconditional half of its own
 
     def stages(**settings):
-        return list(sampler.by_stage(networks, states, SampleConfig(steps, **settings), request))  # pyright: ignore
+        return list(sampler.by_stage(networks, both_halves(), SampleConfig(steps, **settings), request))
 
-    mixed, guided = stages(guidance_interval=(0.15, 1.0)), stages()
+    interval = {"guidance_interval": (0.15, 1.0)}
+    mixed, guided = stages(**interval), stages()
     np.testing.assert_array_equal(mixed[1], guided[1])  # where every step is guided, the program is the same
-    programs = dict(
-        zip(
-            ("mixed", "guided"),
-            (sampler.programs(SampleConfig(steps, **s))[2] for s in ({"guidance_interval": (0.15, 1.0)}, {})),
-            strict=True,
-        )
-    )
-    assert programs["mixed"][0].guided == (True, True, True, False)
-    program, grid = programs["guided"]
-    velocity = {g: jax.jit(stage_velocity(model, Guidance(states, np.float32(3)), program, g).__call__) for g in (0, 1)}
+    program, grid = sampler.programs(SampleConfig(steps, **interval))[2]  # pyright: ignore[reportArgumentType]
+    assert program.guided == (True, True, True, False)
+    guidance = Guidance(both_halves(), np.float32(3))
+    velocity = {g: jax.jit(stage_velocity(model, guidance, program, g).__call__) for g in (False, True)}
     x = networks.transition(guided[1], image_noise(0, [0, 1], STAGES[2], (16, 16, 3)), STAGES[1])
     for i in range(4):
-        x = x + (grid.taus[i + 1] - grid.taus[i]) * velocity[i < 3](x, grid.times[i])
+        x = x + (grid.taus[i + 1] - grid.taus[i]) * velocity[program.guided[i]](x, grid.times[i])
     np.testing.assert_allclose(mixed[2], x, rtol=2e-4, atol=2e-4)
 
 
 def test_a_scale_for_each_stage_is_that_stage_s():
     networks, sampler, request = Networks(awake(), Renoise()), make_sampler(MODEL), Request(16, 16, 0, [0, 1])
-    states = tuple(np.concatenate([t, t + 1]) for t in text(2))
 
     def stages(scale):
-        return list(sampler.by_stage(networks, states, SampleConfig((1, 1, 1), scale), request))  # pyright: ignore
+        return list(sampler.by_stage(networks, both_halves(), SampleConfig((1, 1, 1), scale), request))
 
     some, three = stages((3.0, 3.0, 2.0)), stages(3.0)
     np.testing.assert_array_equal(some[1], three[1])
@@ -170,7 +168,8 @@ def test_options_of_guidance_reach_the_velocity():
         return make_sampler(MODEL)(networks, text(2), text(1), sample, request)
 
     plain = sample()
-    for settings in ({"cfg_zero_star": True}, {"guidance_rescale": 0.7}, {"zero_init_steps": 1}, {"shift": 2.0}):
+    options = ({"cfg_zero_star": True}, {"guidance_rescale": 0.7}, {"zero_init_steps": 1}, {"shift": 2.0})
+    for settings in options:
         assert not np.allclose(sample(**settings), plain, atol=1e-3), settings
 
 
