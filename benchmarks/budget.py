@@ -46,7 +46,7 @@ SEARCH_SEEDS, FRESH_SEEDS = (0, 1), (2, 3)
 Coordinates = Mapping[str, Sequence[Any]]
 COORDINATES: Coordinates = {
     "guidance_interval": ((0.0, 1.0), (0.2, 1.0), (0.39, 1.0)),
-    "earlier": (0.4, 0.6, 1.0),
+    "earlier": (0.6, 0.4, 1.0),
     "solver": ("euler", "ab2", "midpoint"),
     "shift": (1.0, 0.6, 1.6),
     "cfg_zero_star": (False, True),
@@ -65,12 +65,21 @@ def cost(sample: SampleConfig) -> float:
 
 def fitted(choice: Mapping[str, Any], own: SampleConfig, share: float) -> Budget | None:
     """Returns the budget of a choice of `COORDINATES` with most steps in the last stage; None if one is too many."""
-    changes = {name: value for name, value in choice.items() if name != "earlier"}
-    for steps in range(own.steps[-1], 0, -1):
+    defaults = SampleConfig().to_dict()
+    changes = {name: value for name, value in choice.items() if name != "earlier" and value != defaults[name]}
+    for steps in range(2 * own.steps[-1], 0, -1):
         budget = Budget(steps / own.steps[-1], choice["earlier"], changes)
         if cost(budget.of(own)) <= share:
             return budget
     return None
+
+
+class Tried(NamedTuple):
+    """A value of each coordinate, the settings that these are within a budget, and the loss of these."""
+
+    choice: Mapping[str, Any]
+    budget: Budget
+    loss: float
 
 
 class Judge:
@@ -134,23 +143,19 @@ class Judge:
         return np.asarray(latents if codec is None else codec.decode(latents))
 
 
-def descend(judge: Judge, share: float, coordinates: Coordinates) -> Iterator[tuple[Budget, float]]:
-    """Yields what is tried within a budget, and its loss; first the first values of all coordinates."""
-    choice = {name: values[0] for name, values in coordinates.items()}
-    start = fitted(choice, judge.own, share)
-    assert start is not None
-    least, tried = judge.loss(start.of(judge.own), SEARCH_SEEDS)[0], {start.of(judge.own)}
-    yield start, least
-    for name, values in coordinates.items():
+def descend(judge: Judge, share: float, coordinates: Coordinates, choice: Mapping[str, Any]) -> Iterator[Tried]:
+    """Yields what is tried within a budget, beginning with a choice of a value of each coordinate."""
+    best = None
+    for name, values in [("", [None]), *coordinates.items()]:
         for value in values:
-            budget = fitted(choice | {name: value}, judge.own, share)
-            if budget is None or budget.of(judge.own) in tried:
+            other = {**choice, name: value} if name else choice
+            budget = fitted(other, judge.own, share)
+            if budget is None or (best is not None and other == choice):
                 continue
-            tried.add(budget.of(judge.own))
-            loss = judge.loss(budget.of(judge.own), SEARCH_SEEDS)[0]
-            yield budget, loss
-            if loss < least:
-                least, choice = loss, choice | {name: value}
+            tried = Tried(other, budget, judge.loss(budget.of(judge.own), SEARCH_SEEDS)[0])
+            yield tried
+            if best is None or tried.loss < best.loss:
+                best, choice = tried, other
 
 
 def own_grids(sample: SampleConfig) -> Iterator[SampleConfig]:
@@ -167,20 +172,24 @@ class Found(NamedTuple):
     """What a budget's search ends with."""
 
     name: str
-    budget: Budget
+    best: Tried
     sample: SampleConfig
     grid: SampleConfig  # the same with the best local times of its own
 
 
-def search(judge: Judge, name: str, coordinates: Coordinates = COORDINATES) -> tuple[Found, list[SampleConfig]]:
-    """Returns the best of a budget, and all that was tried."""
-    tried: list[tuple[Budget, float]] = []
-    with progress_bar(descend(judge, SHARES[name], coordinates), desc=name, unit="setting") as bar:
-        tried.extend(bar)
-    best = min(tried, key=lambda pair: pair[1])[0]
-    sample = best.of(judge.own)
-    grid = min([sample, *own_grids(sample)], key=lambda s: judge.loss(s, SEARCH_SEEDS)[0])
-    return Found(name, best, sample, grid), [budget.of(judge.own) for budget, _ in tried]
+def search(judge: Judge, names: Sequence[str], coordinates: Coordinates) -> Iterator[tuple[Found, list[SampleConfig]]]:
+    """Yields the best of each budget, smallest first, and all that was tried.
+
+    Each begins where the one before ended, whose best is kept where nothing dearer is better.
+    """
+    best, choice = [], {name: values[0] for name, values in coordinates.items()}
+    for name in names:
+        with progress_bar(descend(judge, SHARES[name], coordinates, choice), desc=name, unit="setting") as bar:
+            tried = [*best, *bar]
+        best = [min(tried, key=lambda one: one.loss)]
+        choice, sample = best[0].choice, best[0].budget.of(judge.own)
+        grid = min([sample, *own_grids(sample)], key=lambda some: judge.loss(some, SEARCH_SEEDS)[0])
+        yield Found(name, best[0], sample, grid), [one.budget.of(judge.own) for one in tried]
 
 
 def report(judge: Judge, found: Sequence[Found], seconds: Mapping[str, np.ndarray]) -> str:
@@ -238,10 +247,8 @@ def main(argv: Sequence[str]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         judge = Judge(Path(args.checkpoint), args.captions)
         found, tried = [], []
-        for name in args.budgets:
-            best, some = search(judge, name)
-            print(f"{name}: {best.budget} {best.grid.taus or ''}", flush=True)
-            found.append(best)
+        for one, some in search(judge, sorted(args.budgets, key=list(SHARES).index), COORDINATES):
+            found.append(one)
             tried += some
     except (ConfigError, CheckpointError, WeightsError, ModuleNotFoundError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
@@ -249,11 +256,11 @@ def main(argv: Sequence[str]) -> None:
     print(f"{judge.pipe.source}, {args.captions} captions of each kind, at most, {jax.devices()[0].device_kind}")
     print(report(judge, found, seconds))
     for f in found:
-        print(f'    "{f.name}": {f.budget!r},'.replace("Budget(last=", "Budget(").replace("earlier=", ""))
+        print(f'    "{f.name}": {f.best.budget!r},')
         if f.grid != f.sample:
             print(f"    # {f.name} with local times of its own: {f.grid.taus}")
     plot(judge, found, tried, out / "budget.png")
-    (out / "presets.json").write_text(json.dumps({f.name: f.budget._asdict() for f in found}, indent=2) + "\n")
+    (out / "presets.json").write_text(json.dumps({f.name: f.best.budget._asdict() for f in found}, indent=2) + "\n")
     print(out / "budget.png")
 
 

@@ -46,9 +46,11 @@ def test_the_search_keeps_what_comes_nearest_and_reports_it(tmp_path):
     judge = budget.Judge(tmp_path / "run", 2)
     assert judge.loss(judge.own, budget.SEARCH_SEEDS) == (0, 0)
     coordinates = {"guidance_interval": ((0.0, 1.0), (0.39, 1.0)), "earlier": (0.1,), "shift": (1.0, 3.0)}
-    found, tried = budget.search(judge, "fast", coordinates)
+    (found, tried), (dearer, more) = budget.search(judge, ["fast", "balanced"], coordinates)
     losses = [judge.loss(sample, budget.SEARCH_SEEDS)[0] for sample in tried]
     assert len(tried) == 3
+    assert more[0] == found.sample
+    assert dearer.best.loss <= found.best.loss
     assert judge.loss(found.sample, budget.SEARCH_SEEDS)[0] == min(losses)
     assert judge.loss(found.grid, budget.SEARCH_SEEDS)[0] <= min(losses)
     lines = budget.report(judge, [found], budget.timed(judge, [found], rounds=1)).splitlines()

@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from nami_jax.config import ConfigError, SampleConfig, choices
 from nami_jax.flow.stages import make_stages
 from nami_jax.flow.transition import Bridged, Renoise
 from nami_jax.models.bridge import Bridge
+from nami_jax.models.layers import TIME_CHANNELS
 from nami_jax.parallel.kept_programs import compilations
 from nami_jax.sampling.sampler import (
     Guidance,
@@ -198,3 +200,27 @@ def test_the_released_bridge_refuses_other_sizes_before_anything_is_compiled():
     with compilations() as compiled, pytest.raises(ConfigError, match=r"latents of 16x16 only, not 16x24"):
         make_sampler(MODEL)(networks, text(1), text(1), SampleConfig((1, 1, 1)), request)
     assert not compiled
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_what_depends_on_time_or_text_alone_is_computed_outside_the_steps(scale):
+    model = awake()
+    (program, grid), *_ = make_sampler(MODEL).programs(SampleConfig((4, 1, 1), scale))
+    x, guidance = image_noise(0, [0, 1], STAGES[0], (4, 4, 3)), Guidance(both_halves(), np.float32(scale))
+    # Kernels whose shapes no other layer has: the embeddings of time and text, a double block's modulation.
+    once = {(TIME_CHANNELS, MODEL.width), (MODEL.text_dim, MODEL.width), (MODEL.width, 6 * MODEL.width)}
+
+    def kernels(jaxpr):
+        """The shapes of all that is multiplied, in this program and in those inside it."""
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                yield from (v.aval.shape for v in equation.invars)
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                yield from kernels(inner)
+
+    whole = jax.make_jaxpr(lambda *given: run_stage.__wrapped__(program, *given))(
+        Networks(model, Renoise()), x, None, guidance, grid
+    ).jaxpr
+    (steps,) = (equation.params["jaxpr"].jaxpr for equation in whole.eqns if equation.primitive.name == "scan")
+    assert not once & set(kernels(steps))
+    assert once <= set(kernels(whole))
