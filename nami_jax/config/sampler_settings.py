@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import pydantic
 
-from nami_jax.config.settings import Settings, field, require, settings
+from nami_jax.config.settings import ConfigError, Settings, field, nearest, require, settings, shown
 
 Scale = Annotated[float, pydantic.Field(ge=0, le=1000)]  # of guidance
 Moment = Annotated[float, pydantic.Field(ge=0, le=1)]  # a local or global time
@@ -187,6 +187,13 @@ SAMPLE_PRESETS: dict[str, SampleConfig | Budget] = {
 
 
 def sample_preset(name: str, own: SampleConfig) -> SampleConfig:
-    """Returns the settings called `name` in `SAMPLE_PRESETS`, for a model whose own settings are `own`."""
+    """Returns the settings called `name` in `SAMPLE_PRESETS`, for a model whose own settings are `own`.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if name not in list(SAMPLE_PRESETS):  # a list: a name may be of any type, also an unhashable one
+        hint = nearest(name[:80] if isinstance(name, str) else "", list(SAMPLE_PRESETS))
+        raise ConfigError(f"preset = {shown(name)}: no such preset.{hint}")
     preset = SAMPLE_PRESETS[name]
     return preset.of(own) if isinstance(preset, Budget) else preset

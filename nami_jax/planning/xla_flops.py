@@ -18,7 +18,8 @@ from nami_jax.models.nami import abstract_model
 from nami_jax.monitoring.flops import EVALUATIONS
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.programs import lower_step
-from nami_jax.sampling.sampler import Guidance, make_sampler, stage_velocity
+from nami_jax.sampling.sampler import make_sampler
+from nami_jax.sampling.velocity import Guidance, stage_velocity
 from nami_jax.training.compilation import BatchShapes
 
 

@@ -15,7 +15,8 @@ from nami_jax.flow.schedule import Grid
 from nami_jax.flow.solver import euler
 from nami_jax.flow.transition import make_transition
 from nami_jax.models.nami import Nami
-from nami_jax.sampling.sampler import Guidance, Networks, make_sampler, run_stage, stage_velocity
+from nami_jax.sampling.sampler import Networks, make_sampler, run_stage
+from nami_jax.sampling.velocity import Guidance, stage_velocity
 from nami_jax.weights import TensorShapes, open_tensors, require_tensors
 from nami_jax.weights.nami_keys import bridge_shapes, load_bridge, load_nami, model_config
 

@@ -14,16 +14,12 @@ from PIL import Image
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER, require_same_networks
 from nami_jax.config import (
-    SAMPLE_PRESETS,
-    ConfigError,
     DrawConfig,
     MeshConfig,
     PipelineConfig,
     SampleConfig,
-    nearest,
     require,
     sample_preset,
-    shown,
 )
 from nami_jax.flow.transition import Transition, make_transition
 from nami_jax.models.bridge import AnyBridge
@@ -249,12 +245,8 @@ class NamiPipeline:
         Raises:
             ConfigError: there is no such preset, or a value that cannot work.
         """
-        known = list(SAMPLE_PRESETS)
-        if preset is not None and preset not in known:  # a list: of any type, also unhashable ones
-            hint = nearest(preset[:80] if isinstance(preset, str) else "", known)
-            raise ConfigError(f"preset = {shown(preset)}: no such preset.{hint}")
-        sample = self.cfg.sample if preset is None else sample_preset(preset, self.cfg.sample)
-        return sample.changed(given)
+        own = self.cfg.sample
+        return (own if preset is None else sample_preset(preset, own)).changed(given)
 
     def encode(self, prompts: Sequence[str], split: int) -> tuple[TextStates, TextStates]:
         """Encodes prompts, loading the text encoder if it is not in memory; returns the first `split` and the rest."""

@@ -12,15 +12,8 @@ from nami_jax.flow.transition import Bridged, Renoise
 from nami_jax.models.bridge import Bridge
 from nami_jax.models.layers import TIME_CHANNELS
 from nami_jax.parallel.kept_programs import compilations
-from nami_jax.sampling.sampler import (
-    Guidance,
-    Networks,
-    Request,
-    image_noise,
-    make_sampler,
-    run_stage,
-    stage_velocity,
-)
+from nami_jax.sampling.sampler import Networks, Request, image_noise, make_sampler, run_stage
+from nami_jax.sampling.velocity import Guidance, stage_velocity
 from tests.models.test_nami import awake, velocity_of
 from tests.support.sizes import MODEL
 
@@ -218,9 +211,8 @@ def test_what_depends_on_time_or_text_alone_is_computed_outside_the_steps(scale)
             for inner in jax.extend.core.jaxprs_in_params(equation.params):
                 yield from kernels(inner)
 
-    whole = jax.make_jaxpr(lambda *given: run_stage.__wrapped__(program, *given))(
-        Networks(model, Renoise()), x, None, guidance, grid
-    ).jaxpr
+    arguments = Networks(model, Renoise()), x, None, guidance, grid
+    whole = run_stage.jitted(program, *arguments).trace(*arguments).jaxpr.jaxpr
     (steps,) = (equation.params["jaxpr"].jaxpr for equation in whole.eqns if equation.primitive.name == "scan")
     assert not once & set(kernels(steps))
     assert once <= set(kernels(whole))
