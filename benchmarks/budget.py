@@ -225,7 +225,9 @@ def timed(judge: Judge, found: Sequence[Found], rounds: int) -> dict[str, np.nda
 
 def plot(judge: Judge, found: Sequence[Found], tried: Sequence[SampleConfig], path: Path) -> None:
     """Draws quality against FLOPs and against time."""
-    best = {f.sample: f.name for f in found} | {judge.own: "own settings"}
+    best = {judge.own: "own settings"}
+    for f in found:  # several budgets may end with the same
+        best[f.sample] = f"{best[f.sample]}, {f.name}" if f.sample in best else f.name
     marks: tuple[list[Mark], list[Mark]] = [], []
     for sample in {*tried, *best}:
         loss, error = judge.loss(sample, FRESH_SEEDS if sample in best else SEARCH_SEEDS)

@@ -176,13 +176,16 @@ class Budget(NamedTuple):
         return own.changed({"steps": steps, "grid": "linear", **self.changes})
 
 
+# No guidance where the last of three stages works, which is most of the cost.
+UNGUIDED_END = {"guidance_interval": (0.39, 1.0), "shift": 1.6, "cfg_zero_star": True}
+
 # Sampler settings by name. "released": what the demo of the released NAMI-2B uses. The others were found by
 # `python -m benchmarks.budget`: docs/performance.md has what they cost and lose.
 SAMPLE_PRESETS: dict[str, SampleConfig | Budget] = {
     "released": SampleConfig((10, 10, 10), 3.0, grid="released", solver="euler", transition="bridge"),
-    "fast": Budget(0.4, 0.4, {"solver": "ab2"}),
-    "balanced": Budget(0.6, 0.6, {"solver": "ab2"}),
-    "best": Budget(1.0, 1.0, {"solver": "ab2"}),
+    "fast": Budget(0.7, 1.0, UNGUIDED_END),
+    "balanced": Budget(1.2, 1.0, UNGUIDED_END),
+    "best": Budget(2.0, 1.0, UNGUIDED_END),
 }
 
 
