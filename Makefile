@@ -32,11 +32,14 @@ LOCKED := $(VENV)/.ready-$(ACCELERATOR)
 READY := $(VENV)/.ready-package-$(ACCELERATOR)-$(shell pwd | cksum | cut -d ' ' -f 1)
 READY_PREPARE := $(VENV)/.ready-prepare
 READY_PLAN := $(VENV)/.ready-plan
+READY_GPU_PLAN := $(VENV)/.ready-gpu-plan
 READY_DEV := $(VENV)/.ready-dev
 READY_TEST := $(READY_DEV) $(if $(findstring Linux x86_64,$(shell uname -sm)),$(READY_PLAN))
 READY_PARITY := $(VENV)/.ready-parity
 READY_LAUNCH := $(LAUNCH_VENV)/.ready
 TPU_COMPILER := $(VENV)/tpu_compiler
+GPU_COMPILER := $(VENV)/gpu_compiler
+PLANS_GPUS := $(filter a100% h100% h200%,$(TOPOLOGY))
 LOCKS := requirements.txt $(if $(filter cpu,$(ACCELERATOR)),,requirements-$(ACCELERATOR).txt)
 
 ifeq ($(filter cpu cuda tpu,$(ACCELERATOR)),)
@@ -50,7 +53,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train sample prepare plan test test-all parity launch-check lint format bench lock clean
+.PHONY: help train sample prepare plan test test-all parity gpu-check launch-check lint format bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -65,8 +68,8 @@ sample: $(READY)  ## draw PROMPT with CHECKPOINT (default: the WORKDIR of CONFIG
 prepare: $(READY_PREPARE)  ## prepare images and captions of SOURCE for CONFIG: as pixels or latents, cropped to its sizes
 	$(BIN)/python -m nami_jax.prepare --config "$(CONFIG)" $(if $(SOURCE),--source "$(SOURCE)") $(ARGS)
 
-plan: $(READY_PLAN)  ## plan a run of CONFIG on TOPOLOGY, e.g. v5e:16x16: memory, time and cost, without a TPU
-	PYTHONPATH="$(TPU_COMPILER)" $(BIN)/python -m nami_jax.plan --config "$(CONFIG)" --topology "$(TOPOLOGY)" $(ARGS)
+plan: $(if $(PLANS_GPUS),$(READY_GPU_PLAN),$(READY_PLAN))  ## plan a run of CONFIG on TOPOLOGY, e.g. v5e:16x16 or h100:8x4, without them: memory, time, cost
+	PYTHONPATH="$(if $(PLANS_GPUS),$(GPU_COMPILER),$(TPU_COMPILER))" $(BIN)/python -m nami_jax.plan --config "$(CONFIG)" --topology "$(TOPOLOGY)" $(ARGS)
 
 test: $(READY_TEST)  ## run the tests but the slow ones: 10 to 20 minutes on two cores; ARGS="-k jump" picks tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
@@ -78,6 +81,9 @@ parity:  ## compare with transformers and diffusers, run live in an environment 
 	@$(MAKE) --no-print-directory VENV="$(PARITY_VENV)" ACCELERATOR=cpu "$(PARITY_VENV)/.ready-parity"
 	$(PARITY_VENV)/bin/python -m pytest tests/live $(ARGS)
 	$(PARITY_VENV)/bin/python -m nami_jax.parity tests/golden/nami_tiny
+
+gpu-check: $(READY_DEV) $(READY_GPU_PLAN)  ## compile a small run for GPUs that are not here and look for cuDNN's kernel (downloads 650 MB)
+	$(BIN)/python -m pytest tests/test_plan.py -k gpus $(ARGS)
 
 launch-check: $(READY_LAUNCH)  ## parse the launchers' commands by xpk and SkyPilot, in an environment of their own
 	$(LAUNCH_VENV)/bin/python -m pytest tests/live/test_launch_live.py $(ARGS)
@@ -146,6 +152,14 @@ $(READY_PLAN): $(READY) requirements-tpu.txt
 	@grep '^libtpu' requirements-tpu.txt > $(VENV)/libtpu.txt
 	@rm -rf $(TPU_COMPILER)
 	@$(INSTALL) --no-deps --target $(TPU_COMPILER) -r $(VENV)/libtpu.txt
+	@touch $@
+
+# Of what jax[cuda13] asks for, what compiles without a GPU. Apart for the same reason.
+$(READY_GPU_PLAN): $(READY) requirements-cuda.txt
+	@echo "Installing the compiler for GPUs into $(GPU_COMPILER) (650 MB) ..."
+	@grep -E '^(jax-cuda13-(pjrt|plugin)|nvidia-cudnn-cu13)==' requirements-cuda.txt > $(VENV)/gpu-compiler.txt
+	@rm -rf $(GPU_COMPILER)
+	@$(INSTALL) --no-deps --target $(GPU_COMPILER) -r $(VENV)/gpu-compiler.txt
 	@touch $@
 
 $(READY_DEV): $(READY_PREPARE) requirements-dev.txt

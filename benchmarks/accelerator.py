@@ -7,7 +7,6 @@ FOLDER/PART.json; a part that has its file is not run again, so the same command
 """
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -18,16 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 
 from benchmarks import accelerator_parts as parts
 from benchmarks.accelerator_parts import TINY, Row, Sizes
+from benchmarks.timing import about
 from configs import presets
 from nami_jax.files.disk import written_whole
 from nami_jax.planning.report import table
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "nvidia-cudnn-cu13", "libtpu", "torch", "diffusers")
 
 
 def pytorch(sizes: Sizes) -> Iterator[Row]:
@@ -59,17 +56,6 @@ PARTS: dict[str, Callable[[Sizes, Path], Iterator[Row]]] = {
     # A network of which every policy fits into 80 GB.
     "training_small": lambda sizes, _: parts.training(smaller(sizes), parts.POLICIES),
 }
-
-
-def about() -> dict[str, str]:
-    """Returns the device, the versions and the date of what was just measured."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"device": jax.devices()[0].device_kind, "date": time.strftime("%Y-%m-%d"), **found}
 
 
 def measure(part: str, sizes: Sizes, folder: Path) -> None:

@@ -33,12 +33,12 @@ from nami_jax.config import (
     TextConfig,
     TrainConfig,
 )
+from nami_jax.models.attention import cudnn_attention, kernel_for
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.monitoring.chips import GIB
 from nami_jax.monitoring.flops import sampling_flops, training_flops
 from nami_jax.parallel.activations import MeshLayout
-from nami_jax.parallel.flash import kernel_for
 from nami_jax.parallel.sharding import make_mesh
 
 Row = dict[str, Any]
@@ -111,9 +111,9 @@ def attentions(head_dim: int, odd: bool) -> dict[str, tuple[Attention, dict[str,
         name: (functools.partial(jax.nn.dot_product_attention, implementation=name), {}) for name in ("xla", "cudnn")
     }
     kernel = kernel_for(jax.devices()[0], head_dim, jnp.bfloat16)
-    if kernel is not None:
-        ways |= {"ours": (kernel, {})} if odd else {"ours, deterministic": (kernel, DETERMINISTIC)}
-    return ways
+    if odd or kernel is not cudnn_attention:
+        return ways | {"ours": (kernel, {})}
+    return ways | {"ours, deterministic": (kernel, DETERMINISTIC)}
 
 
 def with_gradient(attend: Attention) -> Callable[..., tuple[jax.Array, ...]]:

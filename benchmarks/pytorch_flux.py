@@ -1,14 +1,15 @@
-"""Times a forward pass of our network's last stage against diffusers' FluxTransformer2DModel, eager and compiled.
+"""Our network and diffusers' FluxTransformer2DModel side by side: the same sizes, weights and inputs.
 
-A part of `benchmarks.accelerator`: both run in one process on the same device, in the same compute type. First the
-outputs of two networks of the same weights are compared, with one block of each kind at the full width.
+`benchmarks.vs_pytorch` times them in turns. `pytorch` is a part of `benchmarks.accelerator`: a forward pass of the last
+stage at full size, where two networks in one memory would be too many. There the outputs of two networks of the same
+weights are compared first, with one block of each kind at the full width.
 """
 
 import dataclasses
 import functools
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -42,11 +43,11 @@ def flux(torch: Any, cfg: ModelConfig) -> Any:
     return model.to(getattr(torch, cfg.dtype)).eval().requires_grad_(False)
 
 
-def inputs(sizes: Sizes, batch: int) -> dict[str, np.ndarray]:
+def inputs(cfg: ModelConfig, side: int, text_tokens: int, batch: int) -> dict[str, np.ndarray]:
     """Draws latents, times and text of one forward pass."""
-    cfg, rng = sizes.model, np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     shapes = {
-        "latents": (batch, sizes.side, sizes.side, cfg.channels), "text": (batch, sizes.text_tokens, cfg.text_dim),
+        "latents": (batch, side, side, cfg.channels), "text": (batch, text_tokens, cfg.text_dim),
         "pooled": (batch, cfg.pooled_dim),
     }  # fmt: skip
     drawn = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
@@ -75,7 +76,7 @@ def flux_arguments(torch: Any, given: dict[str, np.ndarray], dtype: str) -> dict
     return arguments | {name: torch.from_numpy(x).to(**place) for name, x in ids.items()}
 
 
-def our_arguments(given: dict[str, np.ndarray]) -> tuple[jax.Array, ...]:
+def our_arguments(given: Mapping[str, np.ndarray]) -> tuple[jax.Array, ...]:
     """Returns the arguments of our forward pass, on its device."""
     return tuple(map(jax.device_put, (given[name] for name in ("latents", "t", "text", "pooled"))))
 
@@ -88,7 +89,7 @@ def forward(model: Nami, *args: Any, layout: Layout) -> jax.Array:
 def difference(torch: Any, sizes: Sizes, layout: Layout) -> float:
     """Returns |ours - theirs| / |theirs| of networks of the same weights, a block of each kind deep."""
     cfg = dataclasses.replace(sizes.model, double_blocks=1, stage_single_blocks=(1,))
-    theirs, given = flux(torch, cfg), inputs(sizes, batch=1)
+    theirs, given = flux(torch, cfg), inputs(cfg, sizes.side, sizes.text_tokens, batch=1)
     with torch.inference_mode():
         expected = theirs(**flux_arguments(torch, given, cfg.dtype)).sample.float().cpu().numpy()
     weights = {key: tensor.float().cpu().numpy() for key, tensor in theirs.state_dict().items()}
@@ -130,7 +131,8 @@ def pytorch(sizes: Sizes) -> Iterator[Row]:
     ours = random_network(cfg)
     for way, layout in layouts().items():
         for batch in batches if way == "kernel" else batches[:1]:
-            run, arguments = jax.jit(functools.partial(forward, layout=layout)), our_arguments(inputs(sizes, batch))
+            run = jax.jit(functools.partial(forward, layout=layout))
+            arguments = our_arguments(inputs(cfg, sizes.side, sizes.text_tokens, batch))
             begun = time.perf_counter()
             jax.block_until_ready(run(ours, *arguments))
             first = time.perf_counter() - begun
@@ -141,7 +143,7 @@ def pytorch(sizes: Sizes) -> Iterator[Row]:
     model = flux(torch, cfg)
     for how, run in (("eager", model), ("compiled", torch.compile(model, dynamic=False))):
         for batch in batches if how == "eager" else batches[:1]:
-            arguments = flux_arguments(torch, inputs(sizes, batch), cfg.dtype)
+            arguments = flux_arguments(torch, inputs(cfg, sizes.side, sizes.text_tokens, batch), cfg.dtype)
             begun = time.perf_counter()
             with torch.inference_mode():
                 run(**arguments).sample.float().sum().item()

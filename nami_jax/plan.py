@@ -1,9 +1,10 @@
 """Plans a run on hardware that need not be present: `python -m nami_jax.plan --config C --topology v5e:16x16`.
 
 Compiles the run's own programs for that hardware and prints how much of each device's memory they need, what they send
-between devices, the batch that fits, and the time and money that the run costs at an assumed utilisation. Ends with
-status 1 if they do not fit, after saying what to change. TPU topologies need libtpu but no TPU; "host" stands for this
-machine. Fields of the config are set as flags: `--config.mesh.fsdp=16`.
+between devices, which kernel attends, the batch that fits, and the time and money that the run costs at an assumed
+utilisation. Ends with status 1 if they do not fit, after saying what to change. TPU topologies need libtpu but no TPU,
+h100:8x4 (GPUs of a host x hosts) jax's CUDA plugin and cuDNN but no GPU; "host" stands for this machine. Fields of the
+config are set as flags: `--config.mesh.fsdp=16`.
 """
 
 import sys
@@ -21,7 +22,11 @@ from nami_jax.training.flags import parse_run_flags
 def define_flags() -> None:
     """Defines the command's flags."""
     define_config_flag("the run's config: a file, or the name of one that comes with nami_jax, e.g. nami_2b")
-    flags.DEFINE_string("topology", None, "TPUs, e.g. v5e:16x16 or v5p:4x4x4; host: this machine", required=True)
+    topologies = (
+        "TPUs by the chips along each side, e.g. v5e:16x16 or v5p:4x4x4; NVIDIA GPUs (h100, h200, a100, a100-40gb) by "
+        "those of a host, x the hosts, e.g. h100:8 or h100:8x4; host: this machine"
+    )
+    flags.DEFINE_string("topology", None, topologies, required=True)
     flags.DEFINE_float("mfu", 0.4, "share of the chips' peak rate that the run is assumed to reach, in (0, 1]")
     flags.DEFINE_float("price_per_chip_hour", None, "USD; the list price if not given", lower_bound=0.0)
     flags.DEFINE_bool("all_shapes", False, "compile the training step for every shape, not only for the costliest")

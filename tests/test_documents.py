@@ -27,6 +27,7 @@ RUN_BY = {
     r"make (train|sample PROMPT=.*|test-all|lint)$": ".ci/run",
     r"make test$": ".ci/run",  # a part of test-all
     r"make parity": "tests/live/test_nami_live.py",
+    r"make gpu-check": "tests/test_plan.py",
     r"make launch-check": "tests/live/test_launch_live.py",
     r"make train CONFIG=configs/(my_images|my_latents|emoji_latent)": "tests/runs/test_training_on_pixels.py",
     r"make train CONFIG=configs/(my_autoenc|autoenc)": "tests/training/autoencoder/test_autoencoder_task.py",
@@ -45,6 +46,8 @@ RUN_BY = {
     r"python -m nami_jax.convert": "tests/test_convert.py",
     r"python -m benchmarks.budget": "tests/benchmarks/test_budget.py",
     r"python -m benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
+    r"python -m benchmarks.growth": "tests/benchmarks/test_growth.py",
+    r"python -m benchmarks.vs_pytorch": "tests/live/test_vs_pytorch_live.py",
     r"python -m benchmarks": "tests/benchmarks/test_benchmarks.py",
     r"(launch/|bash launch/)": "tests/launch/test_launch.py",
     r"pip install (\.|--no-deps gt)": "tests/test_package.py",

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from nami_jax.models.attention import attention
+
 DType = jax.typing.DTypeLike
 
 
@@ -54,9 +56,9 @@ class Attention(nnx.Module):
         self.to_out = nnx.List([nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (B, H, W, D) float32 to the same; needs memory for (HW)² float32 weights an image."""
+        """Maps (B, H, W, D) float32 to the same."""
         tokens = rearrange(self.group_norm(x), "b h w d -> b (h w) 1 d")  # (B, L, N = 1, D)
-        attended = jax.nn.dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
+        attended = attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         return x + self.to_out[0](attended).reshape(x.shape)
 
 
@@ -70,8 +72,8 @@ class MidBlock(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (B, H, W, D) to the same shape."""
         x = self.resnets[0](x)
-        for attention in self.attentions:
-            x = attention(x)
+        for attend in self.attentions:
+            x = attend(x)
         return self.resnets[1](x)
 
 

@@ -12,6 +12,7 @@ from flax import nnx
 
 from nami_jax.config import Settings, require
 from nami_jax.config.settings import Entries, Epsilon, Layers, Width, settings
+from nami_jax.models.attention import attention
 
 TAKE_CONFIG = "Use the checkpoint's own config.json"
 
@@ -63,7 +64,7 @@ class BertLayer(nnx.Module):
             rearrange(project(states), "b t (n h) -> b t n h", n=self.num_heads)
             for project in (self.query, self.key, self.value)
         )
-        attended = jax.nn.dot_product_attention(query, key, value, mask=key_mask)  # (B, T, N, H), softmax in float32
+        attended = attention(query, key, value, mask=key_mask)  # (B, T, N, H), softmax in float32
         attended = self.attention_out(rearrange(attended, "b t n h -> b t (n h)"))
         states = self.attention_norm(states + attended)
         # The exact GELU: its tanh approximation is off by up to 5e-4, which BERT was not trained with.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 
 from nami_jax.config import ModelConfig
@@ -32,9 +33,14 @@ class QKV(nnx.Module):
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Maps (B, L, D) to three arrays (B, L, N, H)."""
-        qkv = self.linear(x)  # (B, L, 3, N, H)
-        qkv = qkv + self.lora(x).reshape(qkv.shape) if self.lora else qkv
-        q, k, v = jnp.moveaxis(qkv, -3, 0)  # 3 of (B, L, N, H)
+        dtype = self.linear.dtype
+        x, kernel, bias = (array.astype(dtype) for array in (x, self.linear.kernel[...], self.linear.bias[...]))
+        # Three products: of one with an axis of three TPUs would copy every part to another layout.
+        parts = [jnp.einsum("bld,dnh->blnh", x, kernel[:, i]) + bias[None, None, i] for i in range(3)]
+        if self.lora:
+            pairs = rearrange(self.lora(x), "b l (i n h) -> i b l n h", i=3, n=parts[0].shape[2])
+            parts = [part + pair for part, pair in zip(parts, pairs, strict=True)]
+        q, k, v = parts
         return self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype), v
 
 

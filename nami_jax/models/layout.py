@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import jax
 
+from nami_jax.models.attention import attention
+
 
 class Layout:
     """Where activations are placed and how attention is computed. This one leaves all of it to a single device."""
@@ -27,7 +29,7 @@ class Layout:
 
     def attention(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         """Attends every query to every key: three arrays (B, L, N, H) -> (B, L, N, H)."""
-        return jax.nn.dot_product_attention(q, k, v)
+        return attention(q, k, v)
 
     def require_tokens(self, image_lengths: Sequence[int], text_length: int) -> None:
         """Raises `ConfigError` if the tokens of a stage cannot be shared evenly."""

@@ -22,19 +22,35 @@ def rotations(
         theta: base of the frequencies.
 
     Returns:
-        Two arrays (T + height * width, H / 2), float32; computed in float64, so they are exact constants of a shape.
+        Two arrays (T + height * width, H), float32, equal for both channels of a pair; computed in float64, so they are
+        exact constants of a shape.
     """
     rows, columns = np.divmod(np.arange(height * width), width)
     image = np.stack([np.zeros_like(rows), rows, columns], axis=-1)
     positions = np.concatenate([np.zeros((text_length, 3), image.dtype), image])  # (L, 3)
     frequencies = [theta ** -(np.arange(0, size, 2) / size) for size in axes]
     angles = np.concatenate([np.outer(positions[:, a], f) for a, f in enumerate(frequencies)], axis=-1)  # (L, H/2)
+    angles = np.repeat(angles, 2, axis=-1)  # (L, H)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 def rotate(x: jax.Array, rotation: tuple[np.ndarray, np.ndarray]) -> jax.Array:
     """Rotates neighbouring channel pairs of queries or keys (B, L, N, H) by their positions' angles, in float32."""
-    cos, sin = (r[None, :, None, :] for r in rotation)  # (1, L, 1, H/2)
-    even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
-    pairs = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)  # (B, L, N, H/2, 2)
-    return pairs.reshape(x.shape).astype(x.dtype)
+    cos, sin = (r[None, :, None, :] for r in rotation)  # (1, L, 1, H)
+    # On TPUs taking pairs of channels apart costs padded copies, and a product with a constant nearly nothing.
+    swapped = jax.lax.platform_dependent(x, tpu=_swap_by_product, default=_swap)
+    signs = np.tile(np.array([-1, 1], np.float32), x.shape[-1] // 2)
+    return (x.astype(jnp.float32) * cos + swapped * (sin * signs)).astype(x.dtype)
+
+
+def _swap(x: jax.Array) -> jax.Array:
+    """Exchanges the channels of each pair: (x0, x1, x2, x3) -> (x1, x0, x3, x2), float32."""
+    return x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)[..., ::-1].reshape(x.shape)
+
+
+def _swap_by_product(x: jax.Array) -> jax.Array:
+    """As `_swap`, exactly: each sum has one term that is not 0."""
+    matrix = np.kron(np.eye(x.shape[-1] // 2), [[0, 1], [1, 0]])  # (H, H)
+    return jnp.einsum(
+        "blnh,hk->blnk", x, matrix.astype(x.dtype), precision="highest", preferred_element_type=jnp.float32
+    )

@@ -12,6 +12,7 @@ from flax import nnx
 
 from nami_jax.config import ConfigError, Settings
 from nami_jax.config.settings import Entries, Epsilon, Layers, Width, settings
+from nami_jax.models.attention import attention
 
 TAKE_CONFIG = "Use the checkpoint's own config.json"
 
@@ -73,7 +74,7 @@ class T5Layer(nnx.Module):
             for project in (self.query, self.key, self.value)
         )
         # Logits are not scaled: T5's initialisation has that factor in the queries. The softmax is in float32.
-        attended = jax.nn.dot_product_attention(query, key, value, bias, key_mask, scale=1.0)  # (B, T, N, H)
+        attended = attention(query, key, value, bias, key_mask, scale=1.0)  # (B, T, N, H)
         states = states + self.attention_out(rearrange(attended, "b t n h -> b t (n h)"))
         normed = self.mlp_norm(states)
         hidden = jax.nn.gelu(self.mlp_gate(normed), approximate=True) * self.mlp_in(normed)  # trained with tanh's GELU

@@ -9,8 +9,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import Config, require
+from nami_jax.models.attention import kernel_for
 from nami_jax.models.layout import Layout
-from nami_jax.parallel.flash import kernel_for
 from nami_jax.parallel.kept_programs import BoundedJit
 from nami_jax.parallel.sharding import BATCH_AXES, batch_parts
 
@@ -20,7 +20,7 @@ class MeshLayout(Layout):
     """The layout of a mesh as `sharding.make_mesh` arranges it.
 
     Each device has its images' queries for its own tokens and heads, and the keys and values of all tokens, which are
-    gathered along `sequence`. Attention is the platform's kernel, where it has one.
+    gathered along `sequence`. Attention is the platform's fastest.
     """
 
     mesh: Mesh
@@ -47,8 +47,8 @@ class MeshLayout(Layout):
         q = self._place(q, BATCH_AXES, "sequence", "tensor")
         k, v = (self._place(x, BATCH_AXES, None, "tensor") for x in (k, v))
         kernel = kernel_for(self.mesh.devices.flat[0], q.shape[-1], q.dtype)
-        if kernel is None:
-            return self._place(super().attention(q, k, v), BATCH_AXES, "sequence", "tensor")
+        if self.mesh.size == 1:
+            return kernel(q, k, v)
         queries, keys = PartitionSpec(BATCH_AXES, "sequence", "tensor"), PartitionSpec(BATCH_AXES, None, "tensor")
         # XLA cannot split a kernel of its own accord; check_vma: the kernel does not say what varies along which axis.
         attend = jax.shard_map(

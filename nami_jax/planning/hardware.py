@@ -1,13 +1,14 @@
-"""The devices that a plan is for: those of a TPU topology that need not be present, or this machine's own.
+"""The devices that a plan is for: TPUs or NVIDIA GPUs that need not be present, or this machine's own.
 
 TPU programs are compiled by libtpu, which needs no TPU to do so. Its devices are chips: the two cores of a v4 or v5p
-count as one.
+count as one. What GPUs need is in `gpu_targets`.
 """
 
 import dataclasses
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,9 +19,15 @@ from jax.sharding import SingleDeviceSharding
 
 from nami_jax.config import require
 from nami_jax.monitoring.chips import Chip, find_chip
+from nami_jax.planning import gpu_targets
 
 HOST = "host"
 EXAMPLES = {"v4": "v4:2x2x2", "v5e": "v5e:16x16", "v5p": "v5p:4x4x4", "v6e": "v6e:8x8"}  # sides count chips
+KNOWN_TPUS = f"Pass {HOST}, or a version and the chips along each side, e.g. {', '.join(EXAMPLES.values())}"
+KNOWN_GPUS = (
+    f"a card ({', '.join(gpu_targets.CARDS)}) and the GPUs of a host, x the hosts, "
+    f"e.g. {', '.join(gpu_targets.EXAMPLES)}"
+)
 
 # So that libtpu asks no metadata server, takes no lock for the TPU that it will not use, and keeps no log.
 _ENVIRONMENT = {
@@ -44,6 +51,8 @@ class Hardware:
     devices: tuple[Any, ...]  # as jax has them; those of a topology can be compiled for and nothing else
     memory_limit: int  # bytes that a program may use on each device
     chip: Chip | None  # None where the table of chips has no such device
+    memory_total: int | None = None  # bytes on each device, of which jax was told to take that share; None: takes all
+    compiler_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,26 +64,43 @@ class Overflow:
 
 
 def find_hardware(topology: str) -> Hardware:
-    """Returns the devices of a topology such as "v5e:16x16", or this machine's for "host".
+    """Returns the devices of a topology such as "v5e:16x16" or "h100:8", or this machine's for "host".
 
     For a topology, jax is told to leave this machine's accelerators alone: call it before any device is used.
 
     Raises:
         ConfigError: there is no such topology.
-        ModuleNotFoundError: libtpu is not installed.
+        ModuleNotFoundError: its compiler is not installed.
     """
+    version = topology.partition(":")[0]
+    require(
+        topology == HOST or version in EXAMPLES or version in gpu_targets.CARDS,
+        field="topology",
+        value=topology,
+        rule="is not a topology",
+        remedy=f"{KNOWN_TPUS}; or {KNOWN_GPUS}",
+    )
     if topology == HOST:
         return _host()
-    known = f"Pass {HOST}, or a version and the chips along each side, e.g. {', '.join(EXAMPLES.values())}"
+    return _tpus(topology) if version in EXAMPLES else _gpus(topology)
+
+
+def _gpus(topology: str) -> Hardware:
+    devices = gpu_targets.card_devices(topology, f"Pass {KNOWN_GPUS}")
+    total = gpu_targets.memory_bytes(gpu_targets.CARDS[topology.partition(":")[0]])
+    limit, chip = round(gpu_targets.memory_share() * total), find_chip(devices[0].device_kind)
+    return Hardware(topology, devices, limit, chip, total, gpu_targets.COMPILER_OPTIONS)
+
+
+def _tpus(topology: str) -> Hardware:
     version, _, sides = topology.partition(":")
-    require(version in EXAMPLES, field="topology", value=topology, rule="is not a topology", remedy=known)
     dimensions = EXAMPLES[version].count("x") + 1
     require(
         re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides) is not None and sides.count("x") + 1 == dimensions,
         field="topology",
         value=topology,
         rule=f"{version} has {dimensions} sides",
-        remedy=known,
+        remedy=KNOWN_TPUS,
     )
     if importlib.util.find_spec("libtpu") is None:
         raise ModuleNotFoundError(
@@ -91,7 +117,11 @@ def find_hardware(topology: str) -> Hardware:
     except JaxRuntimeError as error:
         kind, _, reason = str(error).splitlines()[0].partition(": ")
         require(
-            kind != "INVALID_ARGUMENT", field="topology", value=topology, rule=f"libtpu says: {reason}", remedy=known
+            kind != "INVALID_ARGUMENT",
+            field="topology",
+            value=topology,
+            rule=f"libtpu says: {reason}",
+            remedy=KNOWN_TPUS,
         )
         raise
     return Hardware(topology, tuple(devices), compiler_limit(devices[0]), find_chip(devices[0].device_kind))

@@ -1,4 +1,4 @@
-"""Which collectives a compiled program runs, and how many bytes they carry, read from its HLO text.
+"""What a compiled program runs, read from its HLO text: collectives with their bytes, and how it attends.
 
 The text is what `jax.stages.Compiled.as_text()` gives. A program of several devices is written once, as each of them
 runs it.
@@ -6,9 +6,10 @@ runs it.
 
 import collections
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 KINDS = (
     "all-gather",
@@ -19,6 +20,12 @@ KINDS = (
     "ragged-all-to-all",
     "reduce-scatter",
 )
+
+# Attention kernels by what their calls have in their line, whose name comes first.
+KERNELS = {
+    "cuDNN's": re.compile(r'custom_call_target="__cudnn\$fmha'),
+    "splash": re.compile(r'^splash_.*custom_call_target="tpu_custom_call"'),
+}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?[\])}]) ([a-z][\w-]*)\((.*)$")
@@ -42,6 +49,14 @@ class Collectives:
 
     traffic: dict[str, Traffic]  # by kind
     uncounted_loops: int  # loops of unknown length that hold collectives, counted as if they ran once
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """How a program attends."""
+
+    calls: dict[str, int]  # of kernels in the program's text, by name; without any, attention is XLA's own
+    weights: tuple[str, ...]  # arrays in memory with a side for the queries and one for the keys: "bf16[2,16,512,512]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +136,36 @@ def collectives(text: str) -> Collectives:
         for kind in sorted({kind for kind, _, _ in found.values()})
     }
     return Collectives(traffic, len(unknown))
+
+
+def attention(text: str, lengths: Collection[tuple[int, int]]) -> Attention:
+    """Finds the attention kernels that a program calls, and the attention weights that it keeps.
+
+    What is inside a fusion is not in memory, and not counted. An array of three and more axes that happens to have two
+    such sides counts as weights: compare programs whose widths are other numbers.
+
+    Args:
+        text: the program, as `compiled.as_text()` gives it.
+        lengths: of queries and keys on one device.
+    """
+    module = _Module(text)
+    instructions = list(itertools.chain.from_iterable(module.computations.values()))
+    lines = [f"{i.name} {i.rest}" for i in instructions if i.opcode == "custom-call"]
+    calls = {name: sum(pattern.search(line) is not None for line in lines) for name, pattern in KERNELS.items()}
+    fused = {callee for i in instructions if i.opcode == "fusion" for callee in _callees(i.rest)}
+    weights = {
+        f"{kind}[{sides}]"
+        for name, computation in module.computations.items()
+        if name not in fused
+        for instruction in computation
+        for kind, sides in _ARRAY.findall(instruction.shape)
+        if any(_has_sides(sides.split(","), str(queries), str(keys)) for queries, keys in lengths)
+    }
+    return Attention({name: count for name, count in calls.items() if count}, tuple(sorted(weights)))
+
+
+def _has_sides(sides: list[str], queries: str, keys: str) -> bool:
+    return len(sides) > 2 and queries in sides and keys in sides and (queries != keys or sides.count(keys) > 1)
 
 
 def _callees(attributes: str) -> list[str]:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -12,8 +12,8 @@ from jax.errors import JaxRuntimeError
 from jax.stages import Compiled, Lowered
 
 from nami_jax.monitoring.chips import GIB
-from nami_jax.planning.hardware import find_overflow
-from nami_jax.planning.hlo import Collectives, collectives
+from nami_jax.planning.hardware import Hardware, find_overflow
+from nami_jax.planning.hlo import Attention, Collectives, attention, collectives
 from nami_jax.training.state import TrainState
 
 STATE_PARTS = {"params": "parameters", "ema": "EMA", "opt": "moments", "frozen": "frozen parameters"}
@@ -28,6 +28,7 @@ class Measured:
     limit: int  # bytes that it may use
     seconds: float  # that its compilation took; 0 where its arguments alone do not fit
     collectives: Collectives | None  # None if it was not compiled to the end
+    attention: Attention | None = None  # the same
 
     @property
     def fits(self) -> bool:
@@ -52,7 +53,12 @@ def state_parts(state: TrainState) -> dict[str, int]:
 
 
 def measure(
-    name: str, lower: Callable[[], Lowered], known: Mapping[str, int], limit: int, resident: int = 0
+    name: str,
+    lower: Callable[[], Lowered],
+    known: Mapping[str, int],
+    hardware: Hardware,
+    resident: int = 0,
+    lengths: Collection[tuple[int, int]] = (),
 ) -> Measured:
     """Compiles a program and asks the compiler for its memory, unless its arguments alone are too large.
 
@@ -60,27 +66,29 @@ def measure(
         name: the program's, to be shown while it is compiled.
         lower: traces it.
         known: bytes on each device of its arguments, by kind.
-        limit: bytes that each device has.
+        hardware: what it is compiled for.
         resident: bytes on each device that are taken by what is not among the arguments.
+        lengths: of queries and keys on one device, by which attention weights are known.
 
     Raises:
         JaxRuntimeError: it cannot be compiled for another reason than its memory.
     """
-    arguments = sum(known.values()) + resident
+    arguments, limit = sum(known.values()) + resident, hardware.memory_limit
     if arguments > limit:
         return Measured(known, arguments, limit, 0.0, None)
     print(f"compiling {name} ...", end=" ", file=sys.stderr, flush=True)
-    began, parts, found = time.perf_counter(), known, None
+    began, parts, found, attends = time.perf_counter(), known, None, None
     try:
-        compiled = lower().compile()
+        compiled = lower().compile(compiler_options=dict(hardware.compiler_options))
     except JaxRuntimeError as error:
         total = max(find_overflow(error).needed, limit + 1)
     else:
-        parts, found = _compiled_parts(compiled, known), collectives(_text(compiled))
+        parts, text = _compiled_parts(compiled, known), _text(compiled)
+        found, attends = collectives(text), attention(text, lengths)
         total = sum(parts.values()) + resident
     seconds = time.perf_counter() - began
     print(f"{seconds:.0f} s, {total / GIB:.4g} of {limit / GIB:.4g} GiB", file=sys.stderr)
-    return Measured(parts, total, limit, seconds, found)
+    return Measured(parts, total, limit, seconds, found, attends)
 
 
 def _compiled_parts(compiled: Compiled, known: Mapping[str, int]) -> dict[str, int]:

@@ -79,7 +79,9 @@ def measure_step(cfg: Config, hardware: Hardware, mesh: Mesh, shapes: BatchShape
     batch = shard_bytes(abstract_batch(shapes, mesh, null_states(cfg))) + shard_bytes(null_states(cfg))
     known = state_parts(run_state(cfg, mesh)) | {"batch": batch}
     name = f"the training step on {shapes_text(shapes)}"
-    return measure(name, lambda: lower_step(cfg, mesh, shapes), known, hardware.memory_limit)
+    height, width = shapes[-1][1:3]
+    lengths = attended_lengths(cfg, mesh, height, width)
+    return measure(name, lambda: lower_step(cfg, mesh, shapes), known, hardware, lengths=lengths)
 
 
 def measure_stages(cfg: Config, hardware: Hardware, mesh: Mesh, images: int) -> list[Measured]:
@@ -90,8 +92,15 @@ def measure_stages(cfg: Config, hardware: Hardware, mesh: Mesh, images: int) -> 
     state = run_state(cfg, mesh)
     arguments = shard_bytes([state.ema, state.frozen])
     resident = sum(state_parts(state).values()) - arguments
-    known = {"network": arguments}
+    known, side = {"network": arguments}, cfg.data.side // cfg.autoencoder.downscale
+    lengths = attended_lengths(cfg, mesh, side, side)
     return [
-        measure(f"stage {k} of {images} pictures", lower, known, hardware.memory_limit, resident)
+        measure(f"stage {k} of {images} pictures", lower, known, hardware, resident, lengths[k - 1 : k])
         for k, lower in enumerate(stage_tracers(cfg, mesh, images), start=1)
     ]
+
+
+def attended_lengths(cfg: Config, mesh: Mesh, height: int, width: int) -> list[tuple[int, int]]:
+    """Returns each stage's queries and keys on one device, for latents of height x width in the last stage."""
+    lengths = [tokens + cfg.text.max_length for tokens in cfg.model.image_tokens(height, width)]
+    return [(length // mesh.shape["sequence"], length) for length in lengths]

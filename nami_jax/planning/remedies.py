@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from nami_jax.config import Config, ConfigError
-from nami_jax.monitoring.chips import GIB
+from nami_jax.monitoring.chips import CHIPS, GIB
 from nami_jax.parallel.sharding import make_mesh
+from nami_jax.planning.gpu_targets import LARGEST_SHARE, SHARE
 from nami_jax.planning.hardware import HOST, Hardware
 from nami_jax.planning.memory import Measured, state_parts
 from nami_jax.planning.programs import run_state
@@ -24,6 +25,12 @@ def remedies(
         largest: the largest batch of the same ratios that does fit; None: none does, or none is known.
     """
     mesh, model = cfg.mesh, cfg.model
+    if hardware.memory_total and hardware.memory_limit < LARGEST_SHARE * hardware.memory_total:
+        share, most = hardware.memory_limit / hardware.memory_total, LARGEST_SHARE * hardware.memory_total
+        yield (
+            f"{SHARE}={LARGEST_SHARE} in the environment of the run, and of this plan, instead of {share:g}: jax may "
+            f"take {most / GIB:.1f} GiB of each device instead of {hardware.memory_limit / GIB:.1f}"
+        )
     if wider := _wider_fsdp(cfg, hardware, measured):
         fsdp, now, then = wider
         yield (
@@ -43,7 +50,20 @@ def remedies(
             f"image, so that a stage's images need only be a multiple of {each // 2}"
         )
     if hardware.name != HOST:
-        yield "more chips (a larger --topology) with a larger mesh.fsdp, or chips with more memory: v5p, v6e"
+        larger = f", or chips with more memory: {', '.join(names)}" if (names := _larger_chips(hardware)) else ""
+        yield f"more chips (a larger --topology) with a larger mesh.fsdp{larger}"
+
+
+def _larger_chips(hardware: Hardware) -> list[str]:
+    """Returns the same maker's chips that have more memory."""
+    mine = hardware.chip
+    return [
+        chip.name
+        for chip in CHIPS
+        if mine is not None
+        and chip.memory_bytes > mine.memory_bytes
+        and chip.device_kinds[0].split()[0] == mine.device_kinds[0].split()[0]
+    ]
 
 
 def _wider_fsdp(cfg: Config, hardware: Hardware, measured: Measured) -> tuple[int, int, int] | None:

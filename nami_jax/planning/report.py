@@ -6,6 +6,7 @@ from nami_jax.monitoring.chips import GIB, TERA
 from nami_jax.parallel.sharding import batch_parts
 from nami_jax.planning.batches import with_batch
 from nami_jax.planning.costs import Rate, phases, picture_flops, shape_flops
+from nami_jax.planning.gpu_targets import SHARE, USUAL_SHARE
 from nami_jax.planning.hlo import Collectives
 from nami_jax.planning.memory import Measured
 from nami_jax.planning.planner import Plan
@@ -31,6 +32,7 @@ def report(plan: Plan, rate: Rate | None, mfu: float) -> str:
         _batch(plan),
         _flops(plan),
         _traffic(plan),
+        _attention(plan),
         _costs(plan, rate, mfu),
         _pictures(plan, rate),
         _programs(plan),
@@ -41,7 +43,12 @@ def report(plan: Plan, rate: Rate | None, mfu: float) -> str:
 
 def _heading(plan: Plan) -> str:
     devices, axes = plan.hardware.devices, " x ".join(f"{name} {size}" for name, size in plan.mesh.shape.items())
-    return f"{plan.hardware.name}: {len(devices)} devices ({devices[0].device_kind}), arranged as {axes}"
+    first = f"{plan.hardware.name}: {len(devices)} devices ({devices[0].device_kind}), arranged as {axes}"
+    total, limit = plan.hardware.memory_total, plan.hardware.memory_limit
+    if total is None:
+        return first
+    usual = f"{SHARE}; {USUAL_SHARE} where that is not set"
+    return f"{first}\nOf the {_gib(total)} GiB of each, jax takes {limit / total:g} ({usual})."
 
 
 def _memory(plan: Plan) -> str:
@@ -110,6 +117,20 @@ def _traffic(plan: Plan) -> str:
         + "\nBytes are the larger of input and output; collectives inside a loop count once per iteration."
         + _uncounted(found)
     )
+
+
+def _attention(plan: Plan) -> str:
+    programs = {"step of training": plan.steps[plan.costliest]}
+    programs |= {f"stage {k} of pictures": stage for k, stage in enumerate(plan.stages, start=1)}
+    rows = []
+    for name, measured in programs.items():
+        found = measured.attention if measured else None
+        if found is None:
+            rows.append((name, "unknown", "-", "-"))
+        else:
+            calls = str(sum(found.calls.values())) if found.calls else "-"
+            rows.append((name, " and ".join(found.calls) or "XLA's own", calls, " ".join(found.weights) or "none"))
+    return table(("attention", "kernel", "calls in the program", "weights in memory"), rows)
 
 
 def _uncounted(found: Collectives) -> str:

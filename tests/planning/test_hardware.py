@@ -26,11 +26,29 @@ def test_devices_of_the_host_share_its_memory():
         ("v5e:4x4x4", "v5e has 2 sides"),
         ("v5p:4x4", "v5p has 3 sides"),
         ("v6e:0x8", "v6e has 2 sides"),
+        ("gb10:8", "is not a topology"),
+        ("H100:8", "is not a topology"),
     ],
 )
 def test_unknown_topologies_are_refused_with_examples(topology, rule):
     with pytest.raises(ConfigError, match=rf"topology = '{topology}': {rule}\. Pass host, .* v5e:16x16, v5p:4x4x4"):
         find_hardware(topology)
+
+
+@pytest.mark.parametrize(
+    "topology", ["h100", "h100:", "h100:0", "h100:8x", "h100:8x0", "h100:8x8x8", "h100:8x99999", "h100:-8"]
+)
+def test_gpus_in_another_form_are_refused_with_examples(topology):
+    rule = "h100 is followed by the GPUs of a host, and by x and the hosts where there are several"
+    with pytest.raises(
+        ConfigError, match=rf"topology = '{topology}': {rule}\. Pass a card \(a100-40gb, .*h100:8, h200:8x4"
+    ):
+        find_hardware(topology)
+
+
+def test_more_gpus_than_a_host_has_are_refused_with_as_many_on_several_hosts():
+    with pytest.raises(ConfigError, match=r"at most 8 GPUs\. Pass GPUs of a host x hosts, e\.g\. a100:8x4"):
+        find_hardware("a100:16x2")
 
 
 def test_missing_libtpu_is_named_with_what_to_install(monkeypatch):

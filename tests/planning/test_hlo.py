@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nami_jax.planning.hlo import Traffic, collectives
+from nami_jax.planning.hlo import Attention, Traffic, attention, collectives
 
 # As libtpu writes it, shortened: a loop of 7 whose length it does not note, an all-gather in fragments that are fused
 # into the work it is hidden behind, a reduce-scatter as a fusion, and a permutation in the entry.
@@ -126,3 +126,56 @@ def test_a_tpus_text_counts_fragments_once_and_fusions_by_what_they_do():
         "all-reduce": Traffic(1, 4),
     }
     assert found.uncounted_loops == 0
+
+
+# As XLA for NVIDIA GPUs writes it, shortened: cuDNN's kernel in a loop and after it, weights inside a fusion and, of
+# 96 queries and 192 keys, in memory.
+OF_A_GPU = """\
+HloModule jit_step, is_scheduled=true, entry_computation_layout={(bf16[2,192,4,64]{3,2,1,0})->bf16[2,192,4,64]{3,2,1,0}}
+
+%fused_computation (p: bf16[2,192,4,64]) -> f32[2,4,192] {
+  %p = bf16[2,192,4,64]{3,2,1,0} parameter(0)
+  %logits = f32[2,4,192,192]{3,2,1,0} broadcast(%p), dimensions={}
+  ROOT %most = f32[2,4,192]{2,1,0} reduce(%logits, %zero), dimensions={3}, to_apply=%max
+}
+
+%body (state: (s32[], bf16[2,192,4,64])) -> (s32[], bf16[2,192,4,64]) {
+  %q = bf16[2,192,4,64]{3,2,1,0} get-tuple-element(%state), index=1
+  %sdpa.1 = (bf16[2,4,192,64]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q), custom_call_target="__cudnn$fmhaSoftmax"
+  ROOT %next = (s32[], bf16[2,192,4,64]{3,2,1,0}) tuple(%n, %q)
+}
+
+ENTRY %main (w: bf16[2,192,4,64]) -> bf16[2,192,4,64] {
+  %w = bf16[2,192,4,64]{3,2,1,0} parameter(0)
+  %while = (s32[], bf16[2,192,4,64]{3,2,1,0}) while(%init), condition=%condition, body=%body
+  %most = f32[2,4,192]{2,1,0} fusion(%w), kind=kInput, calls=%fused_computation
+  %product = bf16[192,192]{1,0} custom-call(%w, %w), custom_call_target="__cublas$lt$matmul"
+  %scores = (bf16[2,4,96,192]{3,2,1,0}, s8[1024]{0}) custom-call(%w, %w), custom_call_target="__cublas$gemm"
+  ROOT %sdpa.2 = bf16[2,4,192,64]{3,1,2,0} custom-call(%w, %w), custom_call_target="__cudnn$fmhaSoftmaxBackward"
+}
+"""
+
+
+def test_kernels_of_a_gpu_are_counted_and_weights_in_fusions_are_not():
+    assert attention(OF_A_GPU, [(192, 192)]) == Attention({"cuDNN's": 2}, ())
+    assert attention(OF_A_GPU, [(192, 192), (96, 192)]).weights == ("bf16[2,4,96,192]",)
+
+
+def test_a_tpus_kernels_are_known_by_their_names():
+    call = '  %splash_mha_{}.1 = bf16[4,1280,128]{{2,1,0}} custom-call(%q), custom_call_target="tpu_custom_call"\n'
+    text = "ENTRY %main (q: f32[4,8]) -> f32[4,8] {\n" + call.format("fwd_residuals") + call.format("dq_no_residuals")
+    other = '  %my_kernel.1 = f32[8,8]{1,0} custom-call(%q), custom_call_target="tpu_custom_call"\n'
+    assert attention(text + other, [(1280, 1280)]) == Attention({"splash": 2}, ())
+
+
+def test_attention_at_once_holds_its_weights_and_one_query_at_a_time_does_not():
+    def attend(x):
+        return jax.nn.dot_product_attention(x[:, :12], x, x)
+
+    def in_turns(x):
+        return jax.lax.map(lambda q: jax.nn.dot_product_attention(q[:, None], x, x), jnp.moveaxis(x, 1, 0))
+
+    x = jnp.ones((2, 24, 3, 8))
+    twelve, each = compiled_text(jax.jit(attend), x), compiled_text(jax.jit(in_turns), x)
+    assert "f32[2,3,12,24]" in attention(twelve, [(12, 24)]).weights
+    assert attention(twelve, [(24, 24)]) == attention(each, [(24, 24)]) == Attention({}, ())

@@ -1,5 +1,6 @@
 """Memory of a run on eight devices of this machine, by hand and by what the compiler says of it."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -63,9 +64,10 @@ def test_what_is_above_the_limit_does_not_fit():
     mesh = make_mesh(FSDP.mesh)
     known = state_parts(run_state(FSDP, mesh))
     size, lower = sum(known.values()), lambda: lower_step(FSDP, mesh, SHAPES)
-    uncompiled = measure("a step", lower, known, size - 1)
+    host = find_hardware(HOST)
+    uncompiled = measure("a step", lower, known, dataclasses.replace(host, memory_limit=size - 1))
     assert not uncompiled.fits
     assert (uncompiled.total, uncompiled.seconds, uncompiled.collectives) == (size, 0.0, None)
-    compiled = measure("a step", lower, known, size + 1)
+    compiled = measure("a step", lower, known, dataclasses.replace(host, memory_limit=size + 1))
     assert not compiled.fits
     assert compiled.total > size + 1

@@ -72,6 +72,10 @@ def test_report_of_the_host_has_every_section_and_no_cost(plan, text):
     for part in ("parameters", "EMA", "moments", "batch", "temporaries", "code", "sum", "limit", "free", "all-reduce"):
         assert part in found
     assert float(found["sum"][0]) == pytest.approx(plan.steps[plan.costliest].total / 2**30, rel=1e-3)
+    for program in ("step of training", "stage 1 of pictures", "stage 2 of pictures"):
+        kernel, calls, weights = found[program]
+        assert (kernel, calls) == ("XLA's own", "-")
+        assert weights.startswith("f32[")  # so short a sequence is attended at once
     assert "Time and cost: the peak rate of 'cpu' is not in the table of chips." in text
     assert text.count("training step  ") == 2
     for k, side in ((1, 8), (2, 16)):

@@ -1,7 +1,7 @@
 import jax
 import pytest
 
-from nami_jax.monitoring.chips import find_chip
+from nami_jax.monitoring.chips import GIB, find_chip
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.hardware import HOST, Hardware
 from nami_jax.planning.memory import Measured, state_parts
@@ -15,7 +15,7 @@ STATE = sum(state_parts(run_state(PLAIN, make_mesh())).values())
 
 
 def hardware(limit, name="v5e:2x4"):
-    return Hardware(name, tuple(jax.devices()), limit, find_chip("TPU v5e"))
+    return Hardware(name, tuple(jax.devices()), limit, None if name == HOST else find_chip("TPU v5e"))
 
 
 def proposed(cfg, limit, total, largest=None, name="v5e:2x4"):
@@ -49,3 +49,20 @@ def test_fsdp_is_the_smallest_that_should_do_else_the_largest(excess, fsdp):
 def test_what_is_done_already_or_does_not_apply_is_left_out():
     cfg = make_config(mesh={"fsdp": 8}, model={"remat": True, "scan_blocks": True})
     assert fields(proposed(cfg, 1000, 2000, largest=(32, 32, 32), name=HOST)) == ["train.stage_batches"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [("TPU v5e", "v4, v5p, v6e"), ("NVIDIA A100-SXM4-80GB", "H200"), ("NVIDIA H200", "")]
+)
+def test_chips_of_the_same_maker_with_more_memory_are_named(kind, names):
+    chips = Hardware("v5e:2x4", tuple(jax.devices()), 1000, find_chip(kind))
+    *_, last = remedies(PLAIN, chips, BATCH, Measured({}, 2000, 1000, 1.0, None), None)
+    assert last.partition(" with more memory: ")[2] == names
+
+
+@pytest.mark.parametrize(("share", "proposes"), [(0.75, True), (0.9, False)])
+def test_a_larger_share_of_a_card_comes_first(share, proposes):
+    card = Hardware("h100:8", tuple(jax.devices()), round(share * 80 * GIB), find_chip("NVIDIA H200"), 80 * GIB)
+    first, *_ = remedies(PLAIN, card, BATCH, Measured({}, 70 * GIB, card.memory_limit, 1.0, None), None)
+    text = "XLA_CLIENT_MEM_FRACTION=0.9 in the environment of the run, and of this plan, instead of 0.75"
+    assert first.startswith(f"{text}: jax may take 72.0 GiB") == proposes
