@@ -7,17 +7,36 @@ Writes one PNG per picture and, for more than one, a captioned `grid.png`; earli
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
-from nami_jax.config import SAMPLE_PRESETS, ConfigError, MeshConfig, ModelConfig, SampleConfig, choices, parse_steps
+from nami_jax.config import (
+    SAMPLE_PRESETS,
+    ConfigError,
+    MeshConfig,
+    ModelConfig,
+    SampleConfig,
+    choices,
+    parse_interval,
+    parse_scales,
+    parse_steps,
+    parse_taus,
+)
 from nami_jax.terminal.command_line import parse_flags, run_command
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+PARSERS: dict[str, Callable[[Any], Any]] = {
+    "steps": parse_steps,
+    "guidance_scale": parse_scales,
+    "guidance_interval": parse_interval,
+    "taus": parse_taus,
+}
 
 
 def define_flags() -> None:
@@ -32,9 +51,17 @@ def define_flags() -> None:
         "preset", None, list(SAMPLE_PRESETS), "named settings, overridden one by one by --steps, --solver, ..."
     )
     flags.DEFINE_list("steps", None, "solver steps per stage, e.g. 10,10,10; the model's own if not given")
-    flags.DEFINE_float("guidance_scale", None, "1 means no guidance; the model's own if not given")
+    flags.DEFINE_list(
+        "guidance_scale", None, "one number, or one per stage: 3,1,1; 1 means none; the model's own if not given"
+    )
+    flags.DEFINE_list("guidance_interval", None, "global times between which there is guidance, e.g. 0.2,0.9")
+    flags.DEFINE_float("guidance_rescale", None, "0 to 1: how far guidance gives back the velocity's own spread")
+    flags.DEFINE_bool("cfg_zero_star", None, "fit the unconditional velocity to the conditional one (CFG-Zero*)")
+    flags.DEFINE_integer("zero_init_steps", None, "first steps that are left out, as if the velocity were 0")
     flags.DEFINE_enum("transition", None, choices(SampleConfig, "transition"), "jump between stages")
     flags.DEFINE_enum("grid", None, choices(SampleConfig, "grid"), "time grid")
+    flags.DEFINE_float("shift", None, "above 1: shorter steps at the start of each stage; below: at its end")
+    flags.DEFINE_string("taus", None, 'local times of each stage in place of steps, e.g. "1,0.5,0;1,0.4,0;1,0"')
     flags.DEFINE_enum("solver", None, choices(SampleConfig, "solver"), "ODE solver")
     flags.DEFINE_integer("height", None, "pixels; as trained if not given")
     flags.DEFINE_integer("width", None, "pixels; as trained if not given")
@@ -46,6 +73,14 @@ def define_flags() -> None:
     flags.DEFINE_integer("sequence", 1, "devices that share the tokens of a picture, for large ones")
     flags.DEFINE_string("out", "out", "folder for the PNGs")
     flags.DEFINE_bool("overwrite", False, "replace pictures of the same names; if not, new ones get a number")
+
+
+def given_settings(args: flags.FlagValues) -> dict[str, Any]:
+    """Returns the sampler's settings among the flags, None where they are not given."""
+    given = {field.name: args[field.name].value for field in dataclasses.fields(SampleConfig)}
+    for name, parse in PARSERS.items():
+        given[name] = None if given[name] is None else parse(given[name])
+    return given
 
 
 def file_name(number: int, prompt: str, seed: int) -> str:
@@ -95,7 +130,7 @@ def main(argv: list[str]) -> None:
     mute_orbax()
     keep_on_disk()
     try:
-        steps = None if args.steps is None else parse_steps(args.steps)
+        given = given_settings(args)
         pipe = NamiPipeline.from_pretrained(
             args.checkpoint,
             step=args.step,
@@ -103,14 +138,7 @@ def main(argv: list[str]) -> None:
             keep_encoder=args.keep_encoder,
             mesh=MeshConfig(args.fsdp, args.tensor, args.sequence),
         )
-        settings = pipe.settings(
-            args.preset,
-            steps=steps,
-            guidance_scale=args.guidance_scale,
-            grid=args.grid,
-            solver=args.solver,
-            transition=args.transition,
-        )
+        settings = pipe.settings(args.preset, **given)
         about = dataclasses.asdict(settings) | {"negative_prompt": args.negative_prompt, "seed": args.seed}
         with output_folder(Path(args.out), field="out"):
             pictures = pipe(

@@ -44,6 +44,7 @@ RUN_BY = {
     r"python -m nami_jax.sample": "tests/sampling/test_pipeline.py",
     r"python -m nami_jax.parity": "tests/test_parity.py",
     r"python -m nami_jax.convert": "tests/test_convert.py",
+    r"python -m benchmarks.budget": "tests/benchmarks/test_budget.py",
     r"python -m benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
     r"python -m benchmarks.growth": "tests/benchmarks/test_growth.py",
     r"python -m benchmarks.vs_pytorch": "tests/live/test_vs_pytorch_live.py",

@@ -4,7 +4,8 @@
 and all other modules receive the dataclasses (never a ConfigDict, never flags).
 """
 
-from nami_jax.config.flow_run import SAMPLE_PRESETS, Config, DrawConfig, PipelineConfig, SampleConfig, TrainConfig
+from nami_jax.config.flow_run import Config, DrawConfig, PipelineConfig, TrainConfig
+from nami_jax.config.sampler_settings import SAMPLE_PRESETS, Budget, SampleConfig, sample_preset
 from nami_jax.config.sections import (
     AutoencoderConfig,
     BridgeConfig,
@@ -22,7 +23,10 @@ from nami_jax.config.settings import (
     choices,
     fixed_fields,
     nearest,
+    parse_interval,
+    parse_scales,
     parse_steps,
+    parse_taus,
     require,
     shown,
 )
@@ -31,6 +35,7 @@ __all__ = [
     "SAMPLE_PRESETS",
     "AutoencoderConfig",
     "BridgeConfig",
+    "Budget",
     "Config",
     "ConfigError",
     "DataConfig",
@@ -47,8 +52,12 @@ __all__ = [
     "choices",
     "fixed_fields",
     "nearest",
+    "parse_interval",
+    "parse_scales",
     "parse_steps",
+    "parse_taus",
     "require",
     "require_side",
+    "sample_preset",
     "shown",
 ]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 
 from nami_jax.config.keeping import KEEP_BEST, KEEP_EVERY, KEEP_NEWEST, MAX_LOSS_RISE, require_kept_steps
+from nami_jax.config.sampler_settings import SampleConfig
 from nami_jax.config.sections import (
     AutoencoderConfig,
     BridgeConfig,
@@ -22,7 +23,6 @@ from nami_jax.config.settings import Dtype, Positive, Rate, Seed, Settings, Shar
 
 TASK = "flow"  # of a config that names none
 Images = Annotated[int, pydantic.Field(le=2**20)]  # of one step
-SolverSteps = Annotated[int, pydantic.Field(ge=1, le=10_000)]
 MOST_PICTURES = 100_000  # of one prompt
 
 
@@ -118,21 +118,6 @@ class TrainConfig(Settings):
         return (*(round(start * self.steps) for start in self.phase_starts), self.steps)
 
 
-@settings("sample")
-class SampleConfig(Settings):
-    """Defaults of the sampler, also used for the grids made during training."""
-
-    steps: tuple[SolverSteps, ...] = field("solver steps per stage", default=(10, 10, 10), may_change=True)
-    guidance_scale: float = field("1 means no guidance", default=3.0, may_change=True, ge=0, le=1000)
-    grid: Literal["linear", "released"] = field(
-        "time grid; released: the released scheduler's, for parity with it", default="linear", may_change=True
-    )
-    solver: Literal["euler", "heun"] = field("ODE solver", default="euler", may_change=True)
-    transition: Literal["renoise", "bridge"] = field(
-        "the jump between stages; bridge: for a model that has one", default="renoise", may_change=True
-    )
-
-
 @settings()
 class DrawConfig(Settings):
     """What a call of `NamiPipeline` asks for, beside texts and the sampler's settings."""
@@ -142,10 +127,6 @@ class DrawConfig(Settings):
     seed: Seed = field("of the noise", default=0)
     num_images: int = field("pictures per prompt", default=1, ge=1, le=MOST_PICTURES)
     batch_size: int = field("pictures drawn at once", default=32, ge=1, le=MOST_PICTURES)
-
-
-# Sampler settings by name. "released": what the demo of the released NAMI-2B uses.
-SAMPLE_PRESETS = {"released": SampleConfig((10, 10, 10), 3.0, grid="released", solver="euler", transition="bridge")}
 
 
 @settings()

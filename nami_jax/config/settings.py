@@ -196,8 +196,13 @@ def _explanations(cls: Any, problems: Sequence[Any]) -> Iterator[str]:
     """Yields a line for each field that pydantic finds wrong, and one for all that are missing."""
     prefix = f"{cls.section}." if cls.section else ""
     missing = [f"{prefix}{problem['loc'][0]}" for problem in problems if problem["type"] == "missing"]
-    wrong = {problem["loc"][:1]: problem for problem in reversed(problems) if problem["type"] != "missing"}
-    yield from (_explain(cls, problem) for problem in reversed(wrong.values()))
+    wrong: dict[Any, Any] = {}
+    for problem in problems:
+        if problem["type"] != "missing":
+            first = wrong.setdefault(problem["loc"][:1], problem)
+            if len(problem["loc"]) > len(first["loc"]):  # of a field's types, the one that was meant
+                wrong[problem["loc"][:1]] = problem
+    yield from (_explain(cls, problem) for problem in wrong.values())
     if missing:
         remedy = cls.remedy or "See configs/README.md, which lists every field"
         yield f"{', '.join(missing)}: {'is' if len(missing) == 1 else 'are'} missing. {remedy}."
@@ -216,7 +221,7 @@ def _explain(cls: Any, problem: Any) -> str:
     if name not in cls.__pydantic_fields__:  # an argument too many
         return f"{prefix}{cls.__name__}: {problem['msg']}. See configs/README.md, which lists every field."
     info = cls.__pydantic_fields__[name]
-    place = "".join(f"[{part}]" for part in location[1:])
+    place = "".join(f"[{part}]" for part in location[1:] if isinstance(part, int))  # the others name types
     remedy = _choices(info.annotation)
     remedy = " or ".join(map(repr, remedy)) if remedy else f"e.g. {(info.examples or [info.default])[0]!r}"
     rule = _rule(kind, context, {} if place else _bounds(info.metadata))
@@ -314,3 +319,28 @@ def parse_steps(steps: Sequence[str]) -> tuple[int, ...]:
         remedy="Set e.g. --steps 10,10,10",
     )
     return tuple(map(int, steps))
+
+
+def parse_scales(scales: Sequence[str]) -> float | tuple[float, ...]:
+    """Reads a flag such as "3" or "3,1,1", as absl splits it; raises `ConfigError` unless all are numbers."""
+    numbers = _numbers("guidance_scale", scales, "Set one number, or one per stage: e.g. --guidance_scale=3,1,1")
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def parse_interval(ends: Sequence[str]) -> tuple[float, ...]:
+    """Reads a flag such as "0.2,0.9", as absl splits it; raises `ConfigError` unless all are numbers."""
+    return _numbers("guidance_interval", ends, "Set e.g. --guidance_interval=0.2,0.9")
+
+
+def parse_taus(taus: str) -> tuple[tuple[float, ...], ...]:
+    """Reads a flag such as "1,0.5,0;1,0.4,0;1,0"; raises `ConfigError` unless all are numbers."""
+    remedy = 'Set the local times of each stage, e.g. --taus="1,0.5,0;1,0.4,0;1,0"'
+    return tuple(_numbers("taus", stage.split(","), remedy) for stage in taus.split(";"))
+
+
+def _numbers(name: str, texts: Sequence[str], remedy: str) -> tuple[float, ...]:
+    try:
+        require(bool(texts), field=name, value="", rule="must be numbers", remedy=remedy)
+        return tuple(map(float, texts))
+    except ValueError:
+        raise ConfigError(f"{name} = {shown(','.join(texts))}: must be numbers. {remedy}.") from None

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nami_jax.config import SampleConfig
 from nami_jax.flow.stages import Stage, renoised_sigma
 
 TICKS = 1000  # of the released training
@@ -23,13 +24,58 @@ class Grid(NamedTuple):
     times: np.ndarray
 
 
-def linear_grids(stages: Sequence[Stage], steps: Sequence[int]) -> tuple[Grid, ...]:
-    """Returns uniform grids: `steps[k]` equal solver steps in each stage."""
-    return tuple(_linear_grid(stage, count) for stage, count in zip(stages, steps, strict=True))
+class Schedule(NamedTuple):
+    """What a stage's steps are.
+
+    Attributes:
+        grid: their times.
+        guided: (N,) whether each is taken with guidance.
+        scale: of the guidance.
+    """
+
+    grid: Grid
+    guided: tuple[bool, ...]
+    scale: float
 
 
-def _linear_grid(stage: Stage, steps: int) -> Grid:
-    taus = np.linspace(1.0, 0.0, steps + 1)
+def make_schedules(stages: Sequence[Stage], sample: SampleConfig) -> tuple[Schedule, ...]:
+    """Returns what the steps of each stage are, coarsest first, as the sampler's settings say.
+
+    A step is guided if it begins within `guidance_interval` (arXiv 2404.07724), and unless its scale is 1.
+    """
+    if sample.grid == "released":
+        grids = released_grids(len(stages), sample.steps)
+    elif sample.taus is not None:
+        grids = tuple(make_grid(stage, np.array(taus)) for stage, taus in zip(stages, sample.taus, strict=True))
+    else:
+        grids = linear_grids(stages, sample.steps, sample.shift)
+    if sample.zero_init_steps:  # nothing moves in them: the first step is taken from where they end
+        grids = (Grid(*(times[sample.zero_init_steps :] for times in grids[0])), *grids[1:])
+    low, high = sample.guidance_interval
+    return tuple(
+        Schedule(grid, tuple(bool(scale != 1 and low <= t <= high) for t in grid.times[:-1]), scale)
+        for grid, scale in zip(grids, sample.stage_scales, strict=True)
+    )
+
+
+def linear_grids(stages: Sequence[Stage], steps: Sequence[int], shift: float = 1.0) -> tuple[Grid, ...]:
+    """Returns grids of `steps[k]` solver steps in each stage, equal ones if `shift` is 1.
+
+    Args:
+        stages: coarsest first.
+        steps: one count per stage.
+        shift: s, by which equally spaced local times become s tau / (1 + (s - 1) tau): above 1 the steps at the stage's
+            start are shorter. SD3 (arXiv 2403.03206, sec. 5.3.2) shifts the time of all noise; here a stage's ends
+            stay.
+    """
+    spaced = (np.linspace(1.0, 0.0, count + 1) for count in steps)
+    return tuple(
+        make_grid(stage, shift * taus / (1 + (shift - 1) * taus)) for stage, taus in zip(stages, spaced, strict=True)
+    )
+
+
+def make_grid(stage: Stage, taus: np.ndarray) -> Grid:
+    """Returns the grid of a stage at local times (N+1,)."""
     return Grid(taus.astype(np.float32), stage.global_time(taus).astype(np.float32))
 
 

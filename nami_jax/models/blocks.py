@@ -51,7 +51,6 @@ class QKV(nnx.Module):
 class BlockInputs(NamedTuple):
     """What all blocks of a forward pass share."""
 
-    conditioning: jax.Array  # (B, D)
     rotation: tuple[np.ndarray, np.ndarray]  # RoPE cosines and sines of the sequence
     layout: Layout
 
@@ -87,11 +86,13 @@ class DoubleBlock(nnx.Module):
         self.image = Stream(cfg, rngs=rngs)
         self.text = Stream(cfg, rngs=rngs)
 
-    def __call__(self, streams: tuple[jax.Array, jax.Array], shared: BlockInputs) -> tuple[jax.Array, jax.Array]:
-        """Maps (text (B, T, D), image (B, L, D)) to the same."""
-        text, image = streams
-        text_shift, text_scale, *text_rest = self.text.modulation(shared.conditioning)
-        image_shift, image_scale, *image_rest = self.image.modulation(shared.conditioning)
+    def __call__(
+        self, streams: tuple[jax.Array, jax.Array], modulation: tuple[jax.Array, jax.Array], shared: BlockInputs
+    ) -> tuple[jax.Array, jax.Array]:
+        """Maps (text (B, T, D), image (B, L, D)) to the same, given the modulation of both, (B, 6 D) each."""
+        (text, image), (text_modulation, image_modulation) = streams, modulation
+        text_shift, text_scale, *text_rest = self.text.modulation.vectors(text_modulation)
+        image_shift, image_scale, *image_rest = self.image.modulation.vectors(image_modulation)
         text_qkv = self.text.qkv(modulate(text, text_shift, text_scale))
         image_qkv = self.image.qkv(modulate(image, image_shift, image_scale))
         q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(text_qkv, image_qkv, strict=True))
@@ -112,9 +113,9 @@ class SingleBlock(nnx.Module):
         self.mlp_in = adaptable(cfg, cfg.width, hidden, rngs)
         self.proj = adaptable(cfg, cfg.width + hidden, cfg.width, rngs)
 
-    def __call__(self, x: jax.Array, shared: BlockInputs) -> jax.Array:
-        """Maps tokens (B, T + L, D) to the same."""
-        shift, scale, gate = self.modulation(shared.conditioning)
+    def __call__(self, x: jax.Array, modulation: jax.Array, shared: BlockInputs) -> jax.Array:
+        """Maps tokens (B, T + L, D) to the same, given their modulation (B, 3 D)."""
+        shift, scale, gate = self.modulation.vectors(modulation)
         inputs = modulate(x, shift, scale)
         attended = attend(*self.qkv(inputs), shared)
         hidden = shared.layout.channels(nnx.gelu(self.mlp_in(inputs), approximate=True))
@@ -146,7 +147,32 @@ KEPT = {
 }
 
 
-def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, shared: BlockInputs) -> Any:
+def modulate_prefix(modulation: Modulation, count: int, cfg: ModelConfig, conditioning: jax.Array) -> jax.Array:
+    """Computes the modulation of the first `count` blocks of a stack: it depends on time and pooled text alone.
+
+    Args:
+        modulation: the stack's, whose parameters have a leading axis.
+        count: of how many blocks.
+        cfg: its `scan_blocks` chooses how, as in `run_prefix`; one block after another, so that devices that share the
+            parameters need gather no more than one block's.
+        conditioning: (B, D).
+
+    Returns:
+        (count, B, vectors D).
+    """
+    graphdef, params = nnx.split(modulation)
+
+    def one(block_params):
+        return nnx.merge(graphdef, block_params)(conditioning)  # pyright: ignore[reportCallIssue]
+
+    if cfg.scan_blocks:
+        return jax.lax.map(one, jax.tree.map(lambda p: p[:count], params))
+    return jnp.stack([one(jax.tree.map(lambda p, i=i: p[i], params)) for i in range(count)])
+
+
+def run_prefix(
+    blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, modulation: Any, shared: BlockInputs
+) -> Any:
     """Runs the first `count` blocks of a stack.
 
     Args:
@@ -154,6 +180,7 @@ def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, 
         count: how many of them to run.
         cfg: its `scan_blocks` and `remat` choose how. Scanned blocks compile once; unrolled ones are faster on CPU.
         x: what goes through the blocks, an array or a pair.
+        modulation: of the blocks, (count, B, vectors D), an array or a pair.
         shared: what the blocks share.
 
     Returns:
@@ -161,16 +188,18 @@ def run_prefix(blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, 
     """
     if blocks is None or count == 0:
         return x
-    graphdef, params = nnx.split(blocks)
+    # The modulation's own parameters have done their part: sliced here, each would get a gradient of zeros.
+    graphdef, done, params = nnx.split(blocks, nnx.PathContains("modulation"), ...)
 
-    def run(x, block_params):
-        return nnx.merge(graphdef, block_params)(x, shared), None  # pyright: ignore[reportCallIssue]
+    def run(x, block):
+        block_params, block_modulation = block
+        return nnx.merge(graphdef, done, block_params)(x, block_modulation, shared), None  # pyright: ignore[reportCallIssue]
 
     # Inside a scan nothing can merge the recomputation with the first pass, so it needs no guard against that.
     if cfg.remat != "none":
         run = jax.checkpoint(run, prevent_cse=not cfg.scan_blocks, policy=KEPT[cfg.remat])
     if cfg.scan_blocks:
-        return jax.lax.scan(run, x, jax.tree.map(lambda p: p[:count], params))[0]
+        return jax.lax.scan(run, x, (jax.tree.map(lambda p: p[:count], params), modulation))[0]
     for i in range(count):
-        x, _ = run(x, jax.tree.map(lambda p, i=i: p[i], params))
+        x, _ = run(x, jax.tree.map(lambda p, i=i: p[i], (params, modulation)))
     return x

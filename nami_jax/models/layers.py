@@ -48,10 +48,13 @@ class Modulation(nnx.Module):
         self.linear = linear(cfg, cfg.width, count * cfg.width, rngs, zero=True)
         self.count = count
 
-    def __call__(self, conditioning: jax.Array) -> list[jax.Array]:
-        """Maps (B, D) to `count` arrays (B, 1, D), float32."""
-        vectors = self.linear(nnx.silu(conditioning)).astype(jnp.float32)
-        return jnp.split(vectors[:, None, :], self.count, axis=-1)
+    def __call__(self, conditioning: jax.Array) -> jax.Array:
+        """Maps (B, D) to the vectors one after another (B, count D), in the compute type, which `vectors` reads."""
+        return self.linear(nnx.silu(conditioning))
+
+    def vectors(self, modulation: jax.Array) -> list[jax.Array]:
+        """Splits (B, count D) into `count` arrays (B, 1, D), float32."""
+        return jnp.split(modulation.astype(jnp.float32)[:, None, :], self.count, axis=-1)
 
 
 class Embedder(nnx.Module):

@@ -4,7 +4,7 @@ Every stage runs all double blocks and then its own number of single blocks; emb
 stage embedding is needed: the time windows and the number of tokens tell the stages apart.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,18 @@ from einops import rearrange
 from flax import nnx
 
 from nami_jax.config import ModelConfig
-from nami_jax.models.blocks import BlockInputs, DoubleBlock, SingleBlock, run_prefix, stack
+from nami_jax.models.blocks import BlockInputs, DoubleBlock, SingleBlock, modulate_prefix, run_prefix, stack
 from nami_jax.models.layers import TIME_CHANNELS, Embedder, Modulation, linear, modulate, time_waves
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.rope import rotations
+
+
+class Conditions(NamedTuple):
+    """What time and pooled text make of the network: the modulation of all blocks that a stage runs, and of the end."""
+
+    double: tuple[jax.Array, ...]  # of text and of image: (blocks, B, 6 D); () without such blocks
+    single: jax.Array | None  # (blocks, B, 3 D)
+    last: jax.Array  # (B, 2 D)
 
 
 class Nami(nnx.Module):
@@ -60,21 +68,66 @@ class Nami(nnx.Module):
         Returns:
             (B, H, W, C) float32.
         """
+        conditions = self.conditions(t, self.pooled_in(pooled), stage=stage)
+        return self.velocity(latents, self.text_in(text_embeds), conditions, stage=stage, layout=layout)
+
+    def conditions(self, t: jax.Array, pooled: jax.Array, *, stage: int) -> Conditions:
+        """Computes all that depends on the time and the pooled text but not on the latents.
+
+        Args:
+            t: (B,) global time in [0, 1], 1 = noise; (1,) for one that all images share.
+            pooled: (B, D), by `pooled_in`.
+            stage: k in 1..K; chooses how many single blocks run.
+
+        Returns:
+            What `velocity` takes, in the compute type.
+        """
+        cfg, singles = self.cfg, self.cfg.stage_single_blocks[stage - 1]
+        conditioning = self.time_in(time_waves(t)) + pooled  # (B, D)
+
+        def modulation(of: Any, count: int) -> jax.Array:
+            return modulate_prefix(of.modulation, count, cfg, conditioning)
+
+        blocks: Any = self.double_blocks
+        streams = () if blocks is None else (blocks.text, blocks.image)
+        return Conditions(
+            tuple(modulation(stream, cfg.double_blocks) for stream in streams),
+            modulation(self.single_blocks, singles) if singles else None,
+            self.modulation(conditioning),
+        )
+
+    def velocity(
+        self,
+        latents: jax.Array,
+        text: jax.Array,
+        conditions: Conditions,
+        *,
+        stage: int,
+        layout: Layout = ONE_DEVICE,
+    ) -> jax.Array:
+        """Predicts the velocity x_start - x_end.
+
+        Args:
+            latents: (B, H, W, C), as for a call.
+            text: (B, T, D) projected token states, by `text_in`.
+            conditions: of the time and the pooled text.
+            stage: k in 1..K; chooses how many single blocks run.
+            layout: how the pass is spread over devices.
+
+        Returns:
+            (B, H, W, C) float32.
+        """
         cfg, p = self.cfg, self.cfg.patch_size
         height, width = latents.shape[1] // p, latents.shape[2] // p
         tokens = rearrange(latents, "b (h p) (w q) c -> b (h w) (c p q)", p=p, q=p)
-        rotation = rotations(text_embeds.shape[1], height, width, cfg.rope_axes, cfg.rope_theta)
+        shared = BlockInputs(rotations(text.shape[1], height, width, cfg.rope_axes, cfg.rope_theta), layout)
 
         image = layout.tokens(self.image_in(tokens))  # (B, L, D)
-        text = self.text_in(text_embeds)  # (B, T, D)
-        conditioning = self.time_in(time_waves(t)) + self.pooled_in(pooled)  # (B, D)
-        shared = BlockInputs(conditioning, rotation, layout)
-
-        text, image = run_prefix(self.double_blocks, cfg.double_blocks, cfg, (text, image), shared)
+        text, image = run_prefix(self.double_blocks, cfg.double_blocks, cfg, (text, image), conditions.double, shared)
         x = layout.tokens(jnp.concatenate([text, image], axis=1))  # (B, T + L, D)
-        x = run_prefix(self.single_blocks, cfg.stage_single_blocks[stage - 1], cfg, x, shared)
+        x = run_prefix(self.single_blocks, cfg.stage_single_blocks[stage - 1], cfg, x, conditions.single, shared)
 
-        scale, shift = self.modulation(conditioning)
+        scale, shift = self.modulation.vectors(conditions.last)
         tokens = self.image_out(modulate(layout.tokens(x[:, text.shape[1] :]), shift, scale))
         return rearrange(tokens.astype(jnp.float32), "b (h w) (c p q) -> b (h p) (w q) c", h=height, w=width, p=p, q=p)
 

@@ -4,11 +4,13 @@ Nothing is run here. One multiplication and one addition are two FLOPs.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from nami_jax.config import Config, MeshConfig, ModelConfig, SampleConfig
@@ -16,7 +18,8 @@ from nami_jax.models.nami import abstract_model
 from nami_jax.monitoring.flops import EVALUATIONS
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.programs import lower_step
-from nami_jax.sampling.sampler import Guidance, guided_velocity, make_sampler
+from nami_jax.sampling.sampler import make_sampler
+from nami_jax.sampling.velocity import Guidance, stage_velocity
 from nami_jax.training.compilation import BatchShapes
 
 
@@ -47,17 +50,22 @@ def training_xla_flops(cfg: Config, shapes: BatchShapes) -> float:
 def sampling_xla_flops(
     model: ModelConfig, sample: SampleConfig, side: int, text_tokens: int, batch: int = 1
 ) -> tuple[float, ...]:
-    """Counts as `sampling_flops` does, by XLA: one guided velocity of each stage, times the solver's evaluations."""
+    """Counts as `sampling_flops` does, by XLA: one velocity of each stage, times the evaluations, guided and not."""
     graphdef, params = abstract_model(dataclasses.replace(model, scan_blocks=False))
     text = struct(2 * batch, text_tokens, model.text_dim), struct(2 * batch, model.pooled_dim)
     counts, sampler = [], make_sampler(model)
-    for stage, shape, steps in zip(sampler.stages, sampler.shapes(side, side), sample.steps, strict=True):
+    for (program, _), shape in zip(sampler.programs(sample), sampler.shapes(side, side), strict=True):
 
-        def velocity(params, x, t, text, stage=stage):
-            return guided_velocity(nnx.merge(graphdef, params), Guidance(text, sample.guidance_scale), stage)(x, t)
+        def velocity(params, x, t, text, guided, program=program):
+            guidance = Guidance(text, np.float32(3))
+            return stage_velocity(nnx.merge(graphdef, params), guidance, program, guided)(x, t)
 
-        x = struct(batch, *shape)
-        counts.append(steps * EVALUATIONS[sample.solver] * xla_flops(velocity, params, x, struct(), text))
+        def count(guided, velocity=velocity, shape=shape):
+            function = functools.partial(velocity, guided=guided)
+            return xla_flops(function, params, struct(batch, *shape), struct(), text)
+
+        flops = {guided: count(guided) for guided in set(program.guided)}
+        counts.append(EVALUATIONS[sample.solver] * sum(flops[guided] for guided in program.guided))
     return tuple(counts)
 
 

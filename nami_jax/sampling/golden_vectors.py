@@ -15,7 +15,8 @@ from nami_jax.flow.schedule import Grid
 from nami_jax.flow.solver import euler
 from nami_jax.flow.transition import make_transition
 from nami_jax.models.nami import Nami
-from nami_jax.sampling.sampler import Guidance, Networks, guided_velocity, make_sampler, run_stage
+from nami_jax.sampling.sampler import Networks, make_sampler, run_stage
+from nami_jax.sampling.velocity import Guidance, stage_velocity
 from nami_jax.weights import TensorShapes, open_tensors, require_tensors
 from nami_jax.weights.nami_keys import bridge_shapes, load_bridge, load_nami, model_config
 
@@ -132,7 +133,7 @@ def _compare_sampling(
         stage = program.stage
         if program.before is not None:
             stepped = networks.transition(stepped, None, program.before)
-        velocity = jax.jit(guided_velocity(model, guidance, stage))
+        velocity = jax.jit(stage_velocity(model, guidance, program, guided=True).__call__)
         for i in range(len(grid.taus) - 1):
             name = f"sample.stage{stage.number}.step{i}"
             yield f"{name}.velocity", relative_error(velocity(stepped, grid.times[i]), vectors[f"{name}.velocity"])

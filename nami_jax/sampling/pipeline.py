@@ -14,15 +14,12 @@ from PIL import Image
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER, require_same_networks
 from nami_jax.config import (
-    SAMPLE_PRESETS,
-    ConfigError,
     DrawConfig,
     MeshConfig,
     PipelineConfig,
     SampleConfig,
-    nearest,
     require,
-    shown,
+    sample_preset,
 )
 from nami_jax.flow.transition import Transition, make_transition
 from nami_jax.models.bridge import AnyBridge
@@ -150,8 +147,14 @@ class NamiPipeline:
         negative_prompt: str | Sequence[str] = "",
         preset: str | None = None,
         steps: Sequence[int] | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        guidance_rescale: float | None = None,
+        cfg_zero_star: bool | None = None,
+        zero_init_steps: int | None = None,
         grid: str | None = None,
+        shift: float | None = None,
+        taus: Sequence[Sequence[float]] | None = None,
         solver: str | None = None,
         transition: str | None = None,
         height: int | None = None,
@@ -170,11 +173,18 @@ class NamiPipeline:
             prompts: one text or several; those longer than the text window are truncated, with a warning.
             negative_prompt: what guidance steers away from, one text for all prompts or one for each; the empty text is
                 what training dropped captions to.
-            preset: a named set of the next five, "released" for the released model's own; None: the model's defaults.
-            steps: solver steps per stage; this and the next four replace what the preset says.
-            guidance_scale: 1 means no guidance.
+            preset: a named set of what follows up to `transition`, for a budget ("fast", "balanced", "best") or the
+                released model's own ("released"); None: the model's defaults.
+            steps: solver steps per stage; this and what follows up to `transition` replace what the preset says.
+            guidance_scale: one number, or one per stage; 1 means no guidance, at half the cost.
+            guidance_interval: global times between which there is guidance; steps that begin outside cost half.
+            guidance_rescale: 0 to 1, how far guidance gives back the velocity's own spread.
+            cfg_zero_star: scale the unconditional velocity to fit the conditional one best.
+            zero_init_steps: how many first steps of the first stage are left out, as if the velocity were 0.
             grid: "linear" or "released".
-            solver: "euler" or "heun".
+            shift: above 1 the steps at the start of each stage are shorter, below 1 those at its end.
+            taus: local times of each stage, falling from 1 to 0, in place of `steps`, `grid` and `shift`.
+            solver: "euler", "heun", "midpoint" or "ab2".
             transition: "renoise" or "bridge", the jump between stages.
             height: of the pictures, pixels; height and width default to the side trained at.
             width: of the pictures, pixels.
@@ -196,7 +206,18 @@ class NamiPipeline:
             {"height": height, "width": width, "seed": seed, "num_images": num_images, "batch_size": batch_size}
         )
         sample = self.settings(
-            preset, steps=steps, guidance_scale=guidance_scale, grid=grid, solver=solver, transition=transition
+            preset,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale,
+            cfg_zero_star=cfg_zero_star,
+            zero_init_steps=zero_init_steps,
+            grid=grid,
+            shift=shift,
+            taus=taus,
+            solver=solver,
+            transition=transition,
         )
         height, width = (self.cfg.side if side is None else side for side in (draw.height, draw.width))
         self._check(sample, height, width)  # before the encoder is loaded
@@ -224,12 +245,8 @@ class NamiPipeline:
         Raises:
             ConfigError: there is no such preset, or a value that cannot work.
         """
-        if preset is not None and preset not in list(SAMPLE_PRESETS):  # a list: of any type, also unhashable ones
-            hint = nearest(preset[:80] if isinstance(preset, str) else "", list(SAMPLE_PRESETS))
-            raise ConfigError(f"preset = {shown(preset)}: no such preset.{hint}")
-        sample = self.cfg.sample if preset is None else SAMPLE_PRESETS[preset]
-        given = {name: value for name, value in given.items() if value is not None}
-        return SampleConfig.from_dict(sample.to_dict() | given)
+        own = self.cfg.sample
+        return (own if preset is None else sample_preset(preset, own)).changed(given)
 
     def encode(self, prompts: Sequence[str], split: int) -> tuple[TextStates, TextStates]:
         """Encodes prompts, loading the text encoder if it is not in memory; returns the first `split` and the rest."""

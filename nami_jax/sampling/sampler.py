@@ -4,21 +4,22 @@ The programs of the last shapes are kept, so further prompts, seeds, guidance sc
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from nami_jax.config import ModelConfig, SampleConfig, require, require_side
-from nami_jax.flow.schedule import Grid, linear_grids, released_grids
-from nami_jax.flow.solver import SOLVERS, Velocity, double, guide
+from nami_jax.flow.schedule import Grid, make_schedules
+from nami_jax.flow.solver import SOLVERS
 from nami_jax.flow.stages import Stage, make_stages
 from nami_jax.flow.transition import Transition
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
 from nami_jax.parallel.kept_programs import BoundedJit
+from nami_jax.sampling.velocity import Guidance, StageProgram, stage_velocity
 from nami_jax.terminal.progress import progress_bar
 
 
@@ -27,18 +28,6 @@ class Networks(NamedTuple):
 
     model: Nami
     transition: Transition
-
-
-class Guidance(NamedTuple):
-    """What leads the flow.
-
-    Attributes:
-        text: token states (2B, T, D) and pooled vectors (2B, P), the prompts' and then the negative prompts'.
-        scale: () float32; 1 means no guidance.
-    """
-
-    text: tuple[Any, Any]
-    scale: Any
 
 
 class Request(NamedTuple):
@@ -57,22 +46,6 @@ class Request(NamedTuple):
     seed: int
     numbers: Sequence[int]
     initial: Any = None
-
-
-class StageProgram(NamedTuple):
-    """What the compiled function of a stage is made for, beside the shapes of its arguments.
-
-    Attributes:
-        stage: the stage k.
-        before: stage k-1, or None.
-        solver: its name in `SOLVERS`.
-        layout: how images and the network are spread over devices.
-    """
-
-    stage: Stage
-    before: Stage | None
-    solver: str
-    layout: Layout
 
 
 def image_noise(
@@ -102,24 +75,6 @@ def draw_noise(kind: tuple[int, tuple[int, int, int], Layout], seed: np.uint32, 
     return layout.latents(jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers))
 
 
-def guided_velocity(model: Nami, guidance: Guidance, stage: Stage, layout: Layout = ONE_DEVICE) -> Velocity:
-    """Returns (x (B, H, W, C), t ()) -> guided velocity (B, H, W, C), both halves of the guided batch in one forward.
-
-    Args:
-        model: the network.
-        guidance: text states of both halves, and the scale.
-        stage: the stage k.
-        layout: how the network is spread over devices.
-    """
-
-    def velocity(x, t):
-        times, both = jnp.full(2 * x.shape[0], t), layout.latents(double(x))
-        predicted = model(both, times, *guidance.text, stage=stage.number, layout=layout)
-        return layout.latents(guide(predicted, guidance.scale))
-
-    return velocity
-
-
 @BoundedJit
 def run_stage(
     program: StageProgram,
@@ -142,10 +97,15 @@ def run_stage(
     Returns:
         (B, H, W, C) latents at the stage's end.
     """
-    stage, before, solver, layout = program
-    guidance = guidance._replace(text=tuple(map(layout.latents, guidance.text)))
-    start = layout.latents(x if before is None else networks.transition(x, noise, before))
-    return SOLVERS[solver](guided_velocity(networks.model, guidance, stage, layout), start, grid)
+    before, layout, solve = program.before, program.layout, SOLVERS[program.solver]
+    x = layout.latents(x if before is None else networks.transition(x, noise, before))
+    first = 0
+    for guided, steps in itertools.groupby(program.guided):  # where guidance begins or ends, the velocity jumps
+        last = first + len(list(steps))
+        velocity = stage_velocity(networks.model, guidance, program, guided)
+        x = solve(velocity.at, x, Grid(*(times[first : last + 1] for times in grid)), velocity.prepare)
+        first = last
+    return x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +200,7 @@ class Sampler:
         """
         height, width, seed, numbers, initial = request
         self.check(sample, networks.transition, height, width)
-        shapes, guidance = self.shapes(height, width), Guidance(text, np.float32(sample.guidance_scale))
+        shapes = self.shapes(height, width)
 
         def noise(stage: Stage) -> jax.Array:
             return image_noise(seed, numbers, stage, shapes[stage.number - 1], self.layout)
@@ -254,23 +214,31 @@ class Sampler:
             rule="is not the shape of the first stage's latents",
             remedy=f"Pass latents of shape {wanted}",
         )
-        for program, grid in self.programs(sample):
+        for (program, grid), scale in zip(self.programs(sample), sample.stage_scales, strict=True):
             jumps = program.before is not None
             added = noise(program.stage) if jumps and networks.transition.needs_noise else None
+            guidance = Guidance(text, np.float32(scale), np.float32(sample.guidance_rescale))
             x = run_stage(program, networks, x, added, guidance, grid)
             yield x
 
     def programs(self, sample: SampleConfig) -> list[tuple[StageProgram, Grid]]:
         """Returns what `run_stage` takes for every stage, coarsest first: its program, and its times."""
-        stages = self.stages
-        if sample.grid == "released":
-            grids = released_grids(len(stages), sample.steps)
-        else:
-            grids = linear_grids(stages, sample.steps)
-        befores = (None, *stages[:-1])
         return [
-            (StageProgram(stage, before, sample.solver, self.layout), grid)
-            for stage, before, grid in zip(stages, befores, grids, strict=True)
+            (
+                StageProgram(
+                    stage,
+                    before,
+                    sample.solver,
+                    self.layout,
+                    schedule.guided,
+                    sample.cfg_zero_star and any(schedule.guided),
+                    sample.guidance_rescale > 0 and any(schedule.guided),
+                ),
+                schedule.grid,
+            )
+            for stage, before, schedule in zip(
+                self.stages, (None, *self.stages[:-1]), make_schedules(self.stages, sample), strict=True
+            )
         ]
 
     def shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:

@@ -21,7 +21,8 @@ def test_modulate_keeps_the_compute_type():
 
 
 def test_new_modulation_is_zero():
-    vectors = Modulation(MODEL, 3, rngs=nnx.Rngs(0))(jnp.ones((2, MODEL.width)))
+    modulation = Modulation(MODEL, 3, rngs=nnx.Rngs(0))
+    vectors = modulation.vectors(modulation(jnp.ones((2, MODEL.width))))
     assert [v.shape for v in vectors] == [(2, 1, MODEL.width)] * 3
     assert all(not v.any() for v in vectors)
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from nami_jax.parallel.flash import flash_attention
 
 from configs import presets
+from nami_jax.models.attention import splash_attention
 from nami_jax.models.layout import Layout
 from nami_jax.models.nami import Nami, abstract_model
 from tests.support.sizes import MODEL
@@ -145,7 +145,7 @@ def test_bfloat16_stays_near_float32():
 
 class KernelLayout(Layout):
     def attention(self, q, k, v):
-        return flash_attention(q, k, v, interpret=True)
+        return splash_attention(q, k, v, interpret=True)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import dataclasses
 import gc
 import os
 import pathlib
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nami_jax import NamiPipeline
-from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps
+from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps, sample_preset
 from nami_jax.flow.stages import make_stages
 from nami_jax.parallel.kept_programs import IN_MEMORY, compilations
 from nami_jax.sample import file_name
@@ -133,8 +134,22 @@ def test_requests_of_many_sizes_do_not_pile_up_programs(pipe):
         ({"prompts": "red", "seed": 1.5}, r"seed = 1\.5: must be an integer"),
         ({"prompts": "red", "seed": [0, 1]}, r"seed = \(0, 1\): must be an integer"),
         ({"prompts": "red", "seed": 2**32}, r"seed = 4294967296: must be in \[0, 4294967296\)"),
-        ({"prompts": "red", "guidance_scale": [3.0]}, r"guidance_scale = \(3\.0,\): must be a number"),
-        ({"prompts": "red", "guidance_scale": 1e39}, r"guidance_scale = 1e\+39: must be in 0\.\.1000"),
+        ({"prompts": "red", "guidance_scale": [3.0]}, r"guidance_scale = \(3\.0,\): .* 3 stages"),
+        ({"prompts": "red", "guidance_scale": "3"}, r"guidance_scale = '3': must be a number"),
+        ({"prompts": "red", "guidance_scale": (3, -1, 1)}, r"guidance_scale\[1\] = -1: must not be negative"),
+        (
+            {"prompts": "red", "guidance_interval": (0.9, 0.1)},
+            r"guidance_interval = .* Set \(0\.1, 0\.9\)",
+        ),
+        ({"prompts": "red", "zero_init_steps": 9}, r"zero_init_steps = 9: the first stage has"),
+        ({"prompts": "red", "taus": ((1, 0),)}, r"steps = \(1,\): the model has 3 stages"),
+        (
+            {"prompts": "red", "taus": ((1, 0), (1, 0), (0.5, 0))},
+            r"taus = .*: the local times .* must fall",
+        ),
+        ({"prompts": "red", "taus": 3}, r"sample\.taus = 3: must be a list"),
+        ({"prompts": "red", "grid": "released", "shift": 2.0}, r"grid = 'released': the released grid has no shift"),
+        ({"prompts": "red", "guidance_scale": 1e39}, r"guidance_scale = 1e\+39: must be at most 1000"),
         ({"prompts": "red", "height": -32}, r"height = -32: must be at least 1\. Set e\.g\. 512"),
     ],
 )
@@ -147,7 +162,26 @@ def test_settings_are_the_presets_with_what_is_given_in_their_place(pipe):
     released = pipe.settings("released", steps=[4, 4, 4], transition="renoise", solver=None)
     assert (released.steps, released.transition, released.grid) == ((4, 4, 4), "renoise", "released")
     assert pipe.settings() == pipe.cfg.sample
-    assert SAMPLE_PRESETS["released"].steps == (10, 10, 10)
+    assert sample_preset("released", pipe.cfg.sample).steps == (10, 10, 10)
+
+
+@pytest.mark.parametrize("preset", [name for name in SAMPLE_PRESETS if name != "released"])
+def test_a_budget_s_preset_draws_with_the_model_s_own_scale_and_jump(pipe, preset):
+    settings = pipe.settings(preset)
+    own = pipe.cfg.sample
+    assert (settings.guidance_scale, settings.transition) == (own.guidance_scale, own.transition)
+    assert len(pipe("red card", preset=preset)) == 1
+
+
+def test_local_times_of_one_s_own_bring_their_steps_and_are_dropped_by_others(pipe):
+    taus = ((1.0, 0.4, 0.0), (1.0, 0.0), (1.0, 0.5, 0.0))
+    own = pipe.settings(taus=taus)
+    assert (own.taus, own.steps) == (taus, (2, 1, 2))
+    assert pipe.settings(**dataclasses.asdict(own)) == own  # as the command passes them on
+    assert own.changed({"steps": (1, 1, 1)}).taus is None
+    even = pipe("red card", steps=(2, 1, 2), seed=1)
+    assert np.array_equal(pixels(pipe("red card", taus=((1, 0.5, 0), (1, 0), (1, 0.5, 0)), seed=1)), pixels(even))
+    assert not np.array_equal(pixels(pipe("red card", taus=taus, seed=1)), pixels(even))
 
 
 def test_given_states_and_initial_latents_make_the_same_picture(pipe):
@@ -190,7 +224,8 @@ def command(*arguments, **env):
 
 def test_command_writes_pictures_that_say_what_they_are(workdir, tmp_path):
     run = command("nami_jax.sample", "--checkpoint", str(workdir), "--prompt", "red card", "--prompt", "blue card",
-                  "--steps", "1,2,1", "--guidance_scale", "2", "--seed", "4", "--out", str(tmp_path))  # fmt: skip
+                  "--steps", "1,2,1", "--guidance_scale", "2,2,1", "--guidance_interval", "0.2,1", "--solver", "ab2",
+                  "--cfg_zero_star", "--seed", "4", "--out", str(tmp_path))  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"000-red-card-seed4.png", "001-blue-card-seed4.png", "grid.png"}
     with Image.open(tmp_path / "000-red-card-seed4.png") as image:
@@ -198,6 +233,9 @@ def test_command_writes_pictures_that_say_what_they_are(workdir, tmp_path):
     assert about["prompt"] == "red card"
     assert about["seed"] == "4"
     assert about["steps"] == "(1, 2, 1)"
+    assert about["guidance_scale"] == "(2.0, 2.0, 1.0)"
+    assert about["guidance_interval"] == "(0.2, 1.0)"
+    assert (about["solver"], about["cfg_zero_star"]) == ("ab2", "True")
     assert str(workdir) in about["checkpoint"]
 
 

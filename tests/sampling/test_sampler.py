@@ -1,16 +1,19 @@
 import dataclasses
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nami_jax.config import ConfigError, SampleConfig
+from nami_jax.config import ConfigError, SampleConfig, choices
 from nami_jax.flow.stages import make_stages
 from nami_jax.flow.transition import Bridged, Renoise
 from nami_jax.models.bridge import Bridge
+from nami_jax.models.layers import TIME_CHANNELS
 from nami_jax.parallel.kept_programs import compilations
-from nami_jax.sampling.sampler import Networks, Request, image_noise, make_sampler
+from nami_jax.sampling.sampler import Networks, Request, image_noise, make_sampler, run_stage
+from nami_jax.sampling.velocity import Guidance, stage_velocity
 from tests.models.test_nami import awake, velocity_of
 from tests.support.sizes import MODEL
 
@@ -39,6 +42,12 @@ def text(batch: int, tokens: int = 5):
     return rng.normal(size=(batch, tokens, MODEL.text_dim)).astype(np.float32), np.ones(
         (batch, MODEL.pooled_dim), np.float32
     )
+
+
+def both_halves():
+    """The text states of a guided batch, whose unconditional half is another."""
+    embeds, pooled = (np.concatenate([states, states + 1]) for states in text(2))
+    return embeds, pooled
 
 
 def bridged(model, seed: int = 0):
@@ -82,12 +91,81 @@ def test_further_seeds_prompts_scales_weights_and_samplers_compile_nothing(kind)
         make_sampler(MODEL)(networks, text(2), text(1), SampleConfig((2, 3, 2), scale), request)
 
     with compilations() as compiled:
-        sample(0, 1.0, awake(seed=0))
+        sample(0, 2.0, awake(seed=0))
     assert len(compiled) >= 3  # one function per stage
     model = awake(seed=1)
     with compilations() as compiled:
         sample(1, 3.0, model)
     assert not compiled
+
+
+@pytest.mark.parametrize("solver", choices(SampleConfig, "solver"))
+def test_scale_one_and_an_empty_interval_pass_half_the_batch_and_change_nothing(solver):
+    networks, request, steps = Networks(awake(), Renoise()), Request(16, 16, 0, [0, 1]), (2, 1, 2)
+
+    def sample(**settings):
+        return make_sampler(MODEL)(networks, text(2), text(1), SampleConfig(steps, solver=solver, **settings), request)
+
+    barely = sample(guidance_scale=1.0 + 1e-6)  # both halves
+    for way in ({"guidance_scale": 1.0}, {"guidance_scale": 9.0, "guidance_interval": (0.0, 0.0)}):
+        np.testing.assert_allclose(sample(**way), barely, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(sample(guidance_scale=2.0), barely, atol=1e-2)
+
+
+def test_half_the_batch_is_half_the_work():
+    networks, sampler = Networks(awake(), Renoise()), make_sampler(MODEL)
+    x = image_noise(0, [0, 1], STAGES[0], (4, 4, 3))
+
+    def flops(scale):
+        (program, grid), *_ = sampler.programs(SampleConfig((1, 1, 1), scale))
+        arguments = networks, x, None, Guidance(both_halves(), np.float32(scale)), grid
+        return run_stage.jitted(program, *arguments).lower(*arguments).cost_analysis()["flops"]
+
+    assert flops(1.0) / flops(3.0) == pytest.approx(0.5, abs=0.05)
+
+
+def test_guidance_in_an_interval_is_guided_steps_and_then_others():
+    model, steps = awake(), (1, 1, 4)
+    networks, sampler, request = Networks(model, Renoise()), make_sampler(MODEL), Request(16, 16, 0, [0, 1])
+
+    def stages(**settings):
+        return list(sampler.by_stage(networks, both_halves(), SampleConfig(steps, **settings), request))
+
+    interval = {"guidance_interval": (0.15, 1.0)}
+    mixed, guided = stages(**interval), stages()
+    np.testing.assert_array_equal(mixed[1], guided[1])  # where every step is guided, the program is the same
+    program, grid = sampler.programs(SampleConfig(steps, **interval))[2]  # pyright: ignore[reportArgumentType]
+    assert program.guided == (True, True, True, False)
+    guidance = Guidance(both_halves(), np.float32(3))
+    velocity = {g: jax.jit(stage_velocity(model, guidance, program, g).__call__) for g in (False, True)}
+    x = networks.transition(guided[1], image_noise(0, [0, 1], STAGES[2], (16, 16, 3)), STAGES[1])
+    for i in range(4):
+        x = x + (grid.taus[i + 1] - grid.taus[i]) * velocity[program.guided[i]](x, grid.times[i])
+    np.testing.assert_allclose(mixed[2], x, rtol=2e-4, atol=2e-4)
+
+
+def test_a_scale_for_each_stage_is_that_stage_s():
+    networks, sampler, request = Networks(awake(), Renoise()), make_sampler(MODEL), Request(16, 16, 0, [0, 1])
+
+    def stages(scale):
+        return list(sampler.by_stage(networks, both_halves(), SampleConfig((1, 1, 1), scale), request))
+
+    some, three = stages((3.0, 3.0, 2.0)), stages(3.0)
+    np.testing.assert_array_equal(some[1], three[1])
+    assert not np.allclose(some[2], three[2], atol=1e-2)
+
+
+def test_options_of_guidance_reach_the_velocity():
+    networks, request = Networks(awake(), Renoise()), Request(16, 16, 0, [0, 1])
+
+    def sample(**settings):
+        sample = SampleConfig((2, 1, 1), 3.0, **settings)
+        return make_sampler(MODEL)(networks, text(2), text(1), sample, request)
+
+    plain = sample()
+    options = ({"cfg_zero_star": True}, {"guidance_rescale": 0.7}, {"zero_init_steps": 1}, {"shift": 2.0})
+    for settings in options:
+        assert not np.allclose(sample(**settings), plain, atol=1e-3), settings
 
 
 def test_one_stage_model_samples_without_a_jump():
@@ -115,3 +193,26 @@ def test_the_released_bridge_refuses_other_sizes_before_anything_is_compiled():
     with compilations() as compiled, pytest.raises(ConfigError, match=r"latents of 16x16 only, not 16x24"):
         make_sampler(MODEL)(networks, text(1), text(1), SampleConfig((1, 1, 1)), request)
     assert not compiled
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_what_depends_on_time_or_text_alone_is_computed_outside_the_steps(scale):
+    model = awake()
+    (program, grid), *_ = make_sampler(MODEL).programs(SampleConfig((4, 1, 1), scale))
+    x, guidance = image_noise(0, [0, 1], STAGES[0], (4, 4, 3)), Guidance(both_halves(), np.float32(scale))
+    # Kernels whose shapes no other layer has: the embeddings of time and text, a double block's modulation.
+    once = {(TIME_CHANNELS, MODEL.width), (MODEL.text_dim, MODEL.width), (MODEL.width, 6 * MODEL.width)}
+
+    def kernels(jaxpr):
+        """The shapes of all that is multiplied, in this program and in those inside it."""
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                yield from (v.aval.shape for v in equation.invars)
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                yield from kernels(inner)
+
+    arguments = Networks(model, Renoise()), x, None, guidance, grid
+    whole = run_stage.jitted(program, *arguments).trace(*arguments).jaxpr.jaxpr
+    (steps,) = (equation.params["jaxpr"].jaxpr for equation in whole.eqns if equation.primitive.name == "scan")
+    assert not once & set(kernels(steps))
+    assert once <= set(kernels(whole))
