@@ -53,7 +53,7 @@ class Size(NamedTuple):
         double = self.depth // 3
         return ModelConfig(
             channels=16, patch_size=2, num_heads=self.width // HEAD_DIM, rope_axes=(8, 28, 28), double_blocks=double,
-            stage_single_blocks=(self.depth - double,), mlp_ratio=4, text_dim=256, pooled_dim=64, remat=False,
+            stage_single_blocks=(self.depth - double,), mlp_ratio=4, text_dim=256, pooled_dim=64, remat="none",
             scan_blocks=jax.default_backend() != "cpu",
         )  # fmt: skip
 

@@ -67,7 +67,7 @@ class Cell(NamedTuple):
         """The sizes, as FLUX's own in all that the width does not set."""
         return ModelConfig(
             channels=16, patch_size=2, num_heads=self.width // HEAD_DIM, rope_axes=(8, 28, 28), double_blocks=2,
-            stage_single_blocks=(4,), mlp_ratio=4, text_dim=256, pooled_dim=64, dtype=self.dtype, remat=False,
+            stage_single_blocks=(4,), mlp_ratio=4, text_dim=256, pooled_dim=64, dtype=self.dtype, remat="none",
             scan_blocks=jax.default_backend() != "cpu",
         )  # fmt: skip
 

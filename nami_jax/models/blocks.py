@@ -37,6 +37,7 @@ class QKV(nnx.Module):
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Maps (B, L, D) to three arrays (B, L, N, H)."""
+        assert self.linear.bias is not None
         dtype = self.linear.dtype
         x, kernel, bias = (array.astype(dtype) for array in (x, self.linear.kernel[...], self.linear.bias[...]))
         # Three products: of one with an axis of three TPUs would copy every part to another layout.

@@ -116,8 +116,8 @@ class NamiPipeline:
             remedy=REMEDY,
         )
         path = Path(path)
-        devices = None if mesh is None else make_mesh(mesh)
-        shardings = None if devices is None else functools.partial(state_shardings, mesh=devices)
+        devices = make_mesh(devices=jax.devices()[:1]) if mesh is None else make_mesh(mesh)
+        shardings = None if mesh is None else functools.partial(state_shardings, mesh=devices)
         model, cfg, bridge, source, frozen = load_parts(path, step, dtype, shardings)
         compute = jnp.dtype(cfg.model.dtype)
         autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
@@ -137,7 +137,7 @@ class NamiPipeline:
             bridge=bridge,
             source=source,
             keep_encoder=keep_encoder,
-            layout=ONE_DEVICE if devices is None else MeshLayout(devices),
+            layout=MeshLayout(devices),
         )
 
     def __call__(

@@ -16,7 +16,7 @@ from configs import nami_2b_finetune
 from nami_jax import NamiPipeline
 from nami_jax.checkpoints.beginning import load_base_bridge
 from nami_jax.checkpoints.runs import load_run
-from nami_jax.config import SAMPLE_PRESETS, Config, ConfigError, PipelineConfig
+from nami_jax.config import Config, ConfigError, PipelineConfig
 from nami_jax.preparation.job import Options
 from nami_jax.preparation.orchestration import prepare
 from nami_jax.release.conversion import convert_release
@@ -55,9 +55,8 @@ def test_converted_release_draws_with_its_own_settings(pipe):
 
 
 def test_released_bridge_is_for_one_size_and_renoising_for_all(pipe):
-    released = SAMPLE_PRESETS["released"]
     with pytest.raises(ConfigError, match=r"this bridge is for latents of 16x16 only, not 16x24.*'renoise'.*'conv'"):
-        pipe("Red apple", width=192, transition=released.transition)
+        pipe("Red apple", width=192, transition=pipe.settings("released").transition)
     assert pipe("Red apple", width=192, transition="renoise", steps=(1, 1, 1))[0].size == (192, 128)
 
 
