@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.stages import Lowered
 
 from nami_jax.config import Config
+from nami_jax.models.layout import Layout
 from nami_jax.parallel.sharding import BATCH, batch_parts
 from nami_jax.sampling.sampler import run_stage
 from nami_jax.sampling.velocity import Guidance, StageProgram
@@ -40,9 +41,9 @@ def null_states(cfg: Config) -> TextStates:
     return TextStates(*states)
 
 
-def lower_step(cfg: Config, mesh: Mesh, shapes: BatchShapes) -> Lowered:
-    """Traces the training step for images of `shapes` and the devices of `mesh`."""
-    null, step = null_states(cfg), make_train_step(cfg, mesh)
+def lower_step(cfg: Config, mesh: Mesh, shapes: BatchShapes, layout: Layout | None = None) -> Lowered:
+    """Traces the training step for images of `shapes` and the devices of `mesh`; `layout` replaces the run's own."""
+    null, step = null_states(cfg), make_train_step(cfg, mesh, layout)
     return step.lower(run_state(cfg, mesh), abstract_batch(shapes, mesh, null), null)  # pyright: ignore[reportFunctionMemberAccess]
 
 

@@ -90,7 +90,7 @@ def test_layers_are_split_over_tensor_in_parameters_moments_and_ema():
 def test_sampling_on_a_mesh_draws_what_one_device_draws(sizes, count):
     model, mesh = awake(), make_mesh(sizes, jax.devices()[: 4 if sizes.sequence == 4 else 8])
     sample = SampleConfig((2, 1, 1), 2.0)
-    request, states = Request(16, 24, seed=0, numbers=range(count)), (text(count, tokens=4), text(1, tokens=4))
+    request, states = Request(16, 32, seed=0, numbers=range(count)), (text(count, tokens=4), text(1, tokens=4))
     expected = make_sampler(MODEL)(Networks(model, Renoise()), *states, sample, request)
     placed = Networks(jax.device_put(model, state_shardings(model, mesh)), Renoise())
     found = make_sampler(MODEL, layout=MeshLayout(mesh))(placed, *states, sample, request)
