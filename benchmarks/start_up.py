@@ -1,4 +1,6 @@
-"""Times what `python -m nami_jax.sample` does until its first picture: `python -m benchmarks.start_up --checkpoint RUN`.
+"""Times what `python -m nami_jax.sample` does up to its first picture.
+
+python -m benchmarks.start_up --checkpoint runs/emoji_tiny
 
 Run it twice: the second time finds its programs in the compilation cache. Seconds of one process, part by part; the
 last part draws the picture once more, so what it takes less than the one before is tracing and compiling.
