@@ -164,6 +164,26 @@ def attention(text: str, lengths: Collection[tuple[int, int]]) -> AttentionKerne
     return AttentionKernels({name: count for name, count in calls.items() if count}, tuple(sorted(weights)))
 
 
+def cycles(text: str) -> dict[str, int]:
+    """Sums the cycles that the TPUs' compiler expects of each operation, over the whole run of a program.
+
+    It writes them beside the instructions, except for kernels and what waits for other devices.
+
+    Args:
+        text: the program, as `compiled.as_text()` gives it.
+
+    Returns:
+        Cycles by operation, most first: the last part of the name that jax gave an instruction, and its opcode.
+    """
+    module, found = _Module(text), collections.Counter()
+    for name, times in module.visits()[0].items():
+        for instruction in module.computations.get(name, ()):
+            if estimate := re.search(r'"estimated_cycles":"(\d+)"', instruction.rest):
+                source = re.search(r'op_name="(?:[^"]*/)?([^"/]*)"', instruction.rest)
+                found[f"{source[1] if source else '?'} ({instruction.opcode})"] += times * int(estimate[1])
+    return dict(found.most_common())
+
+
 def _has_sides(sides: list[str], queries: str, keys: str) -> bool:
     return len(sides) > 2 and queries in sides and keys in sides and (queries != keys or sides.count(keys) > 1)
 

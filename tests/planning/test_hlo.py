@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nami_jax.planning.hlo import AttentionKernels, Traffic, attention, collectives
+from nami_jax.planning.hlo import AttentionKernels, Traffic, attention, collectives, cycles
 
 # As libtpu writes it, shortened: a loop of 7 whose length it does not note, an all-gather in fragments that are fused
 # into the work it is hidden behind, a reduce-scatter as a fusion, and a permutation in the entry.
@@ -179,3 +179,33 @@ def test_attention_at_once_holds_its_weights_and_one_query_at_a_time_does_not():
     twelve, each = compiled_text(jax.jit(attend), x), compiled_text(jax.jit(in_turns), x)
     assert "f32[2,3,12,24]" in attention(twelve, [(12, 24)]).weights
     assert attention(twelve, [(24, 24)]) == attention(each, [(24, 24)]) == AttentionKernels({}, ())
+
+
+WITH_CYCLES = """\
+%body (state: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %state = (s32[], f32[8]{0}) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%state), index=1
+  %dot.1 = f32[8]{0} fusion(%x), kind=kOutput, calls=%f, metadata={op_name="jit(f)/while/body/dot_general"}, \
+backend_config={"estimated_cycles":"100"}
+  ROOT %pair = (s32[], f32[8]{0}) tuple(%x, %dot.1)
+}
+
+%condition (state: (s32[], f32[8])) -> pred[] {
+  %state = (s32[], f32[8]{0}) parameter(0)
+  ROOT %less = pred[] constant(true)
+}
+
+ENTRY %main (p: (s32[], f32[8])) -> f32[8] {
+  %p = (s32[], f32[8]{0}) parameter(0)
+  %loop = (s32[], f32[8]{0}) while(%p), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"7"}}
+  %y = f32[8]{0} get-tuple-element(%loop), index=1
+  %copy.2 = f32[8]{0} copy(%y), backend_config={"estimated_cycles":"30"}
+  ROOT %dot.3 = f32[8]{0} fusion(%copy.2), kind=kOutput, calls=%f, metadata={op_name="jit(f)/dot_general"}, \
+backend_config={"estimated_cycles":"5"}
+}
+"""
+
+
+def test_cycles_are_summed_by_operation_and_those_in_a_loop_count_as_often_as_it_runs():
+    assert cycles(WITH_CYCLES) == {"dot_general (fusion)": 705, "? (copy)": 30}
