@@ -49,6 +49,7 @@ RUN_BY = {
     r"python -m benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
     r"python -m benchmarks.growth": "tests/benchmarks/test_growth.py",
     r"python -m benchmarks.start_up": "tests/benchmarks/test_start_up.py",
+    r"python -m benchmarks.tpu_cycles": "tests/benchmarks/test_tpu_cycles.py",
     r"python -m benchmarks.vs_pytorch": "tests/live/test_vs_pytorch_live.py",
     r"python -m benchmarks": "tests/benchmarks/test_benchmarks.py",
     r"(launch/|bash launch/)": "tests/launch/test_launch.py",

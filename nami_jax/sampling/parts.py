@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from nami_jax.checkpoints.runs import load_run
 from nami_jax.config import PipelineConfig, require
@@ -62,7 +64,8 @@ def load_parts(path: Path, step: int | None, dtype: str | None, shardings: Shard
     )
     if not converted:
         run = load_run(path, step, dtype, shardings)
-        return Parts(run.model, _with_dtype(run.cfg.pipeline, dtype), run.bridge, f"{path} step {run.step}", run.frozen)
+        model = in_compute_type(run.model)
+        return Parts(model, _with_dtype(run.cfg.pipeline, dtype), run.bridge, f"{path} step {run.step}", run.frozen)
     require(
         step is None,
         field="step",
@@ -71,6 +74,25 @@ def load_parts(path: Path, step: int | None, dtype: str | None, shardings: Shard
         remedy="Leave it out",
     )
     return _load_converted(path, dtype, shardings)
+
+
+def in_compute_type(model: Nami) -> Nami:
+    """Returns a network that holds what its products take in the type in which they take it, once.
+
+    Otherwise each step would round the parameters of a run, which are float32, again. The network that is given is gone
+    afterwards: its parameters are freed one by one, so that the two are never in memory together.
+    """
+    dtype = jnp.dtype(model.cfg.dtype)
+    structure, params = nnx.split(model)
+
+    def hold(path: Any, x: jax.Array) -> jax.Array:
+        if x.dtype == dtype or "norm" in jax.tree_util.keystr(path):  # norms are computed in float32
+            return x
+        held = jax.block_until_ready(x.astype(dtype))
+        x.delete()
+        return held
+
+    return nnx.merge(structure, jax.tree_util.tree_map_with_path(hold, nnx.to_pure_dict(params)))
 
 
 def _load_converted(path: Path, dtype: str | None, shardings: Shardings | None) -> Parts:
