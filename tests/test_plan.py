@@ -51,6 +51,15 @@ def test_a_plan_for_tpus_that_are_not_here():
     assert attention_rows(text) == [("splash", "none")] * 3
     assert "extrapolated linearly from compilations of 1 and 2 units; a unit is (8, 4) images" in text
     assert "Assuming an MFU of 0.5, and 2.00 USD per chip and hour (8.00 for all)" in text
+    bounds = re.findall(
+        r"^(?:step of training|stage \d of pictures) +(\d\S*) +(\d\S*) +(\d\S*)$",
+        text.partition("no faster than")[2],
+        re.MULTILINE,
+    )
+    assert len(bounds) == 3
+    for work, kernel, together in (map(float, row) for row in bounds):
+        assert work > kernel > 0
+        assert together == pytest.approx(work + kernel, rel=0.02)  # three digits are printed
     assert text.endswith("It fits.\n")
     assert "WARNING" not in run.stderr
 

@@ -15,13 +15,14 @@ class Chip:
     peak_flops: float  # dense bfloat16 FLOPs per second, by the maker's data sheet
     memory_bytes: int  # of its high-bandwidth memory; the runtime keeps a few per cent to itself
     price_per_hour: float  # USD on demand, to compare by: see CHIPS
+    clock: float | None = None  # cycles per second, where the compiler's estimates in cycles have been checked by it
 
 
 # Prices are list prices of 2025 in US regions, which move: Google Cloud for TPUs, AWS EC2 for GPUs (an eighth of a p4d,
 # p4de, p5, p5en), with the host that comes with them.
 CHIPS = (
     Chip("v4", ("TPU v4",), 275 * TERA, 32 * GIB, 3.22),
-    Chip("v5e", ("TPU v5 lite", "TPU v5e"), 197 * TERA, 16 * GIB, 1.20),
+    Chip("v5e", ("TPU v5 lite", "TPU v5e"), 197 * TERA, 16 * GIB, 1.20, clock=1.5e9),
     Chip("v5p", ("TPU v5", "TPU v5p"), 459 * TERA, 95 * GIB, 4.20),
     Chip("v6e", ("TPU v6 lite", "TPU v6e"), 918 * TERA, 32 * GIB, 2.70),
     Chip("A100 40GB", ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"), 312 * TERA, 40 * GIB, 2.74),

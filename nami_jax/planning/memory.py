@@ -13,7 +13,7 @@ from jax.stages import Compiled, Lowered
 
 from nami_jax.monitoring.chips import GIB
 from nami_jax.planning.hardware import Hardware, find_overflow
-from nami_jax.planning.hlo import AttentionKernels, Collectives, attention, collectives
+from nami_jax.planning.hlo import AttentionKernels, Collectives, attention, collectives, cycles
 from nami_jax.training.state import TrainState
 
 STATE_PARTS = {"params": "parameters", "ema": "EMA", "opt": "moments", "frozen": "frozen parameters"}
@@ -29,6 +29,7 @@ class Measured:
     seconds: float  # that its compilation took; 0 where its arguments alone do not fit
     collectives: Collectives | None  # None if it was not compiled to the end
     attention: AttentionKernels | None = None  # the same
+    cycles: int = 0  # that the compiler expects, kernels apart; 0 where it says nothing of it
 
     @property
     def fits(self) -> bool:
@@ -77,18 +78,18 @@ def measure(
     if arguments > limit:
         return Measured(known, arguments, limit, 0.0, None)
     print(f"compiling {name} ...", end=" ", file=sys.stderr, flush=True)
-    began, parts, found, attends = time.perf_counter(), known, None, None
+    began, parts, found, attends, expected = time.perf_counter(), known, None, None, 0
     try:
         compiled = lower().compile(compiler_options=dict(hardware.compiler_options))
     except JaxRuntimeError as error:
         total = max(find_overflow(error).needed, limit + 1)
     else:
         parts, text = _compiled_parts(compiled, known), _text(compiled)
-        found, attends = collectives(text), attention(text, lengths)
+        found, attends, expected = collectives(text), attention(text, lengths), sum(cycles(text).values())
         total = sum(parts.values()) + resident
     seconds = time.perf_counter() - began
     print(f"{seconds:.0f} s, {total / GIB:.4g} of {limit / GIB:.4g} GiB", file=sys.stderr)
-    return Measured(parts, total, limit, seconds, found, attends)
+    return Measured(parts, total, limit, seconds, found, attends, expected)
 
 
 def _compiled_parts(compiled: Compiled, known: Mapping[str, int]) -> dict[str, int]:

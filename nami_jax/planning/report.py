@@ -5,7 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from nami_jax.monitoring.chips import GIB, TERA
 from nami_jax.parallel.sharding import batch_parts
 from nami_jax.planning.batches import with_batch
-from nami_jax.planning.costs import Rate, phases, picture_flops, shape_flops
+from nami_jax.planning.costs import (
+    Rate,
+    phases,
+    picture_attention_flops,
+    picture_flops,
+    shape_flops,
+    training_attention_flops,
+)
 from nami_jax.planning.gpu_targets import SHARE, USUAL_SHARE
 from nami_jax.planning.hlo import Collectives
 from nami_jax.planning.memory import Measured
@@ -34,6 +41,7 @@ def report(plan: Plan, rate: Rate | None, mfu: float) -> str:
         _traffic(plan),
         _attention(plan),
         _costs(plan, rate, mfu),
+        *_expected(plan),
         _pictures(plan, rate),
         _programs(plan),
         _verdict(plan),
@@ -120,8 +128,7 @@ def _traffic(plan: Plan) -> str:
 
 
 def _attention(plan: Plan) -> str:
-    programs = {"step of training": plan.steps[plan.costliest]}
-    programs |= {f"stage {k} of pictures": stage for k, stage in enumerate(plan.stages, start=1)}
+    programs = dict(zip(_program_names(plan), [plan.steps[plan.costliest], *plan.stages], strict=True))
     rows = []
     for name, measured in programs.items():
         found = measured.attention if measured else None
@@ -166,6 +173,31 @@ def _costs(plan: Plan, rate: Rate | None, mfu: float) -> str:
         f"{rate.dollars(seconds) / images * 1e6:.0f} USD per million images."
     )
     return f"{assumed}\n\n{table(header, rows)}\n{whole}"
+
+
+def _expected(plan: Plan) -> Iterator[str]:
+    """Says what the compiler's own estimates come to, for chips whose clock is known."""
+    chip, devices = plan.hardware.chip, len(plan.hardware.devices)
+    step = plan.steps[plan.costliest]
+    if chip is None or chip.clock is None or step is None or not step.cycles:
+        return
+    attention = (
+        sum(training_attention_flops(plan.cfg, plan.costliest)),
+        *picture_attention_flops(plan.cfg, plan.preview_images),
+    )
+    rows = []
+    for name, measured, flops in zip(_program_names(plan), [step, *plan.stages], attention, strict=True):
+        work, kernel = measured.cycles / chip.clock, flops / devices / chip.peak_flops
+        rows.append((name, f"{work:.3g}", f"{kernel:.3g}", f"{work + kernel:.3g}"))
+    yield (
+        table(("no faster than, s", "by the compiler", "attention at the peak", "together"), rows)
+        + f"\nThe compiler's cycles, at {chip.clock / 1e9:g} GHz, leave out the attention kernel, whose products are"
+        "\nadded at the chip's peak rate, and waiting for other chips: a bound, beside which to see the assumed MFU."
+    )
+
+
+def _program_names(plan: Plan) -> list[str]:
+    return ["step of training", *(f"stage {k} of pictures" for k in range(1, len(plan.stages) + 1))]
 
 
 def _pictures(plan: Plan, rate: Rate | None) -> str:
