@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import app, flags, logging
+from matplotlib.figure import Figure
 
 from benchmarks.inference import make_contenders
-from benchmarks.plot import Mark, draw_plot
 from benchmarks.timing import interleave
 from configs import presets
 from nami_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
@@ -228,13 +228,21 @@ def plot(judge: Judge, found: Sequence[Found], tried: Sequence[SampleConfig], pa
     best = {judge.own: "own settings"}
     for f in found:  # several budgets may end with the same
         best[f.sample] = f"{best[f.sample]}, {f.name}" if f.sample in best else f.name
-    marks: tuple[list[Mark], list[Mark]] = [], []
+    drawn = Figure(figsize=(11, 4.2), layout="constrained")
+    by_flops, by_time = drawn.subplots(1, 2, sharey=True)
+    by_flops.set(xlabel="FLOPs of NAMI-2B at 1024 px / single flow's", ylabel="loss, %")
+    by_time.set(xlabel="seconds / own settings'")
     for sample in {*tried, *best}:
-        loss, error = judge.loss(sample, FRESH_SEEDS if sample in best else SEARCH_SEEDS)
-        for panel, x in zip(marks, (cost(sample), judge.seconds[sample] / judge.seconds[judge.own]), strict=True):
-            panel.append(Mark(x, 100 * loss, 100 * error if sample in best else None, best.get(sample, "")))
-    titles = "FLOPs of NAMI-2B at 1024 px / single flow's", "seconds / own settings'"
-    draw_plot(dict(zip(titles, marks, strict=True)), "loss, %", path)
+        loss, error = (100 * x for x in judge.loss(sample, FRESH_SEEDS if sample in best else SEARCH_SEEDS))
+        for axes, x in ((by_flops, cost(sample)), (by_time, judge.seconds[sample] / judge.seconds[judge.own])):
+            if sample in best:
+                axes.errorbar(x, loss, error, fmt="o", color="tab:blue", zorder=3)
+                axes.annotate(f"  {best[sample]}", (x, loss), color="tab:blue")
+            else:
+                axes.plot(x, loss, "o", color="0.7", markersize=4)
+    for axes in (by_flops, by_time):
+        axes.axhline(0, color="0.8", zorder=0)
+    drawn.savefig(path)
 
 
 def main(argv: Sequence[str]) -> None:

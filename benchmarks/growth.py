@@ -11,17 +11,19 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import app, flags, logging
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from benchmarks.accelerator_parts import layouts, random_network
 from benchmarks.inference import NARROW, Workload, make_network, random_params, random_text, sample_by_stage
-from benchmarks.plots import Curve, Mark, Panel, svg
 from benchmarks.pytorch_flux import forward, inputs, our_arguments
 from benchmarks.timing import Timed, about, clock, interleave
 from configs import presets
@@ -32,6 +34,8 @@ from nami_jax.planning.report import table
 
 Row = dict[str, Any]
 HEAD_DIM, GROWN = 64, ("width", "depth", "tokens", "batch")
+COLOURS = "#1b6ca8", "#c0392b", "#1e8449", "#7d3c98"
+STYLES = {"seconds": "o-", "TFLOP": "--"}  # of what was measured, of what was counted
 STEPS = 12  # of the sampling that is measured, shared by its stages
 # Of NAMI-2B by number of stages: the paper's three; with four, what depth there is is spread over them.
 NAMI_STAGES = {1: (14,), 2: (8, 14), 3: (1, 8, 14), 4: (1, 5, 10, 14)}
@@ -123,35 +127,45 @@ def nami_rows() -> Iterator[Row]:
             yield {"stages": k, "pixels": pixels, "steps": "+".join(map(str, steps)), "TFLOP": flops / 1e12}
 
 
-def figure(grown: Sequence[Row], staged: Sequence[Row], nami: Sequence[Row], about: dict[str, str]) -> str:
-    """Draws the rows: relative growth, stages, and NAMI-2B."""
-    curves = []
-    for name in GROWN:
+def figure(grown: Sequence[Row], staged: Sequence[Row], nami: Sequence[Row], about: dict[str, str]) -> Figure:
+    """Draws the rows, all axes logarithmic: relative growth, stages, and NAMI-2B."""
+    drawn = Figure(figsize=(14, 4.4), layout="constrained")
+    growth, stages, sizes = drawn.subplots(1, 3)
+    drawn.suptitle(f"points: measured, {about['device']}, {about['date']}; dashed: FLOPs", fontsize="medium")
+    for name, colour in zip(GROWN, COLOURS, strict=True):
         rows = sorted((row for row in grown if row["grown"] == name), key=lambda row: row["factor"])
         base = next(row for row in rows if row["factor"] == 1)
-        x = [row["factor"] for row in rows]
-        curves += [
-            Curve(name, x, [row[what] / base[what] for row in rows], counted)
-            for what, counted in (("seconds", False), ("TFLOP", True))
-        ]
-    k = [row["stages"] for row in staged]
-    stages = [
-        Curve("guided sampling", k, [row[what] / staged[0][what] for row in staged], counted)
-        for what, counted in (("seconds", False), ("TFLOP", True))
-    ]
-    sizes = [
-        Curve(f"{n} stage{'s' * (n > 1)}", [r["pixels"] for r in rows], [r["TFLOP"] for r in rows], counted=True)
-        for n in NAMI_STAGES
-        if (rows := [row for row in nami if row["stages"] == n])
-    ]
-    marks = [Mark(f"published: {value:g}", 1024, value) for value in PUBLISHED.values()]
-    note = f"points: measured, {about['device']}, {about['date']}; dashed: FLOPs"
-    panels = [
-        Panel("A forward pass, one size at a time", "times larger", "times the cost", curves, (0.25, 0.5, 1, 2, 4)),
-        Panel(f"{staged[0]['steps']} steps by 1 to 4 stages", "stages", "share of a single flow", stages, (1, 2, 3, 4)),
-        Panel("NAMI-2B, 30 guided steps", "pixels", "TFLOP", sizes, (256, 512, 1024, 2048), marks),
-    ]
-    return svg(panels, note)
+        for what, style in STYLES.items():
+            values = [row[what] / base[what] for row in rows]
+            (line,) = growth.plot([row["factor"] for row in rows], values, style, color=colour)
+            if what == "seconds":
+                line.set_label(name)
+    for what, style in STYLES.items():
+        values = [row[what] / staged[0][what] for row in staged]
+        stages.plot([row["stages"] for row in staged], values, style, color=COLOURS[0])
+    for k, colour in zip(NAMI_STAGES, COLOURS, strict=True):
+        rows = [row for row in nami if row["stages"] == k]
+        values, label = [row["TFLOP"] for row in rows], f"{k} stage{'s' * (k > 1)}"
+        sizes.plot([row["pixels"] for row in rows], values, STYLES["TFLOP"], color=colour, label=label)
+    for value in PUBLISHED.values():
+        sizes.plot(1024, value, "k+", markersize=10)
+        sizes.annotate(f"published: {value:g} ", (1024, value), ha="right", va="center", fontsize="small")
+    finish(growth, "A forward pass, one size at a time", "times larger", "times the cost", (0.25, 0.5, 1, 2, 4))
+    finish(stages, f"{staged[0]['steps']} steps by 1 to 4 stages", "stages", "share of a single flow", NAMI_STAGES)
+    finish(sizes, "NAMI-2B, 30 guided steps", "pixels", "TFLOP", (256, 512, 1024, 2048))
+    growth.legend()
+    sizes.legend()
+    return drawn
+
+
+def finish(axes: Axes, title: str, x_label: str, y_label: str, ticks: Iterable[float]) -> None:
+    """Names a panel and its axes, which become logarithmic, with plain numbers at round places."""
+    axes.set(title=title, xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
+    axes.set_xticks(list(ticks), [f"{tick:,g}" for tick in ticks])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.tick_params(which="minor", length=0, labelleft=False, labelbottom=False)
+    axes.grid(alpha=0.4)
 
 
 def text(rows: Sequence[Row]) -> str:
@@ -177,7 +191,7 @@ def main(argv: Sequence[str]) -> None:
     with written_whole(folder / "growth.json") as path:
         path.write_text(json.dumps({"about": facts, "passes": grown, "stages": staged, "nami_2b": nami}, indent=1))
     with written_whole(folder / "growth.svg") as path:
-        path.write_text(figure(grown, staged, nami, facts))
+        figure(grown, staged, nami, facts).savefig(path, format="svg")
     print(f"\n{folder / 'growth.svg'}")
 
 

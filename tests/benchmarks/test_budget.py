@@ -1,10 +1,7 @@
 import jax
-import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks import budget
-from benchmarks.plot import Mark, draw_plot, ticks
 from configs import presets
 from nami_jax.config import SAMPLE_PRESETS, Budget, SampleConfig, sample_preset
 from tests.support.runs import card_config, train
@@ -58,17 +55,3 @@ def test_the_search_keeps_what_comes_nearest_and_reports_it(tmp_path):
     assert any(line.startswith("fast") for line in lines)
     budget.plot(judge, [found], tried, tmp_path / "budget.png")
     assert (tmp_path / "budget.png").stat().st_size > 1000
-
-
-def test_ticks_are_round_and_inside():
-    np.testing.assert_allclose(ticks(0.13, 0.41), [0.15, 0.2, 0.25, 0.3, 0.35, 0.4])
-    assert ticks(-3, 7) == [-2, 0, 2, 4, 6]
-
-
-def test_a_plot_shows_a_mark_where_it_is(tmp_path):
-    draw_plot({"x": [Mark(0, 0), Mark(1, 1, 0.5, "here")], "y": [Mark(2, 0)]}, "loss", tmp_path / "plot.png")
-    pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB")).astype(int)
-    assert pixels.shape == (420, 1120, 3)
-    blue = np.argwhere(np.abs(pixels - (30, 90, 200)).sum(-1) < 30)
-    assert len(blue) > 50  # the labelled mark is in the first panel
-    assert blue[:, 1].max() < 560
