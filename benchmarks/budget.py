@@ -7,7 +7,8 @@ relative to those of a single flow's 30 guided steps. For each budget one settin
 the loss falls; the last stage always has as many steps as the budget allows. Then local times of one's own are tried,
 and what was found is compared anew, with other noise.
 
-Writes budget.png and presets.json; the entries of `SAMPLE_PRESETS` are printed. Takes eight minutes on two idle cores.
+Writes budget.png and presets.json; the entries of `SAMPLE_PRESETS` are printed. Needs matplotlib, which `make test`
+installs.
 """
 
 import json

@@ -5,6 +5,7 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1 .venv/bin/python -m benchmarks.growth --ou
 A forward pass is measured around one network (`BASE`), with its width, depth, tokens or batch alone made smaller and
 larger, in turns; then guided sampling at one final size by 1 to 4 stages, with the same parameters and number of steps.
 The FLOPs of NAMI-2B at 256 to 2048 pixels by 1 to 4 stages are counted. Leaves FOLDER/growth.json and growth.svg.
+Needs matplotlib, which `make test` installs.
 """
 
 import dataclasses
