@@ -238,13 +238,7 @@ def plot(judge: Judge, found: Sequence[Found], tried: Sequence[SampleConfig], pa
         for axes, x in ((by_flops, cost(sample)), (by_time, judge.seconds[sample] / judge.seconds[judge.own])):
             if sample in best:
                 axes.errorbar(x, loss, error, fmt="o", color="tab:blue", zorder=3)
-                axes.annotate(
-                    best[sample],
-                    (x, loss),
-                    (6, 6),
-                    textcoords="offset points",
-                    color="tab:blue",
-                )
+                axes.annotate(best[sample], (x, loss), (6, 6), textcoords="offset points", color="tab:blue")
             else:
                 axes.plot(x, loss, "o", color="0.7", markersize=4)
     for axes in (by_flops, by_time):
