@@ -25,6 +25,7 @@ from benchmarks.timing import about
 from configs import presets
 from nami_jax.files.disk import written_whole
 from nami_jax.planning.report import table
+from nami_jax.terminal.command_line import parse_flags
 
 
 def pytorch(sizes: Sizes) -> Iterator[Row]:
@@ -124,8 +125,7 @@ def report(folder: Path) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Runs one part, or all that are missing, and prints the tables."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    del argv
     logging.set_verbosity(logging.WARNING)
     args, folder = flags.FLAGS, Path(flags.FLAGS.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,4 +149,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -35,6 +35,7 @@ from nami_jax.monitoring.flops import sampling_flops
 from nami_jax.parallel.kept_programs import keep_on_disk
 from nami_jax.planning.report import table
 from nami_jax.sampling.pipeline import NamiPipeline
+from nami_jax.terminal.command_line import parse_flags
 from nami_jax.terminal.progress import progress_bar
 from nami_jax.text.encoders import TextStates
 from nami_jax.training.autoencoder.perceptual import load_perceptual, perceptual_distance
@@ -249,8 +250,7 @@ def plot(judge: Judge, found: Sequence[Found], tried: Sequence[SampleConfig], pa
 
 def main(argv: Sequence[str]) -> None:
     """Searches, prints the table and the presets, and writes the plot."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    del argv
     logging.set_verbosity(logging.WARNING)
     keep_on_disk()
     args = flags.FLAGS
@@ -287,4 +287,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -32,6 +32,7 @@ from nami_jax.config import ModelConfig, SampleConfig
 from nami_jax.files.disk import written_whole
 from nami_jax.monitoring.flops import forward_flops, sampling_flops
 from nami_jax.planning.report import table
+from nami_jax.terminal.command_line import parse_flags
 
 Row = dict[str, Any]
 HEAD_DIM, GROWN = 64, ("width", "depth", "tokens", "batch")
@@ -178,8 +179,7 @@ def text(rows: Sequence[Row]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Measures, prints the tables, and leaves the figures and their picture."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    del argv
     logging.set_verbosity(logging.WARNING)
     args, folder = flags.FLAGS, Path(flags.FLAGS.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,4 +206,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

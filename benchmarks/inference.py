@@ -30,6 +30,7 @@ from nami_jax.monitoring.flops import sampling_flops
 from nami_jax.planning.report import table
 from nami_jax.planning.xla_flops import sampling_xla_flops
 from nami_jax.sampling.sampler import Networks, Request, make_sampler
+from nami_jax.terminal.command_line import parse_flags
 
 # NAMI-2B with one of its 16 heads and depths 2, 3, 4 for 9, 16, 22.
 NARROW = dataclasses.replace(
@@ -172,8 +173,7 @@ def with_flags(preset: str, heads: int | None, dtype: str | None) -> ModelConfig
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table and, last, the ratio."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    del argv
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     workload = Workload(args.side, args.text_tokens, args.batch)
@@ -205,4 +205,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

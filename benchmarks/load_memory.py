@@ -27,6 +27,7 @@ from nami_jax.config import ConfigError, MeshConfig, ModelConfig
 from nami_jax.models.nami import abstract_model
 from nami_jax.parallel.sharding import make_mesh, state_shardings
 from nami_jax.planning.report import table
+from nami_jax.terminal.command_line import parse_flags
 from nami_jax.weights import expected_shapes, open_tensors, save_tensors, tensor_bytes
 from nami_jax.weights.nami_keys import load_nami, nami_slots
 
@@ -129,8 +130,7 @@ def report(cases: Sequence[Case], measured: Sequence[Measured]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table, or in a process of one case its measurement as JSON; exits with 1 above a bound."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    del argv
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     blocks = {"double_blocks": args.double_blocks, "stage_single_blocks": (args.single_blocks,)}
@@ -162,4 +162,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from absl import app, flags
 
+from nami_jax.terminal.command_line import parse_flags
+
 BEGAN = time.perf_counter()
 
 
@@ -55,4 +57,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

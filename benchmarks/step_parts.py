@@ -22,6 +22,7 @@ from benchmarks.train_step import Trainer, random_batch, random_text
 from nami_jax.config import Config, ConfigError
 from nami_jax.parallel.sharding import make_mesh, shard_batch
 from nami_jax.planning.report import table
+from nami_jax.terminal.command_line import parse_flags
 from nami_jax.training.flow_parts import flow_parts
 from nami_jax.training.loss import draw, stage_losses
 from nami_jax.training.state import TrainState, advance, ema_decay
@@ -131,10 +132,7 @@ def report(seconds: dict[str, float], stages: int) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
-    if len(argv) > 1:
-        raise app.UsageError(
-            f"unknown argument {argv[1]!r}: set fields of the config with e.g. --config.model.dtype=bfloat16"
-        )
+    del argv
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     try:
@@ -156,4 +154,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -16,6 +16,7 @@ from nami_jax.planning.hardware import find_hardware
 from nami_jax.planning.hlo import cycles
 from nami_jax.planning.programs import stage_tracers
 from nami_jax.planning.report import table
+from nami_jax.terminal.command_line import parse_flags
 from nami_jax.terminal.config_flag import define_config_flag
 
 
@@ -44,4 +45,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

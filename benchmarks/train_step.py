@@ -27,6 +27,7 @@ from nami_jax.monitoring.flops import training_flops
 from nami_jax.parallel.sharding import make_mesh, require_divisible, shard_batch
 from nami_jax.planning.report import table
 from nami_jax.sampling.sampler import make_sampler
+from nami_jax.terminal.command_line import parse_flags
 from nami_jax.text.encoders import TextStates
 from nami_jax.training.state import TrainState
 from nami_jax.training.step import init_state, make_train_step
@@ -159,10 +160,7 @@ def conclusion(measured: dict[str, Measured]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table and the conclusion."""
-    if len(argv) > 1:
-        raise app.UsageError(
-            f"unknown argument {argv[1]!r}: set fields of the config with e.g. --config.model.dtype=bfloat16"
-        )
+    del argv
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     try:
@@ -202,4 +200,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

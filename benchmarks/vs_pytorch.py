@@ -38,6 +38,7 @@ from nami_jax.files.disk import written_whole
 from nami_jax.models.nami import Nami
 from nami_jax.monitoring.chips import GIB
 from nami_jax.planning.report import table
+from nami_jax.terminal.command_line import parse_flags
 from nami_jax.weights.nami_keys import export_nami, load_nami
 
 PASSES = "forward", "training"
@@ -249,8 +250,7 @@ def worst(rows: Sequence[Row]) -> float:
 
 def main(argv: Sequence[str]) -> None:
     """Measures, prints the table and, last, the worst ratio."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    del argv
     logging.set_verbosity(logging.WARNING)
     missing = [name for name in ("torch", "diffusers") if importlib.util.find_spec(name) is None]
     if missing:
@@ -301,4 +301,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
