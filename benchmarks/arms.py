@@ -1,0 +1,87 @@
+"""What the experiments compare: each arm is `configs/styles.py` with a few fields changed.
+
+The first two are the method and its baseline. Every other arm changes one thing of the method, so that a table of all
+says what each is worth. `trials` gives the variants by which the method and the baseline are tuned: as many for either.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from configs import styles
+
+NAMI, SINGLE_FLOW = "nami", "single_flow"
+
+
+class Arm(NamedTuple):
+    """What is changed, in words, and the fields of the config that it changes."""
+
+    about: str
+    changes: Mapping[str, Any]
+
+
+def _stages(singles: tuple[int, ...], batches: tuple[tuple[int, ...], ...], steps: int) -> dict[str, Any]:
+    """Returns another number of stages, with `steps` solver steps in all."""
+    return {
+        "model.stage_single_blocks": singles,
+        "train.stage_batches": batches,
+        "sample.steps": (steps // len(singles),) * len(singles),
+    }
+
+
+def _phases(batches: tuple[tuple[int, ...], ...], starts: tuple[float, ...], rates: tuple[float, ...]) -> dict:
+    return {"train.stage_batches": batches, "train.phase_starts": starts, "train.phase_learning_rates": rates}
+
+
+_RATE = 4e-3
+ARMS: Mapping[str, Arm] = {
+    NAMI: Arm("three stages, 3, 4 and 5 layers, renoising", {}),
+    SINGLE_FLOW: Arm(
+        "one stage: ordinary rectified flow",
+        _stages((4,), ((32,),), 24) | {"train.phase_starts": (0.0,), "train.phase_learning_rates": (_RATE,)},
+    ),
+    # The last stage's share of each phase's FLOPs is kept.
+    "two_stages": Arm("two stages", _stages((3, 4), ((57, 8), (28, 24)), 24)),
+    "four_stages": Arm("four stages", _stages((1, 2, 3, 4), ((64, 64, 32, 8), (32, 32, 16, 24)), 24)),
+    "uniform_depth": Arm("every stage runs all 5 layers", {"model.stage_single_blocks": (4, 4, 4)}),
+    "published_depth": Arm("2, 4 and 5 layers: 9:7:6 as published", {"model.stage_single_blocks": (1, 3, 4)}),
+    "thin_first_stage": Arm("1, 3 and 5 layers", {"model.stage_single_blocks": (0, 2, 4)}),
+    "one_phase": Arm("equal FLOPs for each stage all the time", _phases(((93, 36, 9),), (0.0,), (_RATE,))),
+    "fine_phase": Arm("most images full size all the time", _phases(((24, 12, 24),), (0.0,), (_RATE,))),
+    "published_phases": Arm(
+        "the published three phases",
+        _phases(((32, 16, 8), (16, 32, 8), (8, 16, 32)), (0.0, 1 / 3, 2 / 3), (_RATE, _RATE, _RATE / 2)),
+    ),
+}
+
+
+def trials(name: str) -> dict[str, Arm]:
+    """Returns the variants of an arm by which it is tuned: half and twice its learning rate and its batches."""
+    arm, config = ARMS[name], configured(ARMS[name])
+    rates, batches = config.train.phase_learning_rates, config.train.stage_batches
+    found = {}
+    for word, factor in (("half", 0.5), ("twice", 2.0)):
+        found[f"{name}_{word}_rate"] = Arm(
+            f"{arm.about}; {word} the learning rate",
+            {**arm.changes, "train.phase_learning_rates": tuple(factor * rate for rate in rates)},
+        )
+        found[f"{name}_{word}_batch"] = Arm(
+            f"{arm.about}; {word} the images of a step",
+            {**arm.changes, "train.stage_batches": tuple(tuple(int(factor * n) for n in b) for b in batches)},
+        )
+    return found
+
+
+def all_arms() -> dict[str, Arm]:
+    """Returns every arm by name, the trials of the method and of its baseline among them."""
+    return {**ARMS, **trials(NAMI), **trials(SINGLE_FLOW)}
+
+
+def configured(arm: Arm) -> ConfigDict:
+    """Returns the config of an arm."""
+    config = styles.get_config()
+    for name, value in arm.changes.items():
+        section, field = name.split(".")
+        config[section][field] = value
+    return config
