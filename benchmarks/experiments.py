@@ -1,4 +1,4 @@
-"""Trains arms for equal FLOPs and evaluates them: `python -m benchmarks.experiments --arms nami,single_flow --flops 2e13`.
+"""Trains arms for equal FLOPs and evaluates them: `python -m benchmarks.experiments --arms nami,single_flow`.
 
 Each arm of `benchmarks/arms.py` is trained with each seed for as many steps as the FLOPs allow, in a run of its own
 under `--runs` that continues where it was interrupted; `--points` checkpoints, evenly spaced, are evaluated on the
@@ -17,17 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import app, flags, logging
+from nami_jax.evaluation.evaluator import Evaluation
+from nami_jax.evaluation.run_evaluation import evaluate
 
 from benchmarks.arms import NAMI, SINGLE_FLOW, Arm, all_arms, configured
 from benchmarks.timing import about, interleave
 from benchmarks.train_step import Trainer
+from nami_jax.checkpoints.checkpoint import CheckpointError
 from nami_jax.checkpoints.orbax import mute_orbax
-from nami_jax.config import Config, ConfigError, require
+from nami_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, MeshConfig, require
 from nami_jax.files.disk import written_whole
 from nami_jax.monitoring.flops import training_flops
 from nami_jax.parallel.kept_programs import keep_on_disk
 from nami_jax.parallel.sharding import make_mesh
+from nami_jax.sampling.pipeline import NamiPipeline
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.training.loop import run
 from nami_jax.training.tasks import read_task
@@ -81,12 +86,115 @@ def flops_until(cfg: Config, step: int) -> float:
     )
 
 
-def train_and_evaluate(cfg: Config, workdir: Path, asked: Asked) -> list[dict[str, Any]]:
-    """Trains a run, or what is left of it, and evaluates its checkpoints: a record of each, in their order."""
-    run(read_task(cfg.to_dict(), workdir=workdir), workdir)
-    found = []
-    for step in range(cfg.train.checkpoint_every, cfg.train.steps + 1, cfg.train.checkpoint_every):
-        for guidance in asked.guidance or (cfg.sample.guidance_scale,):
-            metrics = evaluated(workdir, step, guidance, asked)
-            found.append({"step": step, "flops": flops_until(cfg, step), "guidance_scale": guidance, "metrics": metrics})
+class Bench:
+    """Trains runs of one data set and evaluates them on one split, whose pictures are opened once."""
+
+    def __init__(self, split: str, captions: int, guidance: Sequence[float]):
+        """Takes the split, how many of its captions are sampled, and scales of guidance; none: the config's."""
+        self._settings = EvaluationConfig(split=split, num_images=captions, seeds=1)
+        self._guidance, self._evaluations = tuple(guidance), {}
+
+    def measure(self, cfg: Config, workdir: Path) -> list[dict[str, Any]]:
+        """Trains a run, or what is left of it, and evaluates its checkpoints: a record of each, in their order."""
+        run(read_task(cfg.to_dict(), workdir=workdir), workdir)
+        found = []
+        for step in range(cfg.train.checkpoint_every, cfg.train.steps + 1, cfg.train.checkpoint_every):
+            pipe = NamiPipeline.from_pretrained(workdir, step)
+            for guidance in self._guidance or (cfg.sample.guidance_scale,):
+                sample = pipe.cfg.sample.changed({"guidance_scale": guidance})
+                evaluated = evaluate(pipe, sample=sample, evaluation=self._evaluation(cfg.data))
+                scores = {name: score["value"] for name, score in evaluated.report["scores"].items()}
+                known = {
+                    name: {key: score[key] for key in ("real", "chance", "higher_is_better")}
+                    for name, score in evaluated.report["scores"].items()
+                }
+                found.append(
+                    {
+                        "step": step,
+                        "flops": flops_until(cfg, step),
+                        "guidance_scale": guidance,
+                        "scores": scores,
+                        "known": known,
+                    }
+                )
+        return found
+
+    def _evaluation(self, data: DataConfig) -> Evaluation:
+        if data not in self._evaluations:
+            self._evaluations[data] = Evaluation(data, self._settings)
+        return self._evaluations[data]
+
+
+def step_seconds(names: Sequence[str], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Times the steps of arms in turns: of each arm the seconds of a step in each of its phases, medians."""
+    arms, mesh, programs = all_arms(), make_mesh(MeshConfig()), {}
+    for name in names:
+        cfg = Config.from_dict(configured(arms[name]).to_dict())
+        for phase, batch in enumerate(cfg.train.stage_batches):
+            trainer = Trainer(cfg, batch, mesh)
+            programs[name, phase] = trainer.program(trainer.compile(cfg)[0], steps)
+    labelled = {f"{name}, phase {phase + 1}": program for (name, phase), program in programs.items()}
+    medians = [float(np.median(values)) for values in interleave(labelled, rounds, "timing").values()]
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for (name, _), seconds in zip(programs, medians, strict=True):
+        found[name].append(seconds)
     return found
+
+
+def commit() -> str:
+    """Returns the commit that is checked out, with a plus if files differ from it."""
+    described = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True)
+    return described.stdout.strip()
+
+
+def write(path: Path, record: Any) -> None:
+    """Writes JSON that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def main(argv: list[str]) -> None:
+    """Runs what the flags name."""
+    del argv
+    args = flags.FLAGS
+    logging.set_verbosity(logging.WARNING)
+    mute_orbax()
+    keep_on_disk()
+    arms, out = all_arms(), Path(args.out)
+    unknown = [name for name in args.arms if name not in arms]
+    try:
+        require(not unknown, field="arms", value=unknown, rule="are not arms", remedy=f"Set some of {', '.join(arms)}")
+        if args.time:
+            seconds = step_seconds(args.arms, args.rounds, 5)
+            write(out / "step_seconds.json", {"seconds": seconds, "commit": commit(), **about()})
+            return
+        bench = Bench(args.split, args.captions, [float(scale) for scale in args.guidance])
+        for seed in args.seeds:
+            for name in args.arms:
+                record = out / f"{name}_{seed}.json"
+                if record.exists():
+                    print(f"{record} is there already")
+                    continue
+                cfg = run_config(arms[name], int(seed), args.flops, args.points)
+                points = bench.measure(cfg, Path(args.runs) / f"{name}_{seed}")
+                own = {"arm": name, "about": arms[name].about, "seed": int(seed), "split": args.split}
+                write(record, {**own, "commit": commit(), **about(), "config": cfg.to_dict(), "points": points})
+                jax.clear_caches()
+    except (ConfigError, CheckpointError, ModuleNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("arms", [NAMI, SINGLE_FLOW], "which arms of benchmarks/arms.py")
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "of parameters, order and noise")
+    flags.DEFINE_float("flops", 8e12, "of training, for every run")
+    flags.DEFINE_integer("points", 1, "checkpoints that are evaluated, evenly spaced", lower_bound=1)
+    flags.DEFINE_string("split", "held_out_pairs", "whose captions are sampled")
+    flags.DEFINE_integer("captions", 256, "how many captions of it", lower_bound=2)
+    flags.DEFINE_list("guidance", [], "scales to sample with; the config's if not given")
+    flags.DEFINE_string("runs", "runs/experiments", "where the runs are kept")
+    flags.DEFINE_string("out", "docs/results/ablations", "where the records go")
+    flags.DEFINE_bool("time", False, "time the arms' steps in turns, and train nothing")
+    flags.DEFINE_integer("rounds", 5, "of timing", lower_bound=1)
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,195 @@
+"""Draws docs/results from its records: `python -m benchmarks.results`, which prints the tables of docs/results.md.
+
+`docs/results/convergence` has records of the method and its baseline at several points of their training,
+`docs/results/convergence` has records of the method and its baseline at several points of their training, and
+`make test` installs.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import app, flags
+from matplotlib.figure import Figure
+from scipy.stats import t
+
+from benchmarks.arms import NAMI, SINGLE_FLOW
+from nami_jax.config import ConfigError, require
+from nami_jax.planning.report import table
+from nami_jax.terminal.command_line import parse_flags
+
+# What is shown of an evaluation, and what a reader should call it.
+SHOWN = {
+    "concept": "right concept",
+    "style": "right style",
+    "kid/efficientnet_lite0": "KID",
+    "frechet/efficientnet_lite0": "Fréchet distance",
+    "squared_error": "squared error",
+}
+COLOURS = {NAMI: "#2a78c8", SINGLE_FLOW: "#d2622a"}  # readable on white and on black
+GREY = "#808080"
+TERA = 1e12
+
+
+class Mean(NamedTuple):
+    """A mean over seeds and the half-width of its 95 % interval by Student's t; infinite for one seed."""
+
+    value: float
+    reach: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g}" + (f" ± {self.reach:.2g}" if math.isfinite(self.reach) else "")
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """Returns the mean of the values of several seeds, with its interval."""
+    count = len(values)
+    if count < 2:
+        return Mean(float(np.mean(values)), math.inf)
+    return Mean(float(np.mean(values)), float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count)))
+
+
+def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Reads the records of a folder: of each arm those of its seeds, in their order.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*_[0-9]*.json")):
+        record = json.loads(path.read_text())
+        found.setdefault(record["arm"], []).append(record)
+    require(
+        bool(found),
+        field="results",
+        value=str(folder),
+        rule="has no records",
+        remedy="Run `python -m benchmarks.experiments` first",
+    )
+    return found
+
+
+def curve(record: Mapping[str, Any], score: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the training FLOPs of a record's points, and their scores."""
+    return (
+        np.array([point["flops"] for point in record["points"]]),
+        np.array([point["scores"][score] for point in record["points"]]),
+    )
+
+
+def flops_to_reach(record: Mapping[str, Any], score: str, level: float, higher_is_better: bool) -> float:
+    """Returns the FLOPs at which a run first reaches a level of a score, between points by straight lines in log FLOPs.
+
+    Infinite if it does not; the first point's if it is there already.
+    """
+    flops, values = curve(record, score)
+    sign = 1 if higher_is_better else -1
+    best = np.maximum.accumulate(sign * values)
+    if best[-1] < sign * level:
+        return math.inf
+    return float(np.exp(np.interp(sign * level, *_rising(best, np.log(flops)))))
+
+
+def _rising(values: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leaves the first of equal values, so that each has one position."""
+    first = np.concatenate([[True], np.diff(values) > 0])
+    return values[first], positions[first]
+
+
+def savings(records: Mapping[str, Sequence[Mapping[str, Any]]], score: str) -> list[float]:
+    """Returns for each seed the baseline's FLOPs over the method's FLOPs to reach what the baseline ends with.
+
+    Seeds are paired: both arms of one seed see the pictures in the same order. More than 1: the method needs fewer.
+    """
+    ratios = []
+    for ours, theirs in zip(records[NAMI], records[SINGLE_FLOW], strict=True):
+        better = ours["points"][-1]["known"][score]["higher_is_better"]
+        level = curve(theirs, score)[1][-1]
+        ratios.append(theirs["points"][-1]["flops"] / flops_to_reach(ours, score, level, better))
+    return ratios
+
+
+def ablation_rows(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, ...]]:
+    """Returns a row for each arm, the method first: name, what it is, seeds, and the scores at the end of training."""
+    rows = []
+    for name in sorted(records, key=lambda name: (name != NAMI, name != SINGLE_FLOW, name)):
+        last = [record["points"][-1]["scores"] for record in records[name]]
+        scores = [str(mean([scores[score] for scores in last])) for score in SHOWN]
+        rows.append((name, records[name][0]["about"], str(len(last)), *scores))
+    return rows
+
+
+def draw_curves(
+    records: Mapping[str, Sequence[Mapping[str, Any]]], seconds: Mapping[str, Sequence[float]], path: Path
+) -> None:
+    """Draws every score against training FLOPs and against time: a line of means, a band from lowest to highest seed."""
+    figure = Figure(figsize=(3.2 * len(SHOWN), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(SHOWN), squeeze=False)
+    for column, (score, label) in enumerate(SHOWN.items()):
+        for name, of_seeds in records.items():
+            values = np.stack([curve(record, score)[1] for record in of_seeds])
+            points = {"TFLOP": curve(of_seeds[0], score)[0] / TERA, "minutes": minutes(of_seeds[0], seconds[name])}
+            for row, (unit, position) in enumerate(points.items()):
+                axis = axes[row, column]
+                axis.plot(position, values.mean(axis=0), "o-", color=COLOURS[name], label=name, markersize=3)
+                axis.fill_between(
+                    position, values.min(axis=0), values.max(axis=0), color=COLOURS[name], alpha=0.2, lw=0
+                )
+                axis.set(xlabel=f"{unit} of training", title=label if row == 0 else None)
+        real = next(iter(records.values()))[0]["points"][-1]["known"][score]["real"]
+        for axis in axes[:, column] if real is not None else ():
+            axis.axhline(real, color=GREY, lw=1, ls=":")
+    axes[0, 0].legend(frameon=False, labelcolor=GREY)
+    for axis in axes.flat:
+        axis.tick_params(colors=GREY)
+        axis.title.set_color(GREY)
+        axis.xaxis.label.set_color(GREY)
+        axis.spines[:].set_color(GREY)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.patch.set_alpha(0)
+    figure.savefig(path, transparent=True)
+
+
+def minutes(record: Mapping[str, Any], seconds: Sequence[float]) -> np.ndarray:
+    """Returns the minutes of training until a record's points, by the measured seconds of a step in each phase."""
+    train = record["config"]["train"]
+    bounds = [round(start * train["steps"]) for start in (*train["phase_starts"], 1.0)]
+    spent = [
+        sum(
+            max(min(point["step"], end) - start, 0) * each
+            for start, end, each in zip(bounds, bounds[1:], seconds, strict=False)
+        )
+        for point in record["points"]
+    ]
+    return np.array(spent) / 60
+
+
+def main(argv: list[str]) -> None:
+    """Prints the tables and writes the figures."""
+    del argv
+    folder = Path(flags.FLAGS.results)
+    try:
+        ablations, convergence = load(folder / "ablations"), load(folder / "convergence")
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(table(("arm", "what", "seeds", *SHOWN.values()), ablation_rows(ablations)))
+    seconds = json.loads((folder / "convergence" / "step_seconds.json").read_text())["seconds"]
+    draw_curves(convergence, seconds, folder / "convergence.svg")
+    rows = []
+    for score, label in SHOWN.items():
+        ratios = savings(convergence, score)
+        logs = mean([math.log(ratio) for ratio in ratios if ratio > 0] or [math.nan])
+        low, high = math.exp(logs.value - logs.reach), math.exp(logs.value + logs.reach)
+        rows.append(
+            (label, f"{math.exp(logs.value):.2f}", f"{low:.2f} to {high:.2f}", ", ".join(f"{r:.2f}" for r in ratios))
+        )
+    print("\nThe baseline's FLOPs over the method's to equal quality, by seed (0: the method does not reach it)\n")
+    print(table(("score", "ratio", "95 % interval", "seeds"), rows))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("results", "docs/results", "folder of the records")
+    app.run(main, flags_parser=parse_flags)
