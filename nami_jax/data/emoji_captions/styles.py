@@ -9,20 +9,17 @@ from nami_jax.data.emoji_captions import captions
 _FIRST = "{thing}, {style} style"
 _OTHERS = (
     "{name}, {style} style",
+    "{name}, {style}",
     "{thing} in {style} style",
     "{style} {name}",
+    "{style} style, {name}",
     "{style} emoji of {thing}",
-    "{style} emoji, {name}",
     "{style} picture of {thing}",
-    "{thing} drawn in {style} style",
-    "{thing} as {style} draws it",
-    "{thing} from the {style} emoji set",
-    "emoji of {thing} in {style} style",
-    "emoji of {thing}, {style}",
+    "{style} drawing of {thing}",
     "the {style} emoji for {name}",
 )
 CAPTIONS = 4  # of a picture
-MOST_WORDS = 14  # of a caption
+WORDS = 9  # at most, of the captions of any concept that has enough of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +110,17 @@ def styled_captions(names: tuple[str, ...], style: Style, key: str, country: boo
         country: the concept is a country's flag, which takes no article.
 
     Returns:
-        At most `CAPTIONS` different ones of at most `MOST_WORDS` words; the first is always "a red apple, noto style",
-        whatever its length.
+        `CAPTIONS` different ones, of at most `WORDS` words where the names allow it; the first is like "a red apple,
+        noto style" for every concept.
     """
     thing = (None if country else captions.articled(names[0])) or names[0]
     bare = [name for name in names if name != captions.articled(names[0])]
     first, *others = captions.unique(
         [pattern.format(thing=thing, name=name, style=style.name) for pattern in (_FIRST, *_OTHERS) for name in bare]
     )
-    short = [caption for caption in others if len(caption.split()) <= MOST_WORDS]
-    return (first, *sorted(short, key=lambda text: _draw(key, style.name, text))[: CAPTIONS - 1])
+    return (first, *sorted(others, key=lambda text: _rank(text, key, style.name))[: CAPTIONS - 1])
 
 
-def _draw(*texts: str) -> bytes:
-    return hashlib.sha256("\n".join(texts).encode()).digest()
+def _rank(text: str, *seeds: str) -> tuple[bool, bytes]:
+    """Puts short captions first, each half in an order that the seeds shuffle."""
+    return len(text.split()) > WORDS, hashlib.sha256("\n".join((*seeds, text)).encode()).digest()
