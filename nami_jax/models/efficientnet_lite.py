@@ -60,7 +60,7 @@ class DepthwiseConv(nnx.Module):
         out = jnp.zeros((), images.dtype)
         for i in range(taps):
             for j in range(taps):
-                out = out + padded[:, i : i + rows : stride, j : j + columns : stride] * kernel[i, j]
+                out = out + padded[:, i : i + rows : stride, j : j + columns : stride] * kernel[i, j][None, None]
         return out
 
 
