@@ -59,7 +59,9 @@ class PatchEmbedding(nnx.Module):
     """Cuts images into squares and maps each to a token."""
 
     def __init__(self, patch: int, width: int, use_bias: bool, *, rngs: nnx.Rngs):
-        self.projection = nnx.Conv(3, width, (patch, patch), (patch, patch), "VALID", use_bias=use_bias, rngs=rngs)
+        self.projection = nnx.Conv(
+            3, width, (patch, patch), (patch, patch), padding="VALID", use_bias=use_bias, rngs=rngs
+        )
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps (B, H, W, 3) to (B, H/patch W/patch, D), row by row."""
