@@ -1,0 +1,1 @@
+"""How good a model's pictures are: features, distances, judges, and the report."""
