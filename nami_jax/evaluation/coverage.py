@@ -3,10 +3,10 @@
 import numpy as np
 from scipy.stats import betabinom
 
-NEIGHBOURS = 5  # K: a real picture's ball reaches to its K-th nearest other real picture
+from nami_jax.evaluation.distances import NEIGHBOURS, RealFeatures, squared_distances
 
 
-def clipped_density(samples: np.ndarray, real: np.ndarray) -> float:
+def clipped_density(samples: np.ndarray, real: RealFeatures) -> float:
     """Returns which share of samples is good, 0 to 1: how near they lie to real pictures.
 
     Every real picture has a ball around it as far as its K-th neighbour among the real, but no further than the median
@@ -15,22 +15,15 @@ def clipped_density(samples: np.ndarray, real: np.ndarray) -> float:
 
     Args:
         samples: (N, D) features.
-        real: (M, D) features, M above K.
+        real: (M, D), M above K.
 
     Source: Salvy et al., "Clipped Density and Coverage", arXiv 2507.01761, sec. 4.
     """
-    among = squared_distances(real, real)
-    np.fill_diagonal(among, np.inf)
-    radii = np.partition(among, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
-    radii = np.minimum(radii, np.median(radii))[:, None]  # (M, 1)
-
-    def density(distances: np.ndarray) -> float:
-        return float(np.minimum((distances <= radii).sum(0) / NEIGHBOURS, 1).mean())
-
-    return min(density(squared_distances(real, samples)) / density(among), 1.0)
+    inside = (squared_distances(real.features, samples) <= real.clipped_radii[:, None]).sum(0)
+    return min(float(np.minimum(inside / NEIGHBOURS, 1).mean()) / real.density, 1.0)
 
 
-def clipped_coverage(samples: np.ndarray, real: np.ndarray) -> float:
+def clipped_coverage(samples: np.ndarray, real: RealFeatures) -> float:
     """Returns how much of the real pictures is covered, 0 to 1: 0.6 is what 60 % of as many good samples would cover.
 
     A real picture is covered by the samples nearer to it than its K-th neighbour among the real, up to K of them. What
@@ -39,15 +32,12 @@ def clipped_coverage(samples: np.ndarray, real: np.ndarray) -> float:
 
     Args:
         samples: (N, D) features.
-        real: (M, D) features, M above K.
+        real: (M, D), M above K.
 
     Source: Salvy et al., "Clipped Density and Coverage", arXiv 2507.01761, sec. 5. They take the first m whose
         expectation is as large; here it is interpolated, and the expectation for m < K is not set to 0.
     """
-    among = squared_distances(real, real)
-    np.fill_diagonal(among, np.inf)
-    radii = np.partition(among, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
-    inside = (squared_distances(real, samples) < radii[:, None]).sum(1)
+    inside = (squared_distances(real.features, samples) < real.radii[:, None]).sum(1)
     covered = float(np.minimum(inside / NEIGHBOURS, 1).mean())
     return float(np.interp(covered, expected_coverage(len(samples), len(real)), np.linspace(0, 1, len(samples) + 1)))
 
@@ -58,9 +48,3 @@ def expected_coverage(samples: int, real: int) -> np.ndarray:
     few = np.arange(NEIGHBOURS)  # E min(J, K) = K − Σ_{j < K} (K − j) P(J = j)
     lacking = (NEIGHBOURS - few) * betabinom.pmf(few, m, NEIGHBOURS, real - NEIGHBOURS)
     return 1 - lacking.sum(1) / NEIGHBOURS
-
-
-def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns the squared distances (N, M) of the rows of x (N, D) and y (M, D)."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    return np.maximum(np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * x @ y.T, 0)

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 
 PROJECTIONS = 1000  # of the sliced Wasserstein distance
 PROJECTION_SEED = 0
+NEIGHBOURS = 5  # K of clipped density and coverage: a real picture's ball reaches to its K-th nearest other one
 AT_ONCE = 2048  # rows of a matrix of kernels, and projections, computed at once at most
 
 
@@ -39,8 +40,34 @@ class RealFeatures:
         """The features along each of `directions`, sorted: (PROJECTIONS, M)."""
         return np.sort(directions(self.features.shape[1]) @ self.features.T, axis=1)
 
+    @functools.cached_property
+    def radii(self) -> np.ndarray:
+        """The squared distance (M,) of each picture to its NEIGHBOURS-th nearest other one."""
+        found = np.zeros(len(self))
+        for rows, among in self._among():
+            found[rows] = np.partition(among, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
+        return found
 
-Distance = Callable[[np.ndarray, RealFeatures], float]
+    @property
+    def clipped_radii(self) -> np.ndarray:
+        """`radii` (M,), but none above their median."""
+        return np.minimum(self.radii, np.median(self.radii))
+
+    @functools.cached_property
+    def density(self) -> float:
+        """The clipped density of the pictures themselves, each without its own ball, before it is divided by this."""
+        inside = np.zeros(len(self))
+        for rows, among in self._among():
+            inside += (among <= self.clipped_radii[rows, None]).sum(0)
+        return float(np.minimum(inside / NEIGHBOURS, 1).mean())
+
+    def _among(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields some rows, and their squared distances (n, M) to all, infinite to themselves."""
+        for start in range(0, len(self), AT_ONCE):
+            rows = slice(start, min(start + AT_ONCE, len(self)))
+            among = squared_distances(self.features[rows], self.features)
+            among[np.arange(len(among)), np.arange(rows.start, rows.stop)] = np.inf
+            yield rows, among
 
 
 def kid(samples: np.ndarray, real: RealFeatures) -> float:
@@ -135,3 +162,9 @@ def _squared_wasserstein(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
     widths = np.diff(ends, prepend=0) / (n * m)
     return np.square(x[:, (ends - 1) // m] - y[:, (ends - 1) // n]) @ widths
+
+
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns the squared distances (N, M) of the rows of x (N, D) and y (M, D)."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    return np.maximum(np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * x @ y.T, 0)
