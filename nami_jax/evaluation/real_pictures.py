@@ -37,6 +37,7 @@ class RealPictures:
         read: i -> (H, W, C), uint8 pixels or latents.
         decode: makes pixels of latents; None for pixels.
         digests: (M,) of the pictures: the same picture has the same one in every split.
+        places: (M,) where each stands in its split.
     """
 
     split: str
@@ -45,6 +46,7 @@ class RealPictures:
     read: Callable[[int], np.ndarray]
     decode: Decode | None
     digests: Sequence[str]
+    places: Sequence[int]
 
     @property
     def fingerprint(self) -> str:
@@ -114,7 +116,7 @@ def _open_set(data: DataConfig, split: str, settings: EvaluationConfig, decode: 
             if key in record:
                 labels[kind].append(_text(record[key]))
     known = {kind: np.array(texts) for kind, texts in labels.items() if texts}
-    return RealPictures(split, captions, known, lambda i: source[kept[i]]["image"], decode, digests)
+    return RealPictures(split, captions, known, lambda i: source[kept[i]]["image"], decode, digests, kept)
 
 
 def _digest(content: bytes) -> str:
@@ -136,7 +138,7 @@ def _open_prepared(data: DataConfig, split: str, settings: EvaluationConfig, dec
         record = source[int(i)]
         digests.append(_digest(np.ascontiguousarray(record.image).tobytes()))
         captions.append(record.captions or ("",))
-    return RealPictures(split, captions, {}, lambda i: source[int(kept[i])].image, decode, digests)
+    return RealPictures(split, captions, {}, lambda i: source[int(kept[i])].image, decode, digests, kept)
 
 
 def real_features(pictures: RealPictures, name: str, network: Features, folder: Path, progress: bool) -> np.ndarray:
