@@ -1,1 +1,1 @@
-"""How good a model's pictures are: features, distances, judges, and the report."""
+"""How good a model is: features of pictures, metrics between sets of them, reports."""
