@@ -112,7 +112,7 @@ class Evaluation:
         """Of each network, the features of each split's pictures."""
         folder = Path(self.data.data_dir) / FOLDER
         return {
-            name: [real_features(some, name, network, folder, self._progress) for some in self.pictures]
+            name: [real_features(some, network, folder, self._progress) for some in self.pictures]
             for name, network in self.networks.items()
         }
 

@@ -14,6 +14,7 @@ from nami_jax.data.images import to_stage
 from nami_jax.data.prepared import PreparedData
 from nami_jax.data.prepared_format import SPLITS
 from nami_jax.data.tfds_builder import feature_value, open_records
+from nami_jax.evaluation.features import FeatureNetwork
 from nami_jax.files.disk import written_whole
 from nami_jax.files.output_folder import make_folder
 from nami_jax.sampling.pictures import to_images
@@ -22,7 +23,6 @@ from nami_jax.terminal.progress import progress_bar
 FOLDER = "features"  # in `data.data_dir`
 AT_ONCE = 256  # pictures read at once
 CONCEPT, STYLE = "concept", "style"  # kinds of labels
-Features = Callable[[np.ndarray], np.ndarray]  # (B, H, W, 3) uint8 -> (B, D) float32
 Decode = Callable[[Any], Any]  # latents (B, h, w, C) -> pixels (B, H, W, 3) in [-1, 1]
 
 
@@ -141,24 +141,23 @@ def _open_prepared(data: DataConfig, split: str, settings: EvaluationConfig, dec
     return RealPictures(split, captions, {}, lambda i: source[int(kept[i])].image, decode, digests, kept)
 
 
-def real_features(pictures: RealPictures, name: str, network: Features, folder: Path, progress: bool) -> np.ndarray:
+def real_features(pictures: RealPictures, network: FeatureNetwork, folder: Path, progress: bool) -> np.ndarray:
     """Returns the features (M, D) of all pictures, computed once and kept in a folder.
 
     Args:
         pictures: the real ones.
-        name: of the network, which names the file.
-        network: computes them.
+        network: computes them; its name is in the file's.
         folder: where they are kept.
         progress: show a bar.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
-    path = folder / f"{name}-{pictures.fingerprint[:32]}.npy"
+    path = folder / f"{network.name}-{pictures.fingerprint[:32]}.npy"
     if path.is_file():
         try:
             kept = np.load(path)
-            if kept.shape[0] == len(pictures):
+            if kept.shape == (len(pictures), network.size):
                 return kept
         except ValueError:
             pass  # damaged: computed again
