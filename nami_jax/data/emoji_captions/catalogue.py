@@ -40,7 +40,7 @@ class Emoji:
     name: str  # CLDR short name with spaces, e.g. "red apple"
     category: str  # e.g. "Food & Drink"
     captions: tuple[str, ...]  # the readable name first
-    svg_path: pathlib.Path
+    svg: str = dataclasses.field(repr=False)
     thumbnail: np.ndarray = dataclasses.field(repr=False, compare=False)  # (72, 72, 4) uint8, whatever size is built
 
 
@@ -51,11 +51,15 @@ def catalogue() -> list[Emoji]:
     takes the others' names as further captions. A caption that belongs to two pictures is left out of both, unless it
     is the name of one.
     """
+    return sorted(_without_ambiguity(merge_identical(_drawn())), key=lambda entry: entry.name)
+
+
+def merge_identical(entries: list[Emoji]) -> list[Emoji]:
+    """Keeps one of those with identical art, the plainest, with the others' names as further captions."""
     by_art = collections.defaultdict(list)
-    for entry in _drawn():
+    for entry in entries:
         by_art[entry.thumbnail.tobytes()].append(entry)
-    merged = [_merge(identical) for identical in by_art.values()]
-    return sorted(_without_ambiguity(merged), key=lambda entry: entry.name)
+    return [_merge(identical) for identical in by_art.values()]
 
 
 def _drawn() -> list[Emoji]:
@@ -69,8 +73,8 @@ def _drawn() -> list[Emoji]:
         if complete and stem is not None and not SKIN_TONES.intersection(character):
             category = categories.get(character) or categories[data["en"]]
             name = data["en"].strip(":").replace("_", " ")
-            texts, svg_path = _captions(character, data), _ART / "svg" / f"{stem}.svg"
-            entries.append(Emoji(character, name, category, texts, svg_path, _thumbnail(stem)))
+            svg = (_ART / "svg" / f"{stem}.svg").read_text()
+            entries.append(Emoji(character, name, category, _captions(character, data), svg, _thumbnail(stem)))
     return entries
 
 

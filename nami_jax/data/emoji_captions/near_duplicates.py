@@ -7,6 +7,7 @@ on. Two emoji are near-duplicates if their names are one concept, or if their pi
 import collections
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 
 import einops
 import numpy as np
@@ -20,6 +21,8 @@ PIXEL_DISTANCE = 0.03
 LARGEST_HELD_OUT_GROUP = 8
 # Of the groups small enough; about 5 % of all images.
 HELD_OUT_SHARE = 0.06
+
+_ROWS_AT_ONCE = 2048  # of the matrix of distances, which is not kept
 
 _PERSON = r"\b(old(er)? )?((wo)?m[ae]n|person|people|(fe)?male|boy|girl|child|prince(ss)?|mrs\.|mx|santa)\b"
 _LOOK = r"\b(red|white|curly|blond) hair\b|\b(bald|beard|facing right)\b"
@@ -65,17 +68,24 @@ def concept(entry: Emoji) -> str:
 
 def group_names(entries: list[Emoji]) -> dict[str, str]:
     """Returns each emoji's group, named by its first member: {character: name}."""
-    parents = list(range(len(entries)))
+    near = near_pictures([entry.thumbnail for entry in entries])
+    roots = connected(len(entries), [*_same_concept(entries), *_same_base(entries), *near])
+    return {entry.character: entries[root].name for entry, root in zip(entries, roots, strict=True)}
+
+
+def connected(count: int, links: Iterable[Sequence[int]]) -> list[int]:
+    """Returns, for each of `count` items, the first item that a chain of `links` (pairs of items) connects it with."""
+    parents = list(range(count))
 
     def root(i: int) -> int:
         while parents[i] != i:
             parents[i] = i = parents[parents[i]]
         return i
 
-    for i, j in [*_same_concept(entries), *_same_base(entries), *_near_pictures(entries)]:
+    for i, j in links:
         low, high = sorted((root(i), root(j)))
         parents[high] = low
-    return {entry.character: entries[root(i)].name for i, entry in enumerate(entries)}
+    return [root(i) for i in range(count)]
 
 
 def _same_concept(entries: list[Emoji]) -> list[tuple[int, int]]:
@@ -90,18 +100,26 @@ def _same_base(entries: list[Emoji]) -> list[tuple[int, int]]:
     return [(bare[b], i) for i, b in enumerate(bases) if b in bare and entries[i].category != "People & Body"]
 
 
-def _near_pictures(entries: list[Emoji]) -> np.ndarray:
+def near_pictures(thumbnails: Sequence[np.ndarray]) -> np.ndarray:
     """Returns pairs (P, 2) of pictures, one perhaps mirrored, that are nearer than `PIXEL_DISTANCE`.
 
     Pictures are compared as 18 x 18 means of premultiplied RGBA, and the squared distance is relative to their squared
     sizes: a pale picture on the white ground would otherwise be near to every other.
+
+    Args:
+        thumbnails: each (72, 72, 4) uint8.
     """
-    small = np.stack([_small(entry.thumbnail) for entry in entries])  # (E, 18, 18, 4)
+    small = np.stack([_small(thumbnail) for thumbnail in thumbnails])  # (E, 18, 18, 4)
     flat, mirrored = (einops.rearrange(x, "e h w c -> e (h w c)") for x in (small, small[:, :, ::-1]))
     energy = np.square(flat).sum(axis=1)
-    likeness = np.maximum(flat @ flat.T, flat @ mirrored.T)
-    distance = 1 - 2 * likeness / (energy[:, None] + energy[None, :])
-    return np.argwhere(np.triu(distance < PIXEL_DISTANCE, k=1))
+    near = []
+    for start in range(0, len(flat), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        likeness = np.maximum(flat[rows] @ flat.T, flat[rows] @ mirrored.T)
+        distance = 1 - 2 * likeness / (energy[rows, None] + energy[None, :])
+        rows_of, others = np.nonzero(np.triu(distance < PIXEL_DISTANCE, k=start + 1))
+        near.append(np.stack([rows_of + start, others], axis=1))
+    return np.concatenate(near)
 
 
 def _small(thumbnail: np.ndarray) -> np.ndarray:
@@ -113,9 +131,9 @@ def _small(thumbnail: np.ndarray) -> np.ndarray:
 def held_out_groups(groups: dict[str, str]) -> set[str]:
     """Chooses the groups that training never sees, by a hash of each group's name alone."""
     sizes = collections.Counter(groups.values())
-    return {g for g, n in sizes.items() if n <= LARGEST_HELD_OUT_GROUP and _unit_hash(g) < HELD_OUT_SHARE}
+    return {g for g, n in sizes.items() if n <= LARGEST_HELD_OUT_GROUP and unit_hash(g) < HELD_OUT_SHARE}
 
 
-def _unit_hash(text: str) -> float:
+def unit_hash(text: str) -> float:
     """Returns a number in [0, 1) that depends on the text only (Python's own hash differs from run to run)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

@@ -1,0 +1,38 @@
+"""Concepts x styles: 1,626 emoji as Twemoji, Noto and Fluent (glossy and flat) draw them, at 32x32, to judge what generalises.
+
+make train CONFIG=configs/styles.py
+
+Its data need packages from npm besides those from pip: `make styles`, which the command above runs first. Validated on
+pairs that training never sees, of emoji that it sees in other styles; --config.data.eval_split=held_out validates on
+emoji that it sees in no style. A prompt names both: "a red apple, noto style". See docs/data.md.
+
+Hardware: a GPU for minutes, or two CPU cores for an hour.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from nami_jax.configs import base, presets
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.model = ConfigDict(dataclasses.asdict(presets.TINY))
+    config.data.update(name="emoji_captions/styles_32", eval_split="held_out_pairs", cache_images=8192)
+    config.text.max_length = 18
+    config.train.update(
+        steps=6000,
+        # As emoji_tiny's.
+        stage_batches=((64, 32, 8), (32, 16, 24)),
+        phase_starts=(0.0, 0.5),
+        phase_learning_rates=(4e-3, 4e-3),
+        warmup_steps=200,
+        decay="cosine",
+        ema_decay=0.998,
+        sample_every=1000,
+        eval_every=1000,
+        checkpoint_every=1000,
+    )
+    config.sample.guidance_scale = 2.0
+    return config
