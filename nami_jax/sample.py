@@ -7,80 +7,34 @@ Writes one PNG per picture and, for more than one, a captioned `grid.png`; earli
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
-from nami_jax.config import (
-    SAMPLE_PRESETS,
-    ConfigError,
-    MeshConfig,
-    ModelConfig,
-    SampleConfig,
-    choices,
-    parse_interval,
-    parse_scales,
-    parse_steps,
-    parse_taus,
-)
+from nami_jax.config import ConfigError
 from nami_jax.terminal.command_line import parse_flags, run_command
+from nami_jax.terminal.sampler_flags import define_model_flags, define_sampler_flags, given_mesh, given_settings
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-PARSERS: dict[str, Callable[[Any], Any]] = {
-    "steps": parse_steps,
-    "guidance_scale": parse_scales,
-    "guidance_interval": parse_interval,
-    "taus": parse_taus,
-}
-
-
 def define_flags() -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string("checkpoint", None, "workdir of a training run, or folder of converted weights", required=True)
-    flags.DEFINE_integer("step", None, "which checkpoint of a run; the newest if not given")
-    flags.DEFINE_enum("dtype", None, choices(ModelConfig, "dtype"), "compute type; as configured if not given")
+    define_model_flags()
     flags.DEFINE_bool("keep_encoder", True, "--nokeep_encoder frees the text encoder's memory before sampling")
     flags.DEFINE_multi_string("prompt", None, "what to draw; repeat it for several", required=True)
     flags.DEFINE_string("negative_prompt", "", "what guidance steers away from")
-    flags.DEFINE_enum(
-        "preset", None, list(SAMPLE_PRESETS), "named settings, overridden one by one by --steps, --solver, ..."
-    )
-    flags.DEFINE_list("steps", None, "solver steps per stage, e.g. 10,10,10; the model's own if not given")
-    flags.DEFINE_list(
-        "guidance_scale", None, "one number, or one per stage: 3,1,1; 1 means none; the model's own if not given"
-    )
-    flags.DEFINE_list("guidance_interval", None, "global times between which there is guidance, e.g. 0.2,0.9")
-    flags.DEFINE_float("guidance_rescale", None, "0 to 1: how far guidance gives back the velocity's own spread")
-    flags.DEFINE_bool("cfg_zero_star", None, "fit the unconditional velocity to the conditional one (CFG-Zero*)")
-    flags.DEFINE_integer("zero_init_steps", None, "first steps that are left out, as if the velocity were 0")
-    flags.DEFINE_enum("transition", None, choices(SampleConfig, "transition"), "jump between stages")
-    flags.DEFINE_enum("grid", None, choices(SampleConfig, "grid"), "time grid")
-    flags.DEFINE_float("shift", None, "above 1: shorter steps at the start of each stage; below: at its end")
-    flags.DEFINE_string("taus", None, 'local times of each stage in place of steps, e.g. "1,0.5,0;1,0.4,0;1,0"')
-    flags.DEFINE_enum("solver", None, choices(SampleConfig, "solver"), "ODE solver")
+    define_sampler_flags()
     flags.DEFINE_integer("height", None, "pixels; as trained if not given")
     flags.DEFINE_integer("width", None, "pixels; as trained if not given")
     flags.DEFINE_integer("seed", 0, "seed of the noise")
     flags.DEFINE_integer("num_images", 1, "pictures per prompt")
     flags.DEFINE_integer("batch_size", 32, "pictures drawn at once")
-    flags.DEFINE_integer("fsdp", 1, "devices that share the weights, each with pictures of its own")
-    flags.DEFINE_integer("tensor", 1, "devices that share each layer's heads and channels")
-    flags.DEFINE_integer("sequence", 1, "devices that share the tokens of a picture, for large ones")
     flags.DEFINE_string("out", "out", "folder for the PNGs")
     flags.DEFINE_bool("overwrite", False, "replace pictures of the same names; if not, new ones get a number")
-
-
-def given_settings(args: flags.FlagValues) -> dict[str, Any]:
-    """Returns the sampler's settings among the flags, None where they are not given."""
-    given = {field.name: args[field.name].value for field in dataclasses.fields(SampleConfig)}
-    for name, parse in PARSERS.items():
-        given[name] = None if given[name] is None else parse(given[name])
-    return given
 
 
 def file_name(number: int, prompt: str, seed: int) -> str:
@@ -136,7 +90,7 @@ def main(argv: list[str]) -> None:
             step=args.step,
             dtype=args.dtype,
             keep_encoder=args.keep_encoder,
-            mesh=MeshConfig(args.fsdp, args.tensor, args.sequence),
+            mesh=given_mesh(args),
         )
         settings = pipe.settings(args.preset, **given)
         about = dataclasses.asdict(settings) | {"negative_prompt": args.negative_prompt, "seed": args.seed}

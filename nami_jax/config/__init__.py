@@ -4,6 +4,7 @@
 and all other modules receive the dataclasses (never a ConfigDict, never flags).
 """
 
+from nami_jax.config.evaluation_settings import EvaluationConfig
 from nami_jax.config.flow_run import Config, DrawConfig, PipelineConfig, TrainConfig
 from nami_jax.config.sampler_settings import SAMPLE_PRESETS, Budget, SampleConfig, sample_preset
 from nami_jax.config.sections import (
@@ -41,6 +42,7 @@ __all__ = [
     "DataConfig",
     "DrawConfig",
     "Dtype",
+    "EvaluationConfig",
     "FlowConfig",
     "MeshConfig",
     "ModelConfig",

@@ -80,6 +80,14 @@ class TrainConfig(Settings):
     sample_images: Positive = field(
         "training captions in a sample grid; held-out ones are a third of that", default=24, may_change=True
     )
+    evaluate_every: Positive | None = field(
+        "steps between evaluations of samples of held-out captions (KID, right concepts, ...), as `nami_jax.evaluate` "
+        "measures them; None: none",
+        default=None,
+        example=2000,
+        may_change=True,
+    )
+    evaluate_images: int = field("captions sampled for an evaluation", default=64, may_change=True, ge=2, le=100_000)
     max_skipped_steps: Positive = field(
         "this many steps in a row without a finite gradient, or with a loss out of range, stop the run",
         default=10,

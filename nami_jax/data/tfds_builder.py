@@ -108,7 +108,8 @@ def _what_exists(name: str) -> str:
 
 
 def _require_split(cfg: DataConfig, builder: tfds.core.DatasetBuilder, split: str) -> None:
-    field = "data.train_split" if split == cfg.train_split else "data.eval_split"
+    fields = {"data.train_split": cfg.train_split, "data.eval_split": cfg.eval_split}
+    field = next((name for name, value in fields.items() if value == split), "split")
     try:
         size = builder.info.splits[split].num_examples  # below 0 for one that runs backwards
     except ValueError as error:

@@ -44,6 +44,8 @@ class Views(NamedTuple):
     bar_text: Callable[[Mapping[str, float]], str]
     validate: Callable[[Any], Mapping[str, float]]  # state -> scalars; those called validation/… are also printed
     preview: Callable[[Any, int], Path]  # state, step -> a picture
+    evaluate: Callable[[Any], Mapping[str, float]] | None = None  # state -> scalars that take long; None: none
+    evaluate_every: int | None = None  # steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,13 +127,15 @@ class Watch:
             wait(*arguments)
 
     def show(self, step: int, state: Any) -> None:
-        """Logs and validates if that is due after a step.
+        """Logs, validates and evaluates samples if that is due after a step.
 
         Raises:
             NonFiniteError: of this step, as `Interval.settle`.
         """
         logs, validates = (self.due(step, every) for every in (self._cadence.log_every, self._cadence.eval_every))
-        if not (logs or validates):
+        every, evaluate = self._views.evaluate_every, self._views.evaluate
+        evaluates = every is not None and evaluate is not None and self.due(step, every)
+        if not (logs or validates or evaluates):
             return
         self.settle()
         if logs:
@@ -148,6 +152,12 @@ class Watch:
                 self._say(self._interval.judge(step, loss))
             shown = [f"{name} {value:.4f}" for name, value in scalars.items() if name.startswith("validation/")]
             self._say(f"step {step}: {', '.join(shown)}" if shown else None)
+        if evaluates:
+            assert evaluate is not None
+            with self._interval.paused():
+                scalars = evaluate(state)
+            self._log(step, scalars)
+            self._say(f"step {step}: {', '.join(f'{name} {value:.4g}' for name, value in scalars.items())}")
 
     def validation_loss(self, step: int) -> float | None:
         """Returns the validation loss of the state after `step`, if `show` has measured it."""

@@ -71,7 +71,7 @@ class NamiPipeline:
         self.model, self.cfg, self.source = model, cfg, source
         self.autoencoder, self.bridge, self.keep_encoder = autoencoder, bridge, keep_encoder
         self._load_encoder, self._encoder = load_encoder, None
-        self._sampler = make_sampler(model.cfg, cfg.flow.sigma_ends, layout)
+        self.sampler = make_sampler(model.cfg, cfg.flow.sigma_ends, layout)
 
     def __repr__(self) -> str:
         """Says what it draws, and with what."""
@@ -302,7 +302,7 @@ class NamiPipeline:
         networks, downscale = Networks(self.model, self._check(sample, height, width)), self.cfg.autoencoder.downscale
         numbers = range(len(text.pooled)) if numbers is None else numbers
         request = Request(height // downscale, width // downscale, draw.seed, numbers, initial)
-        return self._sampler(networks, text, negative, sample, request, progress)
+        return self.sampler(networks, text, negative, sample, request, progress)
 
     def decode(self, latents: Any) -> list[Image.Image]:
         """Turns latents (B, h, w, C) into pictures.
@@ -340,9 +340,9 @@ class NamiPipeline:
         )
         transition = make_transition(self.bridge if sample.transition == "bridge" else None)
         downscale = self.cfg.autoencoder.downscale
-        self._sampler.check(sample, transition, height, width, downscale)
+        self.sampler.check(sample, transition, height, width, downscale)
         lengths = self.model.cfg.image_tokens(height // downscale, width // downscale)
-        self._sampler.layout.require_tokens(lengths, self.cfg.text.max_length)
+        self.sampler.layout.require_tokens(lengths, self.cfg.text.max_length)
         return transition
 
 

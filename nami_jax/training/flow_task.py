@@ -44,6 +44,7 @@ from nami_jax.training.compilation import (
 )
 from nami_jax.training.flow_parts import FlowParts, flow_parts
 from nami_jax.training.preview import Preview
+from nami_jax.training.sample_scores import SampleScores
 from nami_jax.training.state import TrainState, sampling_weights
 from nami_jax.training.task import TrainStep, ready_splits
 
@@ -222,7 +223,7 @@ class FlowTask:
         return step_flops(self.cfg, shapes_of(batch))
 
     def views(self, folder: Path) -> Views:
-        """See `Task`: rates, validation losses and sample grids."""
+        """See `Task`: rates, validation losses, sample grids and, if asked for, scores of samples."""
         preview = self.preview
 
         def scalars(summary: Mapping[str, float]) -> dict[str, float]:
@@ -232,7 +233,14 @@ class FlowTask:
         def draw(state: TrainState, step: int) -> Path:
             return preview.draw(self.parts.networks(state), step, folder)
 
-        return Views(scalars, bar_text, self.validate, draw)
+        if self.cfg.train.evaluate_every is None:
+            return Views(scalars, bar_text, self.validate, draw)
+        samples = SampleScores(self.cfg, self.data, self.codec, self.parts.sampler)
+
+        def evaluate(state: TrainState) -> dict[str, float]:
+            return samples.measure(self.parts.networks(state))
+
+        return Views(scalars, bar_text, self.validate, draw, evaluate, self.cfg.train.evaluate_every)
 
     def validate(self, state: TrainState) -> dict[str, float]:
         """Returns the mean loss of each stage over the held-out split, if any, and of all, with the same draws."""

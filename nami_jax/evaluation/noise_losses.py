@@ -1,0 +1,91 @@
+"""The network's own error on pictures, by stage and by noise: always at the same noise and the same times."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nami_jax.data.images import to_stage
+from nami_jax.flow.interpolant import end_before, interpolate, stage_ends
+from nami_jax.flow.stages import Stage
+from nami_jax.models.layout import Layout
+from nami_jax.parallel.kept_programs import BoundedJit
+from nami_jax.sampling.sampler import Networks, Sampler, image_noise
+from nami_jax.terminal.progress import progress_bar
+from nami_jax.text.encoders import TextStates
+
+QUARTERS = 4  # of a stage's noise range
+TIMES = 8  # local times of a stage, evenly spaced: two in each quarter
+BATCH = 64
+
+
+def losses_by_noise(
+    sampler: Sampler, networks: Networks, images: np.ndarray, text: TextStates, seed: int, progress: bool = False
+) -> np.ndarray:
+    """Computes the squared error of the predicted velocity at `TIMES` local times of every stage.
+
+    That is the flow matching loss without caption dropout, of a path that starts after the network's own transition,
+    whatever the network was trained with; times count alike, and not as often as in training.
+
+    Args:
+        sampler: of the networks: its stages and layout.
+        networks: the network, and the transition.
+        images: (N, H, W, C) at the last stage's size, pixels in [-1, 1] or latents.
+        text: states of their captions, embeds (N, T, D) and pooled (N, P).
+        seed: of the noise; that of picture i is a function of the seed and i.
+        progress: show a bar.
+
+    Returns:
+        (N, K, TIMES) float32, from the cleanest time to the noisiest.
+
+    Source: NAMI, arXiv 2503.09242, sec. 3.1.
+    """
+    count, size = len(images), -(-min(BATCH, len(images)) // sampler.layout.batch_parts) * sampler.layout.batch_parts
+    losses = np.zeros((count, len(sampler.stages), TIMES), np.float32)
+    for first in progress_bar(range(0, count, size), desc="loss by noise", disable=not progress):
+        rows = np.arange(first, first + size) % count  # filled up with the first ones
+        own = TextStates(text.embeds[rows], text.pooled[rows])
+        for k, (before, stage) in enumerate(zip((None, *sampler.stages[:-1]), sampler.stages, strict=True)):
+            latents = to_stage(images[rows], stage.downscale)
+            noise = image_noise(seed, rows.tolist(), stage, latents.shape[1:], sampler.layout)
+            found = stage_errors((stage, before, sampler.layout), networks, latents, noise, own)
+            kept = min(size, count - first)
+            losses[first : first + kept, k] = np.asarray(sampler.layout.replicate(found))[:kept]
+    return losses
+
+
+@BoundedJit
+def stage_errors(
+    kind: tuple[Stage, Stage | None, Layout],
+    networks: Networks,
+    latents: jax.Array,
+    noise: jax.Array,
+    text: TextStates,
+) -> jax.Array:
+    """Returns the errors (B, TIMES) of one stage.
+
+    Args:
+        kind: the stage, the one before it or None, and how the network is spread over devices.
+        networks: the network, and the transition into the stage.
+        latents: (B, H, W, C) at the stage's size.
+        noise: (B, H, W, C) standard normal.
+        text: embeds (B, T, D) and pooled (B, P).
+    """
+    stage, before, layout = kind
+    x_start, x_end = stage_ends(latents, noise, stage)
+    if before is not None and not networks.transition.needs_noise:  # learned: the path starts where it arrives
+        x_start = networks.transition(end_before(latents, noise, before.sigma_end), None, before)
+
+    def at(tau: jax.Array) -> jax.Array:
+        taus = jnp.full(len(latents), tau)
+        x_t, velocity = interpolate(x_start, x_end, taus)
+        predicted = networks.model(
+            x_t, stage.global_time(taus), text.embeds, text.pooled, stage=stage.number, layout=layout
+        )
+        return jnp.mean(jnp.square(predicted - velocity), axis=(1, 2, 3))
+
+    return jax.lax.map(at, (jnp.arange(TIMES) + 0.5) / TIMES).T
+
+
+def by_quarter(losses: np.ndarray) -> np.ndarray:
+    """Averages losses (N, K, TIMES) over the times of each quarter of the noise range: (N, K, QUARTERS)."""
+    return losses.reshape(*losses.shape[:2], QUARTERS, -1).mean(-1)

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from nami_jax.evaluation.neighbours import COPY_QUANTILE, Gallery, copying, cosine_distances, is_original, judge, spread
+
+# Two concepts in two styles: the first two features tell the concept, the last two the style.
+CONCEPTS, STYLES = np.array(["cat", "cat", "dog", "dog"]), np.array(["flat", "line", "flat", "line"])
+FEATURES = np.array([[2, 0, 1, 0], [2, 0, 0, 1], [0, 2, 1, 0], [0, 2, 0, 1]], np.float32)
+GALLERY = Gallery(FEATURES, {"concept": CONCEPTS, "style": STYLES}, np.arange(4))
+WANTED = {"concept": np.array(["cat", "cat"]), "style": np.array(["flat", "flat"])}
+OWN = np.array([0, 0])
+
+
+def test_cosine_distance_is_seen_from_the_centre():
+    x = np.array([[3.0, 1.0]]), np.array([[1.0, 3.0], [2.0, 1.0], [0.0, 1.0]])
+    np.testing.assert_allclose(cosine_distances(*x, np.array([1.0, 1.0])), [[1, 0, 2]], atol=1e-7)
+
+
+def test_concept_is_judged_by_other_styles_and_style_by_other_concepts():
+    samples = np.array([[2, 0, 1, 0], [0, 2, 1, 0]], np.float32)  # a flat cat, and a flat dog where a cat was wanted
+    distances = GALLERY.distances(samples)
+    concept, style = (judge(distances, WANTED, OWN, GALLERY, kind) for kind in ("concept", "style"))
+    assert concept.right.tolist() == [True, False]
+    assert style.right.tolist() == [True, True]
+    assert concept.chance == style.chance == 0.5
+
+
+def test_where_only_one_label_is_known_the_picture_itself_is_not_asked():
+    gallery = Gallery(FEATURES, {"concept": np.array(["cat", "owl", "dog", "cat"])}, np.arange(4))
+    found = judge(gallery.distances(FEATURES[:1]), {"concept": np.array(["cat"])}, np.array([0]), gallery, "concept")
+    assert not found.right[0]  # its neighbour is the owl
+    assert found.chance == pytest.approx(1 / 3)
+
+
+def test_a_sample_without_anyone_to_ask_is_not_right():
+    gallery = Gallery(FEATURES[:1], {"concept": CONCEPTS[:1], "style": STYLES[:1]}, np.arange(1))
+    wanted = {kind: labels[:1] for kind, labels in WANTED.items()}
+    assert not judge(np.zeros((1, 1)), wanted, OWN[:1], gallery, "concept").right[0]
+
+
+def test_the_original_is_found_also_where_it_is_in_two_splits():
+    gallery = Gallery(FEATURES[[0, 1, 0]], {}, np.array([0, 1, 0]))
+    found = is_original(gallery.distances(FEATURES[[0, 1, 0]]), np.array([0, 0, 0]), gallery)
+    assert found.right.tolist() == [True, False, True]
+    assert found.chance == 0.5
+
+
+def test_unseen_pictures_copy_by_chance_and_copies_always():
+    rng = np.random.default_rng(0)
+    unseen, like_them, copies = rng.random(2000) + 0.1, rng.random(2000) + 0.1, np.zeros(2000)
+    chance = copying(like_them, unseen)
+    assert chance.nearer_than_unseen == pytest.approx(0.5, abs=0.03)
+    assert chance.copies == pytest.approx(COPY_QUANTILE, abs=0.02)
+    assert copying(copies, unseen) == (1, 1)
+    assert copying(unseen, unseen).nearer_than_unseen == pytest.approx(0.5)
+
+
+def test_spread_is_the_mean_over_different_pairs():
+    x = np.array([[1.0, 0], [0, 1], [-1, 0]])
+    assert spread(x, np.zeros(2)) == pytest.approx((1 + 1 + 2) / 3)
