@@ -1,7 +1,6 @@
 """The training target: a straight path from each stage's noisier, upsampled start to its cleaner, sharper end."""
 
 import jax
-import jax.numpy as jnp
 
 from nami_jax.flow.resize import pool, upsample
 from nami_jax.flow.stages import Stage
@@ -45,8 +44,3 @@ def interpolate(x_start: jax.Array, x_end: jax.Array, tau: jax.Array) -> tuple[j
     """Returns the point x_t on the path at local time `tau` (B,) in [0, 1], and the velocity x_start - x_end there."""
     tau = tau[:, None, None, None]
     return tau * x_start + (1 - tau) * x_end, x_start - x_end
-
-
-def logit_normal(key: jax.Array, shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0) -> jax.Array:
-    """Draws local times in (0, 1) as sigmoid(mean + std * normal), float32. SD3, arXiv 2403.03206, sec. 3.1."""
-    return jax.nn.sigmoid(mean + std * jax.random.normal(key, shape, jnp.float32))
