@@ -228,6 +228,13 @@ class Config(Settings):
             remedy="Set False",
         )
         require(
+            self.data.lower_stages == "latents" or self.autoencoder.folder is not None,
+            field="data.lower_stages",
+            value=self.data.lower_stages,
+            rule="a flow of pixels has no latents, and pools pixels in any case",
+            remedy="Set 'latents', or autoencoder.folder",
+        )
+        require(
             self.flow.sigma_ends is None or self.sample.grid != "released",
             field="sample.grid",
             value=self.sample.grid,

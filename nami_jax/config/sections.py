@@ -172,6 +172,11 @@ class DataConfig(Settings):
         default=None,
         may_change=True,
     )
+    lower_stages: Literal["latents", "pixels"] = field(
+        "what the lower stages of a flow of latents are trained on: latents, those of the last stage pooled; pixels, "
+        "those of the image pooled in pixels and then encoded, which `python -m nami_jax.prepare` stores beside them",
+        default="latents",
+    )
     buckets: tuple[tuple[Side, ...], ...] | None = field(
         "(height, width) of prepared images, pixels; None: side x side alone",
         default=None,

@@ -35,7 +35,9 @@ def draw(key: jax.Array, shape: tuple[int, ...], flow: FlowConfig, caption_dropo
     )
 
 
-def start_after(transition: Transition, before: Stage, latents: jax.Array, noise: jax.Array) -> jax.Array:
+def start_after(
+    transition: Transition, before: Stage, latents: jax.Array, noise: jax.Array, coarse: jax.Array | None = None
+) -> jax.Array:
     """Returns where a stage's path starts after a transition.
 
     Args:
@@ -43,19 +45,25 @@ def start_after(transition: Transition, before: Stage, latents: jax.Array, noise
         before: the stage before.
         latents: (B, H, W, C) clean latents at this stage's size.
         noise: (B, H, W, C) standard normal, of both stages.
+        coarse: (B, H/2, W/2, C) the stage before's clean latents, as for `stage_ends`.
 
     Returns:
         (B, H, W, C).
     """
-    return transition(end_before(latents, noise, before.sigma_end), noise, before)
+    return transition(end_before(latents, noise, before.sigma_end, coarse), noise, before)
 
 
 def transition_loss(
-    transition: Transition, before: Stage, stage: Stage, latents: jax.Array, noise: jax.Array
+    transition: Transition,
+    before: Stage,
+    stage: Stage,
+    latents: jax.Array,
+    noise: jax.Array,
+    coarse: jax.Array | None = None,
 ) -> jax.Array:
     """Returns the mean squared error () of `start_after` against the stage's own x_start. NAMI, CVPR 2026 version."""
-    x_start, _ = stage_ends(latents, noise, stage)
-    return jnp.mean(jnp.square(start_after(transition, before, latents, noise) - x_start))
+    x_start, _ = stage_ends(latents, noise, stage, coarse)
+    return jnp.mean(jnp.square(start_after(transition, before, latents, noise, coarse) - x_start))
 
 
 def predict(
@@ -83,7 +91,7 @@ def predict(
 
     Source: NAMI, arXiv 2503.09242, sec. 3.1.
     """
-    x_start, x_end = stage_ends(batch.images, draws.noise, stage)
+    x_start, x_end = stage_ends(batch.images, draws.noise, stage, batch.coarse)
     if start is not None:
         x_start = start
     x_t, velocity = interpolate(x_start, x_end, draws.tau)

@@ -76,6 +76,7 @@ def _scale_by_muon(momentum: float, dtype: Any) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
+        new: Any
         found, new = muon.update(split(updates), state._replace(mu=split(state.mu)))
         return jax.tree.map(scaled, found, updates), new._replace(mu=joined(new.mu, updates))
 

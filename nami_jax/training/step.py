@@ -157,7 +157,7 @@ def _predictions(
         for before, stage, part, drawn in zip((None, *stages[:-1]), stages, batch, draws, strict=True):
             start = None
             if learned is not None and before is not None:
-                start = start_after(learned, before, part.images, drawn.noise)
+                start = start_after(learned, before, part.images, drawn.noise, part.coarse)
             yield predict(model, stage, part, null, drawn, start, layout)
 
     return pairs

@@ -73,6 +73,8 @@ LATENTS = {"data": {"prepared": "p"}, "autoencoder": {"folder": "vae", "downscal
          r"train\.contrastive_weight = 0\.05: .* has a stage of 8\. Set 0, or 16 images or more of each stage\."),
         ({"train": {"contrastive_weight": 1.0}}, r"train\.contrastive_weight = 1\.0: must be in \[0, 1\)"),
         ({"train": {"optimizer": "lion"}}, r"train\.optimizer = 'lion': is not a valid choice\. Set 'adamw' or 'muon'"),
+        ({"data": {"lower_stages": "pixels"}},
+         r"data\.lower_stages = 'pixels': a flow of pixels has no latents, .* Set 'latents', or autoencoder\.folder\."),
         ({"text": {"encoder": "t5_bert"}}, r"text\.folder = None: t5_bert needs a folder of weights"),
     ],
 )  # fmt: skip

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +61,23 @@ def test_the_network_sees_the_point_on_the_path_and_its_global_time():
     np.testing.assert_allclose(seen.t, [15 / 39, 22 / 39, 29 / 39], rtol=1e-6)
     np.testing.assert_allclose(seen.x_t[0], 2 / 3 * images[0] + 1 / 3 * draws.noise[0], atol=1e-6)
     assert seen.stage == 2
+
+
+@pytest.mark.parametrize("bridged", [False, True])
+def test_a_path_starts_at_the_coarse_images_that_are_given(bridged):
+    images, noise = (jax.random.normal(jax.random.key(i), (2, 16, 16, 3)) for i in range(2))
+    coarse = jax.random.normal(jax.random.key(2), (2, 8, 8, 3))
+    draws = StageDraws(noise, tau=jnp.ones(2), drop=jnp.zeros(2, bool))
+    start = start_after(least_squares_bridge(), STAGES[1], images, noise, coarse) if bridged else None
+    seen, batch = Recorder(), dataclasses.replace(batch_of(images), coarse=coarse)
+    predict(seen, STAGES[2], batch, NULL, draws, start)  # pyright: ignore[reportArgumentType]
+    pooled_noise = noise.reshape(2, 8, 2, 8, 2, 3).mean((2, 4))
+    wide, wide_noise = (jnp.repeat(jnp.repeat(x, 2, 1), 2, 2) for x in (coarse, pooled_noise))
+    # The bridge gives 0.75 of the stage before's end, at noise level 1/3.
+    expected = 0.75 * (2 / 3 * wide + 1 / 3 * 2 * wide_noise) if bridged else 0.5 * wide + 0.5 * noise
+    np.testing.assert_allclose(seen.x_t, expected, rtol=1e-5, atol=1e-6)
+    loss = transition_loss(least_squares_bridge(), STAGES[1], STAGES[2], images, noise, coarse)
+    assert float(loss) == pytest.approx(0.5**2 * 3 / 4, rel=0.2)  # as from pooled images: only the noise is unknown
 
 
 def test_dropped_captions_become_the_empty_one_in_states_and_pooled_vector():
