@@ -24,7 +24,7 @@ from nami_jax.parallel.sharding import make_mesh, shard_batch
 from nami_jax.planning.report import table
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.training.flow_parts import flow_parts
-from nami_jax.training.loss import draw, stage_losses
+from nami_jax.training.loss import draw, predict, squared_errors
 from nami_jax.training.state import TrainState, advance, ema_decay
 from nami_jax.training.step import init_state
 
@@ -38,7 +38,7 @@ def stage_gradients(cfg: Config, mesh: Mesh, number: int) -> Callable[..., Any]:
     def loss(params, part, null, key):
         drawn = draw(key, part.images.shape, cfg.flow, cfg.train.caption_dropout)
         model, stage = nnx.merge(parts.structure, params), parts.stages[number - 1]
-        return stage_losses(model, stage, part, null, drawn, None, parts.layout).mean()
+        return squared_errors(*predict(model, stage, part, null, drawn, None, parts.layout)).mean()
 
     return jax.jit(jax.value_and_grad(loss))
 

@@ -135,6 +135,13 @@ class AutoencoderRun(Settings):
     task: Literal["autoencoder"] = TASK
 
     def __post_init__(self) -> None:
+        require(
+            self.data.lower_stages == "latents",
+            field="data.lower_stages",
+            value=self.data.lower_stages,
+            rule="an autoencoder has no stages",
+            remedy="Set 'latents'",
+        )
         unit, crop = self.model.downscale, self.train.crop
         sides = tuple(itertools.chain.from_iterable(self.data.bucket_sizes))
         where = "data.side" if self.data.buckets is None else "data.buckets"

@@ -56,11 +56,17 @@ class TrainConfig(Settings):
         default="constant",
         may_change=True,
     )
+    optimizer: Literal["adamw", "muon"] = field(
+        "muon: the blocks' matrices by Muon, at AdamW's rate and weight decay, and all other parameters by AdamW",
+        default="adamw",
+    )
+    muon_momentum: Share = field("decay of Muon's momentum", default=0.95, may_change=True)
     weight_decay: float = field("weight decay, of kernels only", default=0.01, may_change=True, ge=0, le=1e4)
     adam_b1: Share = field("decay of Adam's first moment", default=0.9, may_change=True)
     adam_b2: Share = field("decay of Adam's second moment", default=0.99, may_change=True)
     first_moment_dtype: Dtype = field(
-        "type that Adam's first moment is kept in; bfloat16 takes half the memory of it", default="float32"
+        "type that Adam's first moment, and Muon's momentum, is kept in; bfloat16 takes half the memory of it",
+        default="float32",
     )
     grad_clip: float = field("largest global gradient norm", default=1.0, may_change=True, gt=0, le=1e30)
     ema_decay: Share = field(
@@ -68,6 +74,12 @@ class TrainConfig(Settings):
     )
     caption_dropout: Share = field(
         "share of captions replaced by the empty one, for guidance", default=0.1, may_change=True
+    )
+    contrastive_weight: Share = field(
+        "of the squared distance to another image's velocity, which is taken off the loss (contrastive flow matching); "
+        "0: off, the paper's: 0.05",
+        default=0.0,
+        example=0.05,
     )
     log_every: Positive = field("steps between logs", default=50, may_change=True)
     eval_every: Positive = field("steps between validations", default=500, may_change=True)
@@ -224,6 +236,13 @@ class Config(Settings):
             remedy="Set False",
         )
         require(
+            self.data.lower_stages == "latents" or self.autoencoder.folder is not None,
+            field="data.lower_stages",
+            value=self.data.lower_stages,
+            rule="a flow of pixels has no latents, and pools pixels in any case",
+            remedy="Set 'latents', or autoencoder.folder",
+        )
+        require(
             self.flow.sigma_ends is None or self.sample.grid != "released",
             field="sample.grid",
             value=self.sample.grid,
@@ -236,6 +255,22 @@ class Config(Settings):
             value=self.model.lora_rank,
             rule="LoRA needs a trained network to adapt",
             remedy="Set train.init_from",
+        )
+        require(
+            self.model.lora_rank is None or self.train.optimizer == "adamw",
+            field="train.optimizer",
+            value=self.train.optimizer,
+            rule="Muon trains the blocks' kernels, which LoRA leaves as they are",
+            remedy="Set 'adamw', or model.lora_rank = None",
+        )
+        fewest = min(map(min, self.train.stage_batches))
+        require(
+            self.train.contrastive_weight == 0 or fewest >= 2 * self.train.accumulation_steps,
+            field="train.contrastive_weight",
+            value=self.train.contrastive_weight,
+            rule="each image needs another one of its stage to be told from, in each of the train.accumulation_steps = "
+            f"{self.train.accumulation_steps} parts of a step, and train.stage_batches has a stage of {fewest}",
+            remedy=f"Set 0, or {2 * self.train.accumulation_steps} images or more of each stage",
         )
         self._require_bridge()
         require_side(self.data.side, self.model, "data.side", self.autoencoder.downscale)

@@ -120,10 +120,28 @@ class FlowConfig(Settings):
     sigma_ends: tuple[float, ...] | None = field(
         "noise level at each stage's end, falling to 0; None: (K-k)/K", default=None, example=(0.5, 0.25, 0.0)
     )
-    time_mean: float = field("training times are sigmoid(time_mean + time_std * normal)", default=0.0, ge=-100, le=100)
-    time_std: float = field("see time_mean", default=1.0, gt=0, le=100)
+    time_sampling: Literal["logit_normal", "uniform", "u_shaped"] = field(
+        "density of the training times within a stage, 0 at its end and 1 at its start: logit_normal, "
+        "sigmoid(time_mean + time_std * normal); u_shaped, proportional to exp(a t) + exp(a (1 - t)), a = time_slope",
+        default="logit_normal",
+    )
+    time_mean: float = field("of logit_normal: above 0 for more noise", default=0.0, ge=-100, le=100)
+    time_std: float = field("of logit_normal", default=1.0, gt=0, le=100)
+    time_slope: float = field("of u_shaped: how much more often a stage's ends are drawn", default=4.0, gt=0, le=20)
 
     def __post_init__(self) -> None:
+        for name, density, default in (
+            ("time_mean", "logit_normal", 0.0),
+            ("time_std", "logit_normal", 1.0),
+            ("time_slope", "u_shaped", 4.0),
+        ):
+            require(
+                getattr(self, name) == default or self.time_sampling == density,
+                field=f"flow.{name}",
+                value=getattr(self, name),
+                rule=f"is of flow.time_sampling = {density!r} alone, and this is {self.time_sampling!r}",
+                remedy=f"Set {default}, or that density",
+            )
         ends = self.sigma_ends
         if ends is not None:
             falling = all(a > b for a, b in itertools.pairwise(ends))
@@ -153,6 +171,11 @@ class DataConfig(Settings):
         "folder that `python -m nami_jax.prepare` creates, of latents or pixels; None: `name`'s pixels",
         default=None,
         may_change=True,
+    )
+    lower_stages: Literal["latents", "pixels"] = field(
+        "what the lower stages of a flow of latents are trained on: latents, those of the last stage pooled; pixels, "
+        "those of the image pooled in pixels and then encoded, which `python -m nami_jax.prepare` stores beside them",
+        default="latents",
     )
     buckets: tuple[tuple[Side, ...], ...] | None = field(
         "(height, width) of prepared images, pixels; None: side x side alone",

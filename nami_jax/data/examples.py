@@ -21,6 +21,7 @@ class Example(NamedTuple):
     caption: str
     embeds: np.ndarray  # (T, D) states of the caption's tokens
     pooled: np.ndarray  # (P,)
+    lower: tuple[np.ndarray, ...] = ()  # latents of stage K-1, ..., 1, where they are not the pooled `image`
 
 
 class ExampleSource(Protocol):
@@ -69,9 +70,15 @@ class Pixels:
 class PreparedExamples:
     """The prepared pictures of one bucket, latents or pixels, stored together with the states of their captions."""
 
-    def __init__(self, records: BucketSource, flip: bool = False):
-        """Wraps one bucket's records; `flip` mirrors half of the examples."""
-        self._records, self._flip = records, flip
+    def __init__(self, records: BucketSource, flip: bool = False, lower_levels: int = 0):
+        """Wraps one bucket's records.
+
+        Args:
+            records: of one bucket.
+            flip: mirror half of the examples.
+            lower_levels: how many smaller sizes' own latents an example shows; the records have at least so many.
+        """
+        self._records, self._flip, self._lower_levels = records, flip, lower_levels
 
     def __len__(self) -> int:
         return len(self._records)
@@ -90,7 +97,8 @@ class PreparedExamples:
         i = rng.integers(len(sample.captions)) if rng else 0
         states = (sample.text_embeds[i], sample.pooled[i])
         image = _mirrored(sample.image, self._flip, rng)
-        return Example(image, sample.captions[i], *(x.astype(np.float32) for x in states))
+        embeds, pooled = (x.astype(np.float32) for x in states)
+        return Example(image, sample.captions[i], embeds, pooled, sample.lower[: self._lower_levels])
 
 
 def _mirrored(image: np.ndarray, flip: bool, rng: np.random.Generator | None) -> np.ndarray:
@@ -120,10 +128,10 @@ def open_data(cfg: Config, fingerprint: str | None = None) -> Data:
         prepared = PreparedData(cfg.data)
         prepared.require_flow(cfg, fingerprint)
         train, held_out = (prepared.sources(split) for split in SPLITS)
-        flipped = [PreparedExamples(bucket, cfg.data.flip) for bucket in train]
+        levels = cfg.model.num_stages - 1 if cfg.data.lower_stages == "pixels" else 0
         return Data(
-            flipped,
-            [PreparedExamples(bucket) for bucket in held_out],
+            [PreparedExamples(bucket, cfg.data.flip, levels) for bucket in train],
+            [PreparedExamples(bucket, lower_levels=levels) for bucket in held_out],
             prepared.empty,
             prepared.settings.text_encoder or "",
         )

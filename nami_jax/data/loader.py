@@ -27,6 +27,7 @@ class StageBatch:
 
     images: Any  # (B_k, H_k, W_k, C) float32, pixels in [-1, 1] or latents; an array, or what stands for one
     text: TextStates  # (B_k, T, D) and (B_k, P)
+    coarse: Any = None  # (B_k, H_k / 2, W_k / 2, C) the images at the size of the stage before; None: pooled
 
 
 Batch = tuple[StageBatch, ...]  # over stages 1..K
@@ -114,18 +115,27 @@ class _Dealer:
             [examples[int(first + row)] for row in self.shard.rows(int(size))]
             for first, size in zip(firsts, sizes, strict=True)
         ]
-        return tuple(_stage_batch(part, factor) for part, factor in zip(parts, _factors(len(sizes)), strict=True))
+        return tuple(_stage_batch(part, level) for part, level in zip(parts, _levels(len(sizes)), strict=True))
 
 
-def _factors(stages: int) -> list[int]:
-    return [2 ** (stages - 1 - k) for k in range(stages)]
+def _levels(stages: int) -> range:
+    """Returns how many stages come after stage 1..K."""
+    return range(stages - 1, -1, -1)
 
 
-def _stage_batch(examples: Sequence[Example], factor: int) -> StageBatch:
+def _stage_batch(examples: Sequence[Example], level: int) -> StageBatch:
     return StageBatch(
-        to_stage(np.stack([example.image for example in examples]), factor),
+        _images(examples, level),
         TextStates(*(np.stack(states) for states in zip(*((e.embeds, e.pooled) for e in examples), strict=True))),
+        _images(examples, level + 1) if level < len(examples[0].lower) else None,
     )
+
+
+def _images(examples: Sequence[Example], level: int) -> np.ndarray:
+    """Returns the examples at the size of a stage, by the number of stages after it; see `to_stage`."""
+    if level and examples[0].lower:
+        return np.stack([example.lower[level - 1] for example in examples])
+    return to_stage(np.stack([example.image for example in examples]), 2**level)
 
 
 def eval_batches(sources: Sequence[ExampleSource], cfg: Config, shard: HostShard = WHOLE) -> Iterator[Batch]:
@@ -146,4 +156,4 @@ def eval_batches(sources: Sequence[ExampleSource], cfg: Config, shard: HostShard
     for source in sources:
         for start in range(0, len(source), size):
             examples = [source.example(source[int(i) % len(source)], None) for i in start + shard.rows(size)]
-            yield tuple(_stage_batch(examples, factor) for factor in _factors(cfg.model.num_stages))
+            yield tuple(_stage_batch(examples, level) for level in _levels(cfg.model.num_stages))

@@ -149,6 +149,14 @@ class PreparedData:
         ):
             self._require_same(field, value, prepared)
         require(
+            cfg.data.lower_stages == "latents" or found.lower_levels >= cfg.model.num_stages - 1,
+            field="data.lower_stages",
+            value=cfg.data.lower_stages,
+            rule=f"{cfg.model.num_stages} stages need the latents of {cfg.model.num_stages - 1} smaller sizes, and "
+            f"{self.folder} holds those of {found.lower_levels}",
+            remedy=f"Set 'latents', or another data.prepared and {AGAIN}",
+        )
+        require(
             found.autoencoder == fingerprint,
             field="autoencoder.folder",
             value=cfg.autoencoder.folder,

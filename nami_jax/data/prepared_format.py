@@ -42,6 +42,7 @@ class PreparedSample(NamedTuple):
     image: np.ndarray  # (H, W, 3) uint8; or latents (h, w, C) float32 of 8 bits of precision: stored in bfloat16
     text_embeds: Any  # (N, T, D) bfloat16; None for a run that needs no texts
     pooled: Any  # (N, P) float32: small beside the embeds, and it steers every block
+    lower: tuple[np.ndarray, ...] = ()  # as `image`, of the picture pooled by 2, 4, ... in pixels before it was encoded
 
     def pack(self) -> bytes:
         """Returns the record that `unpack` reads."""
@@ -49,6 +50,9 @@ class PreparedSample(NamedTuple):
         for name in ("image", "text_embeds"):
             if fields[name] is not None and fields[name].dtype != np.uint8:
                 fields[name] = fields[name].astype(ml_dtypes.bfloat16)
+        del fields["lower"]
+        if self.lower:
+            fields["lower"] = [latents.astype(ml_dtypes.bfloat16) for latents in self.lower]
         return msgpack_serialize(fields)
 
     @classmethod
@@ -57,7 +61,8 @@ class PreparedSample(NamedTuple):
         fields: Any = msgpack_restore(record)
         if fields["image"].dtype != np.uint8:
             fields["image"] = fields["image"].astype(np.float32)
-        return cls(**fields | {"captions": tuple(fields["captions"])})
+        lower = tuple(latents.astype(np.float32) for latents in fields.get("lower", ()))
+        return cls(**fields | {"captions": tuple(fields["captions"]), "lower": lower})
 
 
 @settings(remedy=f"Remove its folder and {AGAIN}")
@@ -81,6 +86,7 @@ class Prepared(Settings):
     pooled_dim: int | None  # P
     dtype: str  # in which autoencoder and text encoder computed
     caption_templates: tuple[str, ...]
+    lower_levels: int = 0  # sizes below the image's own of which there are latents, each half of the one above
     format: int = FORMAT
 
     def to_json(self) -> str:

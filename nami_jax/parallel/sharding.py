@@ -1,6 +1,6 @@
 """Where every array lives: the device mesh, one table of rules for the training state, and the batch.
 
-The state's paths end in the parameter's path for parameters, EMA and both moments alike, so one table shards them all.
+The state's paths end in the parameter's path for parameters, EMA and all moments alike, so one table shards them all.
 """
 
 import math

@@ -76,7 +76,7 @@ def make_plan(cfg: Config, hardware: Hardware, *, all_shapes: bool = False, veri
 
 def measure_step(cfg: Config, hardware: Hardware, mesh: Mesh, shapes: BatchShapes) -> Measured:
     """Compiles the training step for images of `shapes`."""
-    batch = shard_bytes(abstract_batch(shapes, mesh, null_states(cfg))) + shard_bytes(null_states(cfg))
+    batch = shard_bytes(abstract_batch(cfg, shapes, mesh, null_states(cfg))) + shard_bytes(null_states(cfg))
     known = state_parts(run_state(cfg, mesh)) | {"batch": batch}
     name = f"the training step on {shapes_text(shapes)}"
     height, width = shapes[-1][1:3]

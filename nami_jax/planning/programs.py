@@ -44,7 +44,7 @@ def null_states(cfg: Config) -> TextStates:
 def lower_step(cfg: Config, mesh: Mesh, shapes: BatchShapes, layout: Layout | None = None) -> Lowered:
     """Traces the training step for images of `shapes` and the devices of `mesh`; `layout` replaces the run's own."""
     null, step = null_states(cfg), make_train_step(cfg, mesh, layout)
-    return step.lower(run_state(cfg, mesh), abstract_batch(shapes, mesh, null), null)  # pyright: ignore[reportFunctionMemberAccess]
+    return step.lower(run_state(cfg, mesh), abstract_batch(cfg, shapes, mesh, null), null)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def preview_images(cfg: Config, mesh: Mesh) -> int:

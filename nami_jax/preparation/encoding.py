@@ -6,6 +6,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from nami_jax.data.images import to_stage
 from nami_jax.data.prepared_format import Bucket, PreparedSample
 from nami_jax.preparation.errors import PreparationError
 from nami_jax.preparation.job import Job
@@ -27,6 +28,7 @@ class _Encoded(NamedTuple):
     bucket: Bucket
     captions: tuple[str, ...]
     image: np.ndarray  # (H, W, 3) uint8, or latents (h, w, C) bfloat16
+    lower: tuple[np.ndarray, ...]  # latents of the picture pooled by 2, 4, ...
 
 
 class RecordEncoder:
@@ -38,7 +40,7 @@ class RecordEncoder:
     def __init__(self, job: Job, write: Callable[[Bucket, PreparedSample], None]):
         """Calls `write` with every finished record and its bucket."""
         self._networks = job.networks()
-        self._batch_size = job.options.batch_size
+        self._batch_size, self._lower_levels = job.options.batch_size, job.lower_levels
         self._write = write
         self._pictures: dict[Bucket, list[Picture]] = {bucket: [] for bucket in job.cfg.data.bucket_sizes}
         self._encoded: list[_Encoded] = []
@@ -58,27 +60,32 @@ class RecordEncoder:
         self._encode_captions()
 
     def _encode_images(self, waiting: list[Picture]) -> None:
-        for picture, image in zip(waiting, self._images(waiting), strict=True):
-            self._encoded.append(_Encoded(picture.id, picture.bucket, picture.captions, image))
+        for picture, (image, *lower) in zip(waiting, self._images(waiting), strict=True):
+            self._encoded.append(_Encoded(picture.id, picture.bucket, picture.captions, image, tuple(lower)))
         waiting.clear()
         if sum(len(encoded.captions) for encoded in self._encoded) >= CAPTIONS_AT_ONCE:
             self._encode_captions()
 
-    def _images(self, pictures: list[Picture]) -> Sequence[np.ndarray]:
-        """Returns what is stored of each picture: its pixels, or the latents that they are encoded to."""
+    def _images(self, pictures: list[Picture]) -> Sequence[Sequence[np.ndarray]]:
+        """Returns what is stored of each picture: its pixels, or the latents that they are encoded to.
+
+        The latents come at the picture's own size and then at each smaller one, pooled in pixels as stages are.
+        """
         if self._networks.autoencoder is None:
-            return [picture.pixels for picture in pictures]
+            return [(picture.pixels,) for picture in pictures]
         pixels = np.stack([picture.pixels for picture in pictures])
         # Filled up with the first image: one shape for each bucket is compiled.
         pixels = np.concatenate([pixels, np.repeat(pixels[:1], self._batch_size - len(pixels), axis=0)])
-        images = pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)  # (B, H, W, 3)
-        latents = self._networks.autoencoder.encode(images)[: len(pictures)]  # (B, h, w, C)
-        if not np.isfinite(latents).all():
-            raise PreparationError(
-                f"The autoencoder makes latents that are not finite, e.g. near {pictures[0].id}. Use "
-                "another autoencoder.folder, or --dtype=float32."
-            )
-        return list(latents.astype(ml_dtypes.bfloat16))
+        levels = []
+        for level in range(self._lower_levels + 1):
+            latents = self._networks.autoencoder.encode(to_stage(pixels, 2**level))[: len(pictures)]  # (B, h, w, C)
+            if not np.isfinite(latents).all():
+                raise PreparationError(
+                    f"The autoencoder makes latents that are not finite, e.g. near {pictures[0].id}. Use "
+                    "another autoencoder.folder, or --dtype=float32."
+                )
+            levels.append(latents.astype(ml_dtypes.bfloat16))
+        return list(zip(*levels, strict=True))
 
     def _encode_captions(self) -> None:
         texts = self._networks.text
@@ -90,5 +97,6 @@ class RecordEncoder:
             if states is not None:
                 mine = [rows[caption] for caption in encoded.captions]
                 embeds, pooled = states.embeds[mine].astype(ml_dtypes.bfloat16), states.pooled[mine]
-            self._write(encoded.bucket, PreparedSample(encoded.id, encoded.captions, encoded.image, embeds, pooled))
+            sample = PreparedSample(encoded.id, encoded.captions, encoded.image, embeds, pooled, encoded.lower)
+            self._write(encoded.bucket, sample)
         self._encoded.clear()

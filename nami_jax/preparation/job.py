@@ -38,6 +38,13 @@ class Job:
             model = dataclasses.replace(self.cfg.model, dtype=self.options.dtype)
             return _load(self.cfg.autoencoder, model, self.cfg.text)
 
+    @property
+    def lower_levels(self) -> int:
+        """How many smaller sizes of each picture are encoded beside it: those of the lower stages, if the run asks."""
+        if isinstance(self.cfg, AutoencoderRun) or self.cfg.data.lower_stages == "latents":
+            return 0
+        return self.cfg.model.num_stages - 1
+
     def settings(self, plan: UnitList) -> Prepared:
         """Returns everything that the prepared data depend on."""
         cfg, (autoencoder, text) = self.cfg, self.networks()
@@ -59,6 +66,7 @@ class Job:
             pooled_dim=text.pooled_dim if text else None,
             dtype=self.options.dtype,
             caption_templates=self.cfg.data.caption_templates,
+            lower_levels=self.lower_levels,
         )
 
 

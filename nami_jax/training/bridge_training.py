@@ -58,7 +58,7 @@ def train_bridge(cfg: Config, mesh: Mesh, sources: Sequence[ExampleSource]) -> A
     state = jax.device_put(first, NamedSharding(mesh, PartitionSpec()))
     with progress_bar(range(cfg.bridge.steps), desc="training the bridge", unit="step", disable=not is_main()) as bar:
         for i in bar:
-            images = tuple(part.images for part in next(loader))
+            images = tuple((part.images, part.coarse) for part in next(loader))
             state, loss = step(state, shard_batch(images, mesh), np.uint32(i))
             if (i + 1) % cfg.train.log_every == 0 or i + 1 == cfg.bridge.steps:
                 if not np.isfinite(loss):
@@ -76,8 +76,8 @@ def _optimizer(cfg: Config) -> optax.GradientTransformation:
 def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, np.uint32], tuple[Any, jax.Array]]:
     """Returns the jitted ((params, moments), images, number) -> ((params, moments), loss); the first is donated.
 
-    Images are one array (B_k, H_k, W_k, C) per stage. The noise is a function of `train.seed` and the step's number
-    () uint32 alone.
+    Images are (B_k, H_k, W_k, C) for each stage, paired with those at the size of the stage before, or None to pool
+    them. The noise is a function of `train.seed` and the step's number () uint32 alone.
     """
     stages, graphdef, optimizer = (
         flow_parts(cfg, mesh).stages,
@@ -89,9 +89,9 @@ def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, np.uint32],
     def loss_fn(params, images, key):
         bridge = Bridged(nnx.merge(graphdef, params))
         losses = []
-        for before, stage, latents in zip(stages[:-1], stages[1:], images[1:], strict=True):
+        for before, stage, (latents, coarse) in zip(stages[:-1], stages[1:], images[1:], strict=True):
             noise = jax.random.normal(jax.random.fold_in(key, stage.number), latents.shape)
-            losses.append(transition_loss(bridge, before, stage, latents, noise))
+            losses.append(transition_loss(bridge, before, stage, latents, noise, coarse))
         return sum(losses)
 
     def step(state, images, number):

@@ -213,13 +213,21 @@ def abstract(arrays: T) -> T:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arrays)
 
 
-def abstract_batch(stages: BatchShapes, mesh: Mesh, null: TextStates) -> Batch:
+def abstract_batch(cfg: Config, stages: BatchShapes, mesh: Mesh, null: TextStates) -> Batch:
     """Returns a batch as ShapeDtypeStructs with their shardings: images of `stages` and states as long as `null`'s."""
 
     def array(*shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, BATCH))
 
+    def coarse(shape: tuple[int, ...]) -> Any:
+        batch, height, width, channels = shape
+        return array(batch, height // 2, width // 2, channels) if cfg.data.lower_stages == "pixels" else None
+
     return tuple(
-        StageBatch(array(*shape), TextStates(*(array(shape[0], *states.shape[1:]) for states in null)))
-        for shape in stages
+        StageBatch(
+            array(*shape),
+            TextStates(*(array(shape[0], *states.shape[1:]) for states in null)),
+            coarse(shape) if number > 1 else None,
+        )
+        for number, shape in enumerate(stages, start=1)
     )

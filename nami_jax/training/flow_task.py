@@ -189,7 +189,7 @@ class FlowTask:
         validation: Any = flow_step.make_eval_step(cfg, self.mesh)
 
         def batch(shapes: BatchShapes) -> Batch:
-            return abstract_batch(shapes, self.mesh, null)
+            return abstract_batch(cfg, shapes, self.mesh, null)
 
         def compile_step(shapes: BatchShapes) -> None:
             step.lower(state, batch(shapes), null).compile()

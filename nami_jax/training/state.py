@@ -1,4 +1,4 @@
-"""The training state, and the step by which every task trains it: clipped gradients, AdamW, EMA, skipping."""
+"""The training state, and the step by which every task trains it: clipped gradients, AdamW or Muon, EMA, skipping."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ import optax
 
 from nami_jax.config import TrainConfig
 from nami_jax.models import lora
+from nami_jax.training.muon import scale_by_muon_or_adam
 
 TRAIN_PARTS = ("params", "opt", "step", "key")  # what resuming needs and sampling does not
 
@@ -84,17 +85,21 @@ def learning_rate(cfg: TrainConfig) -> optax.Schedule:
 
 
 def make_optimizer(cfg: TrainConfig) -> Optimizer:
-    """Builds AdamW that decays kernels alone, on gradients clipped to a global norm."""
+    """Builds AdamW, or Muon with it, that decays kernels alone, on gradients clipped to a global norm."""
 
     def kernels(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
-    adamw = optax.chain(
+    if cfg.optimizer == "muon":
+        direction = scale_by_muon_or_adam(cfg)
+    else:
+        direction = optax.scale_by_adam(b1=cfg.adam_b1, b2=cfg.adam_b2, mu_dtype=jnp.dtype(cfg.first_moment_dtype))
+    transform = optax.chain(
         optax.clip_by_global_norm(cfg.grad_clip),
-        optax.scale_by_adam(b1=cfg.adam_b1, b2=cfg.adam_b2, mu_dtype=jnp.dtype(cfg.first_moment_dtype)),
+        direction,
         optax.add_decayed_weights(cfg.weight_decay, mask=kernels),
     )
-    return Optimizer(adamw, learning_rate(cfg))
+    return Optimizer(transform, learning_rate(cfg))
 
 
 def ema_decay(limit: float, step: jax.Array) -> jax.Array:

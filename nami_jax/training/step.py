@@ -12,7 +12,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nami_jax.config import Config, require
+from nami_jax.config import Config, FlowConfig, require
 from nami_jax.data.loader import Batch
 from nami_jax.flow.transition import Bridged
 from nami_jax.models import lora
@@ -22,8 +22,10 @@ from nami_jax.models.nami import Nami
 from nami_jax.parallel.sharding import BATCH, batch_parts, require_divisible, state_shardings
 from nami_jax.text.encoders import TextStates
 from nami_jax.training.flow_parts import flow_parts
-from nami_jax.training.loss import StageDraws, by_quartile, draw, stage_losses, start_after
+from nami_jax.training.loss import StageDraws, by_quartile, contrast, draw, predict, squared_errors, start_after
 from nami_jax.training.state import TrainState, advance, make_optimizer
+
+UNIFORM = FlowConfig(time_sampling="uniform")
 
 
 def init_state(cfg: Config, mesh: Mesh, base: Any = None, bridge: Any = None) -> TrainState:
@@ -83,23 +85,31 @@ def make_train_step(
         mesh: as `sharding.make_mesh` arranges it.
         layout: another than the run's own, to compare with.
     """
-    optimizer, stage_parts = flow_parts(cfg, mesh).optimizer, _stage_loss(cfg, mesh, layout)
+    optimizer, predictions = flow_parts(cfg, mesh).optimizer, _predictions(cfg, mesh, layout)
+    weight = cfg.train.contrastive_weight
 
     def step(state, batch, null):
         def loss_fn(params, part):
             images, draws = part
-            losses = list(stage_parts(lora.join(params, state.frozen), state.bridge, images, null, draws))
+            pairs = list(predictions(lora.join(params, state.frozen), state.bridge, images, null, draws))
+            losses = [squared_errors(*pair) for pair in pairs]
             sums, counts = zip(
                 *(by_quartile(of, drawn.tau) for of, drawn in zip(losses, draws, strict=True)), strict=True
             )
             # Each image counts once, whatever its stage: the phases' ratios are the stages' weights.
-            return jnp.concatenate(losses).mean(), {"loss_sums": jnp.stack(sums), "loss_counts": jnp.stack(counts)}
+            loss = jnp.concatenate(losses).mean()
+            metrics = {"loss_sums": jnp.stack(sums), "loss_counts": jnp.stack(counts)}
+            if weight == 0:
+                return loss, (loss, metrics)
+            return loss - weight * jnp.concatenate([contrast(*pair) for pair in pairs]).mean(), (loss, metrics)
+
+        def loss_and_gradients(params, part):
+            (_, reported), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, part)
+            return reported, grads  # the squared error alone: what it is compared with has no contrast
 
         def gradients(params, key):
-            part = batch, _draws(cfg, batch, key, cfg.train.caption_dropout)
-            return _accumulated(
-                jax.value_and_grad(loss_fn, has_aux=True), params, part, cfg.train.accumulation_steps, mesh
-            )
+            part = batch, _draws(cfg.flow, batch, key, cfg.train.caption_dropout)
+            return _accumulated(loss_and_gradients, params, part, cfg.train.accumulation_steps, mesh)
 
         return advance(state, gradients, optimizer, cfg.train.ema_decay)
 
@@ -112,41 +122,45 @@ def make_train_step(
 def make_eval_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, Batch, TextStates, np.uint32], jax.Array]:
     """Returns the jitted (params, bridge, batch, null, number) -> mean loss per stage (K,): no caption is dropped.
 
-    What is drawn is a function of `train.seed` and the batch's number () uint32 alone.
+    What is drawn is a function of `train.seed` and the batch's number () uint32 alone. Times are uniform, whatever they
+    are in training: runs of different densities are compared by one measure.
     """
-    stage_parts = _stage_loss(cfg, mesh)
+    predictions = _predictions(cfg, mesh)
 
     def step(params, bridge, batch, null, number):
         key = jax.random.fold_in(jax.random.key(cfg.train.seed), number)
-        draws = _draws(cfg, batch, key, caption_dropout=0.0)
-        return jnp.stack([losses.mean() for losses in stage_parts(params, bridge, batch, null, draws)])
+        draws = _draws(UNIFORM, batch, key, caption_dropout=0.0)
+        pairs = predictions(params, bridge, batch, null, draws)
+        return jnp.stack([squared_errors(*pair).mean() for pair in pairs])
 
     return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def _draws(cfg: Config, batch: Batch, key: jax.Array, caption_dropout: float) -> tuple[StageDraws, ...]:
+def _draws(flow: FlowConfig, batch: Batch, key: jax.Array, caption_dropout: float) -> tuple[StageDraws, ...]:
     """Draws what is random in each stage's loss, 1..K."""
     return tuple(
-        draw(jax.random.fold_in(key, number), part.images.shape, cfg.flow, caption_dropout)
+        draw(jax.random.fold_in(key, number), part.images.shape, flow, caption_dropout)
         for number, part in enumerate(batch, start=1)
     )
 
 
-def _stage_loss(cfg: Config, mesh: Mesh, layout: Layout | None = None) -> Callable[..., Iterator[jax.Array]]:
-    """Returns (params, bridge, batch, null, draws) -> each stage's losses (B_k,)."""
+def _predictions(
+    cfg: Config, mesh: Mesh, layout: Layout | None = None
+) -> Callable[..., Iterator[tuple[jax.Array, jax.Array]]]:
+    """Returns (params, bridge, batch, null, draws) -> each stage's predicted and true velocity (B_k, H_k, W_k, C)."""
     parts = flow_parts(cfg, mesh)
     stages, layout = parts.stages, layout or parts.layout
 
-    def losses(params, bridge, batch, null, draws):
+    def pairs(params, bridge, batch, null, draws):
         model = nnx.merge(parts.structure, params)
         learned = None if parts.bridge is None else Bridged(nnx.merge(parts.bridge, bridge))
         for before, stage, part, drawn in zip((None, *stages[:-1]), stages, batch, draws, strict=True):
             start = None
             if learned is not None and before is not None:
-                start = start_after(learned, before, part.images, drawn.noise)
-            yield stage_losses(model, stage, part, null, drawn, start, layout)
+                start = start_after(learned, before, part.images, drawn.noise, part.coarse)
+            yield predict(model, stage, part, null, drawn, start, layout)
 
-    return losses
+    return pairs
 
 
 def _accumulated(gradients: Callable[[Any, Any], Any], params: Any, batch: Any, parts: int, mesh: Mesh) -> Any:

@@ -67,6 +67,14 @@ LATENTS = {"data": {"prepared": "p"}, "autoencoder": {"folder": "vae", "downscal
         (LATENTS | {"data": {"prepared": "p", "buckets": ((16, 16), (16, 32))}, "bridge": {"kind": "full"},
                     "sample": {"transition": "bridge"}},
          r"bridge\.kind = 'full': .* fits one image size, .* Set 'conv'"),
+        ({"train": {"contrastive_weight": 0.05, "stage_batches": ((1, 8, 8),)}},
+         r"train\.contrastive_weight = 0\.05: each image needs another one .* has a stage of 1\. Set 0, or 2 images"),
+        ({"train": {"contrastive_weight": 0.05, "accumulation_steps": 8}},
+         r"train\.contrastive_weight = 0\.05: .* has a stage of 8\. Set 0, or 16 images or more of each stage\."),
+        ({"train": {"contrastive_weight": 1.0}}, r"train\.contrastive_weight = 1\.0: must be in \[0, 1\)"),
+        ({"train": {"optimizer": "lion"}}, r"train\.optimizer = 'lion': is not a valid choice\. Set 'adamw' or 'muon'"),
+        ({"data": {"lower_stages": "pixels"}},
+         r"data\.lower_stages = 'pixels': a flow of pixels has no latents, .* Set 'latents', or autoencoder\.folder\."),
         ({"text": {"encoder": "t5_bert"}}, r"text\.folder = None: t5_bert needs a folder of weights"),
     ],
 )  # fmt: skip
@@ -212,7 +220,9 @@ def test_a_field_that_says_nothing_may_not_change_when_a_run_continues():
 def test_fields_that_define_a_run_are_fixed():
     fixed = fixed_fields(Config)
     assert set(fixed) == {f.name for f in dataclasses.fields(Config)}
-    assert fixed["train"] == ("seed", "stage_batches", "phase_starts", "first_moment_dtype", "init_from")
+    assert fixed["train"] == (
+        "seed", "stage_batches", "phase_starts", "optimizer", "first_moment_dtype", "contrastive_weight", "init_from",
+    )  # fmt: skip
     assert set(declared_names("model")) - set(fixed["model"]) == {"dtype", "scan_blocks", "remat"}
     assert fixed["mesh"] == fixed["sample"] == ()
 

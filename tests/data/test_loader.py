@@ -218,6 +218,30 @@ class Numbered:
         return Example(sample, "", np.zeros((5, 3), np.float32), sample[0, 0])
 
 
+class Levels(Numbered):
+    """Images whose smaller sizes are no means of them."""
+
+    def example(self, sample, rng):
+        lower = (sample[::2, ::2] + 1000, sample[::4, ::4] + 2000)
+        return super().example(sample, rng)._replace(lower=lower)
+
+
+def test_lower_stages_have_latents_of_their_own_and_those_of_the_stage_before(run_config, replace):
+    cfg = replace(run_config, "train", eval_batch=4)
+    for first, second, third in [
+        next(train_loader([Levels(32, 32, 60, 0)], cfg)),
+        next(eval_batches([Levels(32, 32, 60, 0)], cfg)),
+    ]:
+        assert first.coarse is None
+        for part, side, offset in ((first, 8, 2000), (second, 16, 1000), (third, 32, 0)):
+            assert part.images.shape[1:] == (side, side, 1)
+            np.testing.assert_array_equal(part.images[:, 0, 0, 0], part.text.pooled + offset)  # which are the numbers
+        for part, side, offset in ((second, 8, 2000), (third, 16, 1000)):
+            assert part.coarse.shape[1:] == (side, side, 1)
+            np.testing.assert_array_equal(part.coarse[:, 0, 0, 0], part.text.pooled + offset)
+    assert all(part.coarse is None for part in next(train_loader([Numbered(32, 32, 60, 0)], cfg)))
+
+
 @pytest.fixture
 def buckets():
     return [Numbered(32, 32, 60, 0), Numbered(16, 64, 20, 100)]

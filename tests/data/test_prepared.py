@@ -1,13 +1,15 @@
 import dataclasses
+import json
 import logging
 import pickle
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
-from flax.serialization import msgpack_serialize
+from flax.serialization import msgpack_restore, msgpack_serialize
 
 from nami_jax.config import Config, ConfigError
 from nami_jax.data.corruption import CorruptDataError
@@ -102,8 +104,38 @@ def test_pixels_come_back_as_they_are_with_or_without_texts():
     assert (bare.captions, bare.text_embeds, bare.pooled) == ((), None, None)
 
 
+def test_latents_of_smaller_sizes_come_back_and_take_no_place_where_there_are_none():
+    sample, draw = make_sample("x", WIDE), np.random.default_rng(0)
+    lower = tuple(draw.normal(size=(8 // f, 16 // f, 4)).astype(np.float32) for f in (2, 4))
+    read = PreparedSample.unpack(sample._replace(lower=lower).pack())
+    assert [(latents.shape, latents.dtype) for latents in read.lower] == [((4, 8, 4), "f4"), ((2, 4, 4), "f4")]
+    for found, latents in zip(read.lower, lower, strict=True):
+        np.testing.assert_array_equal(found, latents.astype(ml_dtypes.bfloat16).astype(np.float32))
+    fields: Any = msgpack_restore(sample.pack())
+    assert fields.keys() == {"id", "captions", "image", "text_embeds", "pooled"}
+    assert PreparedSample.unpack(sample.pack()).lower == ()  # so are all records of earlier versions
+
+
 def test_settings_come_back(settings):
     assert Prepared.from_json(settings.to_json(), "prepared.json") == settings
+    old = json.loads(settings.to_json())
+    assert old.pop("lower_levels") == 0
+    assert Prepared.from_json(json.dumps(old), "prepared.json") == settings
+
+
+def test_data_without_the_latents_of_every_lower_stage_are_refused(folder, cfg, settings):
+    wanted = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, lower_stages="pixels"))
+    message = (
+        r"data\.lower_stages = 'pixels': 3 stages need the latents of 2 smaller sizes, and .* holds those of {}\. "
+    )
+    for levels in (0, 1):
+        (folder / "prepared.json").write_text(dataclasses.replace(settings, lower_levels=levels).to_json())
+        with pytest.raises(ConfigError, match=message.format(levels)):
+            opened(wanted, folder)
+    for levels in (2, 3):
+        (folder / "prepared.json").write_text(dataclasses.replace(settings, lower_levels=levels).to_json())
+        opened(wanted, folder)
+        opened(cfg, folder)  # which trains on the pooled latents
 
 
 def test_sources_follow_the_config_and_records_the_units(folder, cfg):

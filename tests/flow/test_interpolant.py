@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nami_jax.flow.interpolant import end_before, interpolate, logit_normal, stage_ends
+from nami_jax.flow.interpolant import end_before, interpolate, stage_ends
 from nami_jax.flow.resize import upsample
 from nami_jax.flow.stages import make_stages
 
@@ -52,15 +52,6 @@ def test_both_ends_share_their_noise():
     stage = make_stages(3)[1]
     x_start, x_end = stage_ends(latents, noise, stage)
     np.testing.assert_allclose((x_start - x_end) / (stage.sigma_start - stage.sigma_end), noise - latents, atol=1e-5)
-
-
-def test_times_are_logit_normal():
-    tau = logit_normal(jax.random.key(0), (20_000,), mean=0.5, std=2.0)
-    logits = jnp.log(tau) - jnp.log1p(-tau)
-    assert float(jnp.mean(logits)) == pytest.approx(0.5, abs=0.05)  # 3.5 standard errors
-    assert float(jnp.std(logits)) == pytest.approx(2.0, abs=0.05)
-    assert float(tau.min()) > 0
-    assert float(tau.max()) < 1
 
 
 def test_the_stage_before_ends_in_the_pooled_image_and_standard_normal_noise():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nami_jax.flow.interpolant import stage_ends
+from nami_jax.flow.interpolant import end_before, stage_ends
 from nami_jax.flow.resize import pool, upsample
 from nami_jax.flow.stages import make_stages
 from nami_jax.flow.transition import Bridged, Renoise, make_transition
@@ -29,6 +29,19 @@ def test_jump_of_a_training_end_is_the_next_training_start(count):
         x_end = stage_ends(pool(latents), 2 * pool(noise), before)[1]
         x_start = stage_ends(latents, noise, after)[0]
         np.testing.assert_allclose(Renoise()(x_end, noise, before), x_start, atol=2e-6)
+
+
+def test_a_jump_leads_to_the_next_training_start_from_any_coarse_image():
+    """What the stage before was trained on need not be the pooled latents: it can be encoded from pooled pixels."""
+    latents, noise = (jax.random.normal(jax.random.key(i), (2, 8, 8, 3)) for i in range(2))
+    coarse = jax.random.normal(jax.random.key(2), (2, 4, 4, 3))
+    before, after = make_stages(3)[1:]
+    x_end = stage_ends(coarse, 2 * pool(noise), before)[1]
+    x_start, at_end = stage_ends(latents, noise, after, coarse)
+    np.testing.assert_allclose(Renoise()(x_end, noise, before), x_start, atol=2e-6)
+    np.testing.assert_allclose(end_before(latents, noise, before.sigma_end, coarse), x_end, atol=1e-6)
+    np.testing.assert_array_equal(at_end, stage_ends(latents, noise, after)[1])
+    assert float(jnp.abs(x_start - stage_ends(latents, noise, after)[0]).max()) > 0.1
 
 
 @pytest.mark.parametrize("count", COUNTS)

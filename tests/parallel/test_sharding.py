@@ -30,12 +30,17 @@ def test_axes_that_do_not_divide_the_devices_are_refused():
         make_mesh(MeshConfig(fsdp=4, tensor=4))
 
 
-def test_parameters_moments_and_ema_are_sharded_alike():
-    state = init_state(make_config(mesh={"fsdp": 4}), make_mesh(MeshConfig(fsdp=4)))
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_parameters_moments_and_ema_are_sharded_alike(optimizer):
+    cfg = make_config(mesh={"fsdp": 4}, train={"optimizer": optimizer})
+    state = init_state(cfg, make_mesh(MeshConfig(fsdp=4)))
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     kernels = {name: leaf for name, leaf in leaves.items() if name.endswith("kernel")}
     assert {name.split("/")[0] for name in kernels} == {"params", "ema", "opt"}
-    assert any("mu/" in name for name in kernels)
+    moments = ("mu", "nu") if optimizer == "adamw" else ("mu",)
+    for part in ("double_blocks/image/modulation/linear", "single_blocks/qkv/linear"):
+        of = {name for name in kernels if name.startswith("opt") and name.endswith(f"{part}/kernel")}
+        assert {name.removesuffix(f"/{part}/kernel").split("/")[-1] for name in of} == set(moments)
     assert any("nu/" in name for name in kernels)
     for name, leaf in kernels.items():
         assert leaf.addressable_shards[0].data.size == leaf.size // 4, f"{name} is not sharded"

@@ -39,6 +39,16 @@ def test_parameters_ema_and_moments_take_what_their_shards_take(fsdp):
     assert "frozen parameters" not in parts
 
 
+@pytest.mark.parametrize("fsdp", [1, 8])
+def test_muon_keeps_one_moment_of_the_blocks_kernels(fsdp):
+    cfg = make_config(mesh={"fsdp": fsdp}, train={"optimizer": "muon"})
+    parts = state_parts(run_state(cfg, make_mesh(cfg.mesh)))
+    params: dict[tuple, Any] = flatten_dict(abstract_model(cfg.model)[1])
+    matrices = sum(math.prod(x.shape) for name, x in params.items() if "blocks" in name[0] and name[-1] == "kernel")
+    expected = 2 * parameter_bytes(cfg, fsdp) - 4 * matrices // fsdp
+    assert 0 < parts["moments"] - expected <= 2 * 4 + 3 * 4  # two counters, and Muon's three coefficients
+
+
 def test_low_rank_pairs_leave_frozen_parameters_in_the_compute_type():
     cfg = make_config(model={"lora_rank": 2, "dtype": "bfloat16"}, train={"init_from": "weights"})
     plain = make_config()

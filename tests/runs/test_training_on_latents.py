@@ -9,16 +9,20 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from nami_jax import NamiPipeline
 from nami_jax.autoencoder.codec import Autoencoder, save_autoencoder
 from nami_jax.checkpoints.checkpoint import Checkpoints
-from nami_jax.config import AutoencoderConfig, ConfigError
+from nami_jax.config import AutoencoderConfig, BridgeConfig, ConfigError
+from nami_jax.data.images import to_stage
 from nami_jax.host_checks.run_checks import check_data
 from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from nami_jax.parallel.sharding import shard_batch
 from nami_jax.preparation.job import Options
 from nami_jax.preparation.orchestration import prepare
 from nami_jax.release.run_conversion import convert_run
+from nami_jax.training.compilation import abstract_batch, shapes_of
 from nami_jax.training.flow_task import FlowTask
 from tests.preparation.conftest import png, write_lines
 from tests.support.runs import train
@@ -52,6 +56,60 @@ def test_a_run_on_two_buckets_continues_bit_equal(prepared, run, tmp_path):
     again = train(prepared, tmp_path, ONE_DEVICE)
     for found, expected in zip(jax.tree.leaves(again.params), jax.tree.leaves(run[1].params), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def encoded_lower(prepared, data_fields, tmp_path_factory):
+    """The same pictures, with the latents of smaller sizes beside them."""
+    out = tmp_path_factory.mktemp("lower") / "prepared"
+    cfg = data_fields(prepared, prepared=str(out), lower_stages="pixels")
+    source = Path(str(prepared.data.prepared)).parent / "images"
+    prepare(cfg, str(source), str(out), Options(unit_size=24, held_out=0.3))
+    return cfg
+
+
+def test_smaller_sizes_are_encoded_from_pixels_pooled_as_stages_are(encoded_lower):
+    autoencoder = Autoencoder.from_folder(str(encoded_lower.autoencoder.folder))
+    wide = FlowTask(encoded_lower).data.train[1]
+    for i in range(3):
+        sample = wide[i]
+        pixels = np.asarray(Image.new("RGB", (32, 16), "red" if int(sample.id.split(".")[0]) % 2 else "blue"))
+        assert [latents.shape for latents in (sample.image, *sample.lower)] == [(8, 16, 4), (4, 8, 4), (2, 4, 4)]
+        for latents, factor in zip((sample.image, *sample.lower), (1, 2, 4), strict=True):
+            image = pixels[None, ::factor, ::factor] / np.float32(127.5) - np.float32(1)  # of one colour
+            np.testing.assert_allclose(latents, autoencoder.encode(image)[0], rtol=2**-7, atol=1e-4)
+        # The border is padded at each size: what is encoded is not what pooling gives.
+        assert np.abs(to_stage(sample.image[None], 2)[0] - sample.lower[0]).max() > 0.01
+
+
+def test_a_run_on_encoded_lower_stages_continues_bit_equal_as_compiled_ahead_and_draws(encoded_lower, tmp_path):
+    whole = train(encoded_lower, tmp_path / "whole", ONE_DEVICE)
+    train(encoded_lower, tmp_path / "parts", ONE_DEVICE, stop_after=3)
+    again = train(encoded_lower, tmp_path / "parts", ONE_DEVICE)
+    for found, expected in zip(jax.tree.leaves(again.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    pipe = NamiPipeline.from_pretrained(tmp_path / "whole")
+    assert pipe("card 3", steps=(1, 1, 1))[0].size == (16, 16)
+    task = FlowTask(encoded_lower, ONE_DEVICE)
+    batch = shard_batch(next(task.loader()), task.mesh)
+    expected = abstract_batch(encoded_lower, shapes_of(batch), task.mesh, task.data.empty)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == jax.tree.map(lambda x: (x.shape, x.dtype), expected)
+    pooled = dataclasses.replace(encoded_lower, data=dataclasses.replace(encoded_lower.data, lower_stages="latents"))
+    with pytest.raises(ConfigError, match=r"data\.lower_stages = 'latents': the run .* was started with 'pixels'"):
+        train(pooled, tmp_path / "parts", ONE_DEVICE)
+
+
+def test_a_bridge_is_trained_to_lead_on_from_encoded_lower_stages(encoded_lower, prepared, tmp_path):
+    bridged = {
+        "bridge": BridgeConfig(kind="conv", steps=2),
+        "sample": dataclasses.replace(prepared.sample, transition="bridge"),
+        "train": dataclasses.replace(prepared.train, steps=1, eval_every=9, sample_every=1),
+    }
+    found = [
+        train(dataclasses.replace(cfg, **bridged), tmp_path / name, ONE_DEVICE).bridge
+        for name, cfg in (("pixels", encoded_lower), ("latents", prepared))
+    ]
+    assert not all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, found), strict=True))
 
 
 def test_samples_are_decoded_at_any_shape_that_the_stages_take(run):

@@ -62,8 +62,10 @@ def test_a_flow_of_pixels_trains_on_two_buckets_continues_bit_equal_and_draws(cf
     assert pipe("card 3", width=32, steps=(1, 1, 1))[0].size == (32, 16)
 
 
-def test_a_step_in_parts_with_a_short_moment_and_kept_attention_continues_bit_equal(cfg, tmp_path):
+@pytest.mark.parametrize("options", [{}, {"optimizer": "muon", "contrastive_weight": 0.05}], ids=["adamw", "muon"])
+def test_a_step_in_parts_with_a_short_moment_and_kept_attention_continues_bit_equal(cfg, tmp_path, options):
     train_fields = {"accumulation_steps": 2, "first_moment_dtype": "bfloat16", "eval_every": 100, "sample_every": 100}
+    train_fields |= options
     cfg = dataclasses.replace(
         cfg,
         model=dataclasses.replace(cfg.model, remat="keep_attention"),

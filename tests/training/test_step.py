@@ -92,6 +92,51 @@ def test_validation_loss_is_the_same_at_each_call_and_of_each_stage(on_one_devic
     assert not np.array_equal(losses[0], eval_step(state.ema, {}, batches(0), NULL, np.uint32(1)))
 
 
+def test_eight_devices_give_the_step_of_one_with_muon_and_contrast():
+    """The other image's velocity may be on another device, and a matrix is spread over several."""
+    found = []
+    for devices in (1, 8):
+        mesh = make_mesh(MeshConfig(fsdp=2 if devices > 1 else 1), jax.devices()[:devices])
+        train = {"stage_batches": ((16, 8, 8),), "optimizer": "muon", "contrastive_weight": 0.05}
+        cfg = make_config(model=SHALLOW, mesh={"fsdp": mesh.shape["fsdp"]}, train=train)
+        state, step, metrics = init_state(cfg, mesh), make_train_step(cfg, mesh), {}
+        for number in range(2):
+            state, metrics = step(state, shard_batch(batches(number), mesh), NULL)
+        found.append((jax.device_get(metrics), jax.device_get(state.params)))
+    (wanted, params), (metrics, others) = found
+    for name in wanted:
+        np.testing.assert_allclose(metrics[name], wanted[name], rtol=1e-4, err_msg=name)
+    for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True):
+        np.testing.assert_allclose(other, one, atol=2e-5)
+
+
+def test_contrast_changes_the_gradient_and_not_the_loss_that_is_told():
+    mesh, seen = make_mesh(devices=jax.devices()[:1]), []
+    for weight in (0.0, 0.05):
+        train = {"stage_batches": ((16, 8, 8),), "contrastive_weight": weight, "grad_clip": 1e9, "warmup_steps": 0}
+        cfg = make_config(model=SHALLOW, train=train)
+        state, metrics = make_train_step(cfg, mesh)(init_state(cfg, mesh), shard_batch(batches(0), mesh), NULL)
+        seen.append((jax.device_get(metrics), jax.device_get(state.opt[1].mu["image_out"])))
+    (plain, moments), (contrasted, others) = seen
+    for name in ("loss", "loss_sums", "loss_counts"):
+        np.testing.assert_allclose(contrasted[name], plain[name], rtol=1e-6, err_msg=name)
+    # A new network predicts 0. So its bias's gradient is -2 mean(v), and the contrast's that of the same v in another
+    # order; its kernel's is of products with what the network sees of the image, which are others.
+    np.testing.assert_allclose(others["bias"], 0.95 * moments["bias"], rtol=1e-4)
+    apart = np.abs(others["kernel"] - 0.95 * moments["kernel"]).max() / np.abs(moments["kernel"]).max()
+    assert 0.01 < apart < 0.2
+
+
+def test_validation_draws_the_same_times_whatever_they_are_in_training():
+    mesh, found = make_mesh(devices=jax.devices()[:1]), []
+    for flow in ({}, {"time_mean": 3.0}, {"time_sampling": "u_shaped"}):
+        cfg = make_config(model=SHALLOW, flow=flow)
+        params = jax.tree.map(jax.numpy.ones_like, init_state(cfg, mesh).ema)  # which do not predict 0
+        found.append(make_eval_step(cfg, mesh)(params, {}, batches(0), NULL, np.uint32(0)))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
 SHALLOW = {"double_blocks": 0, "stage_single_blocks": (1, 1, 1)}
 
 
