@@ -12,7 +12,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from nami_jax.config import AutoencoderConfig, DataConfig, FlowConfig, ModelConfig, SampleConfig, TextConfig
+from nami_jax.config import (
+    AutoencoderConfig,
+    BridgeConfig,
+    DataConfig,
+    FlowConfig,
+    ModelConfig,
+    SampleConfig,
+    TextConfig,
+)
 from nami_jax.config.listing import unset_section
 from nami_jax.configs import base
 
@@ -20,6 +28,7 @@ from nami_jax.configs import base
 def get_config() -> ConfigDict:
     config: Any = base.get_config()
     config.data.side = unset_section(DataConfig).get_ref("side")
+    config.bridge.noise = unset_section(BridgeConfig).get_ref("noise")
     for name, section in (
         ("model", ModelConfig),
         ("flow", FlowConfig),

@@ -178,7 +178,8 @@ def test_step_that_was_never_saved_is_refused_with_those_that_were(whole_run):
 
 
 def test_run_with_a_bridge_trains_it_once_and_continues_bit_equal(data_dir, tmp_path):
-    sections = {"bridge": {"kind": "conv", "steps": 5}, "sample": {"transition": "bridge"}, "train": {"steps": 4}}
+    bridge = {"kind": "conv", "steps": 5, "noise": 0.5}
+    sections = {"bridge": bridge, "sample": {"transition": "bridge"}, "train": {"steps": 4}}
     cfg = card_config(data_dir, **sections)
     whole = train(cfg, tmp_path / "whole", ONE_DEVICE)
     train(cfg, tmp_path / "parts", ONE_DEVICE, stop_after=2)

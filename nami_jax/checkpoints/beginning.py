@@ -173,6 +173,8 @@ def _filled(fields: Mapping[str, Any], known: PipelineConfig) -> dict[str, Any]:
     if filled["sample"].get("transition") is None:
         filled["bridge"]["kind"] = filled["bridge"].get("kind") or known.bridge.kind
         filled["sample"]["transition"] = "bridge" if filled["bridge"]["kind"] else "renoise"
+    if filled["bridge"].get("noise") is None:
+        filled["bridge"]["noise"] = known.bridge.noise if filled["bridge"].get("kind") else 0.0
     if filled["data"].get("side") is None:
         filled["data"]["side"] = known.side
     have = known.to_dict()

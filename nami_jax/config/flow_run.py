@@ -295,6 +295,13 @@ class Config(Settings):
             remedy="Set None",
         )
         require(
+            self.bridge.noise == 0 or self.bridge.kind is not None,
+            field="bridge.noise",
+            value=self.bridge.noise,
+            rule="the model has no bridge, and renoising adds all of this noise",
+            remedy="Set 0.0, or set bridge.kind",
+        )
+        require(
             self.bridge.kind is None or self.sample.transition == "bridge",
             field="sample.transition",
             value=self.sample.transition,

@@ -280,6 +280,12 @@ class BridgeConfig(Settings):
     )
     steps: Steps = field("steps of its own training", default=10_000, may_change=True)
     learning_rate: Rate = field("its learning rate, decaying to 0 as a cosine", default=1e-3, may_change=True)
+    noise: float = field(
+        "q: how much of the noise that renoising adds inside 2x2 blocks this jump adds; 0: none, as released, 1: all",
+        default=0.0,
+        ge=0,
+        le=1,
+    )
 
 
 @settings("mesh")

@@ -1,7 +1,7 @@
 """The jump from the end of one stage to the start of the next, twice as large: in closed form, or learned."""
 
 import dataclasses
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import jax
 
@@ -12,14 +12,18 @@ from nami_jax.flow.stages import Stage, renoised_sigma
 class Transition(Protocol):
     """A jump between stages; as a pytree, it is an argument of compiled functions."""
 
-    needs_noise: ClassVar[bool]  # whether it adds noise of its own
+    @property
+    def needs_noise(self) -> bool:
+        """Whether it adds noise."""
+        ...
 
     def __call__(self, x: jax.Array, noise: jax.Array | None, before: Stage) -> jax.Array:
         """Takes a stage's result to the start of the next stage.
 
         Args:
             x: (B, H, W, C) latents at the end of the stage before.
-            noise: (B, 2H, 2W, C) standard normal, if it `needs_noise`.
+            noise: (B, 2H, 2W, C) standard normal, if it `needs_noise`: fresh in sampling, in training the noise of the
+                path, of which x has the block means.
             before: the stage before.
 
         Returns:
@@ -45,16 +49,31 @@ class Renoise:
     Source: Pyramidal Flow Matching, arXiv 2410.05954, sec. 3.2, with the least correlated noise.
     """
 
-    needs_noise: ClassVar[bool] = True
+    @property
+    def needs_noise(self) -> bool:
+        """Whether it adds noise."""
+        return True
 
     def __call__(self, x: jax.Array, noise: jax.Array | None, before: Stage) -> jax.Array:
         """Takes x (B, H, W, C) and noise (B, 2H, 2W, C) to (B, 2H, 2W, C)."""
-        assert noise is not None, "renoising needs noise"
-        e = before.sigma_end
-        return upsample(x) / (1 + e) + renoised_sigma(e) * zero_block_mean(noise)
+        return upsample(x) / (1 + before.sigma_end) + block_noise(noise, before)
 
     def require_size(self, height: int, width: int) -> None:
         """Accepts any size."""
+
+
+def block_noise(noise: jax.Array | None, before: Stage) -> jax.Array:
+    """Returns the noise inside 2x2 blocks that the start of a stage has, and the end of the one before had not.
+
+    Args:
+        noise: (B, 2H, 2W, C) standard normal.
+        before: the stage before.
+
+    Returns:
+        2e/(1+e) (z - U(pool(z))), (B, 2H, 2W, C), of zero block mean.
+    """
+    assert noise is not None, "this jump adds noise"
+    return renoised_sigma(before.sigma_end) * zero_block_mean(noise)
 
 
 class LearnedJump(Protocol):
@@ -74,22 +93,34 @@ class LearnedJump(Protocol):
 class Bridged:
     """Upsamples a stage's result and passes it through a bridge. Source: NAMI, CVPR 2026 version.
 
+    That alone, which is the released jump, is constant in 2x2 blocks up to the bridge's shift, and what a deterministic
+    solver makes of it can only be the mean of all fine parts that go with the coarse one. Any `share` of the renoising
+    noise keeps their distribution (`benchmarks.gaussian_flow`); this is ours, not the paper's. A share of 1 after the
+    bridge x / (1 + e) is renoising. The noise is independent of x, so that the best bridge does not depend on it.
+
     Attributes:
         bridge: a pytree.
+        share: q in [0, 1], how much of `block_noise` is added.
     """
 
     bridge: LearnedJump
-    needs_noise: ClassVar[bool] = False
+    share: float = dataclasses.field(default=0.0, metadata={"static": True})
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether it adds noise."""
+        return self.share > 0
 
     def __call__(self, x: jax.Array, noise: jax.Array | None, before: Stage) -> jax.Array:
-        """Takes x (B, H, W, C) to (B, 2H, 2W, C); noise is not used."""
-        return self.bridge(upsample(x), stage=before.number + 1)
+        """Takes x (B, H, W, C) and noise (B, 2H, 2W, C), which is not used without a share, to (B, 2H, 2W, C)."""
+        start = self.bridge(upsample(x), stage=before.number + 1)
+        return start + self.share * block_noise(noise, before) if self.needs_noise else start
 
     def require_size(self, height: int, width: int) -> None:
         """Raises `ConfigError` if the bridge is for another size of the last stage's latents."""
         self.bridge.require_size(height, width)
 
 
-def make_transition(bridge: LearnedJump | None) -> Transition:
-    """Returns the jump through `bridge`, or by renoising without one."""
-    return Renoise() if bridge is None else Bridged(bridge)
+def make_transition(bridge: LearnedJump | None, share: float = 0.0) -> Transition:
+    """Returns the jump through `bridge` with a share of the noise, or by renoising without a bridge."""
+    return Renoise() if bridge is None else Bridged(bridge, share)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nami_jax.config import Config, ModelConfig, require
+from nami_jax.models.initialisation import parameter_rngs
 
 HIDDEN = 32  # channels inside the size-free bridge's convolutions
 
@@ -98,7 +99,7 @@ def bridge_module(cfg: Config) -> AnyBridge | None:
     if cfg.bridge.kind is None:
         return None
     side = cfg.data.side // cfg.autoencoder.downscale
-    return make_bridge(cfg.bridge.kind, cfg.model, side, side, nnx.Rngs(cfg.train.seed))
+    return make_bridge(cfg.bridge.kind, cfg.model, side, side, parameter_rngs(jax.random.key(cfg.train.seed)))
 
 
 def new_bridge(cfg: Config) -> Any:

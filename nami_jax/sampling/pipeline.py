@@ -338,7 +338,7 @@ class NamiPipeline:
             rule="the released grid works only with the default flow.sigma_ends",
             remedy="Set 'linear'",
         )
-        transition = make_transition(self.bridge if sample.transition == "bridge" else None)
+        transition = make_transition(self.bridge if sample.transition == "bridge" else None, self.cfg.bridge.noise)
         downscale = self.cfg.autoencoder.downscale
         self.sampler.check(sample, transition, height, width, downscale)
         lengths = self.model.cfg.image_tokens(height // downscale, width // downscale)

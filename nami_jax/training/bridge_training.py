@@ -8,13 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import Config
 from nami_jax.data.examples import ExampleSource
 from nami_jax.data.loader import Batch, train_loader
-from nami_jax.flow.transition import Bridged
 from nami_jax.models.bridge import new_bridge
 from nami_jax.monitoring.metrics import NonFiniteError
 from nami_jax.parallel.processes import is_main
@@ -79,19 +77,14 @@ def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, np.uint32],
     Images are (B_k, H_k, W_k, C) for each stage, paired with those at the size of the stage before, or None to pool
     them. The noise is a function of `train.seed` and the step's number () uint32 alone.
     """
-    stages, graphdef, optimizer = (
-        flow_parts(cfg, mesh).stages,
-        flow_parts(cfg, mesh).bridge,
-        _optimizer(cfg),
-    )
-    assert graphdef is not None
+    parts, optimizer = flow_parts(cfg, mesh), _optimizer(cfg)
 
     def loss_fn(params, images, key):
-        bridge = Bridged(nnx.merge(graphdef, params))
+        transition = parts.transition(params)
         losses = []
-        for before, stage, (latents, coarse) in zip(stages[:-1], stages[1:], images[1:], strict=True):
+        for before, stage, (latents, coarse) in zip(parts.stages[:-1], parts.stages[1:], images[1:], strict=True):
             noise = jax.random.normal(jax.random.fold_in(key, stage.number), latents.shape)
-            losses.append(transition_loss(bridge, before, stage, latents, noise, coarse))
+            losses.append(transition_loss(transition, before, stage, latents, noise, coarse))
         return sum(losses)
 
     def step(state, images, number):

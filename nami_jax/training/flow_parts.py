@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 from flax import nnx
 from jax.sharding import Mesh
 
 from nami_jax.config import Config
 from nami_jax.flow.stages import Stage
-from nami_jax.flow.transition import make_transition
+from nami_jax.flow.transition import Transition, make_transition
 from nami_jax.models.bridge import bridge_structure
 from nami_jax.models.layout import Layout
 from nami_jax.models.nami import abstract_model
@@ -24,12 +25,14 @@ class FlowParts:
     Attributes:
         structure: of the network: `nnx.merge(structure, params)` is the model.
         bridge: likewise of the learned transition; None without one.
+        share: of the noise that this transition adds.
         optimizer: of the network's parameters.
         sampler: draws the pictures that show the run's progress; its stages and layout are the run's.
     """
 
     structure: nnx.GraphDef
     bridge: nnx.GraphDef | None
+    share: float
     optimizer: Optimizer
     sampler: Sampler
 
@@ -43,10 +46,13 @@ class FlowParts:
         """How activations are spread over the devices."""
         return self.sampler.layout
 
+    def transition(self, bridge: Any) -> Transition:
+        """Returns the jump between stages; `bridge` are the parameters of the learned one, if the run has one."""
+        return make_transition(None if self.bridge is None else nnx.merge(self.bridge, bridge), self.share)
+
     def networks(self, state: TrainState) -> Networks:
         """Returns what a state samples with: the EMA network, and its transition."""
-        bridge = None if self.bridge is None else nnx.merge(self.bridge, state.bridge)
-        return Networks(nnx.merge(self.structure, sampling_weights(state)), make_transition(bridge))
+        return Networks(nnx.merge(self.structure, sampling_weights(state)), self.transition(state.bridge))
 
 
 @functools.cache
@@ -60,6 +66,7 @@ def flow_parts(cfg: Config, mesh: Mesh) -> FlowParts:
     return FlowParts(
         abstract_model(cfg.model)[0],
         bridge_structure(cfg),
+        cfg.bridge.noise,
         make_optimizer(cfg.train),
         make_sampler(cfg.model, cfg.flow.sigma_ends, MeshLayout(mesh)),
     )

@@ -14,9 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import Config, FlowConfig, require
 from nami_jax.data.loader import Batch
-from nami_jax.flow.transition import Bridged
 from nami_jax.models import lora
 from nami_jax.models.bridge import new_bridge
+from nami_jax.models.initialisation import parameter_rngs
 from nami_jax.models.layout import Layout
 from nami_jax.models.nami import Nami
 from nami_jax.parallel.sharding import BATCH, batch_parts, require_divisible, state_shardings
@@ -64,7 +64,7 @@ def train_shardings(cfg: Config, mesh: Mesh) -> TrainState:
 def _new_state(cfg: Config, base: Any, bridge: Any) -> TrainState:
     # rbg compiles faster than threefry and draws the same numbers on any number of devices.
     key = jax.random.key(cfg.train.seed, impl="rbg")
-    fresh = nnx.to_pure_dict(nnx.state(Nami(cfg.model, rngs=nnx.Rngs(key))))
+    fresh = nnx.to_pure_dict(nnx.state(Nami(cfg.model, rngs=parameter_rngs(key))))
     params = unflatten_dict(flatten_dict(fresh) | flatten_dict(base))
     params, frozen = lora.split(params) if cfg.model.lora_rank else (params, {})
     return TrainState.begin(params, make_optimizer(cfg.train).transform.init(params), key, frozen=frozen, bridge=bridge)
@@ -153,7 +153,7 @@ def _predictions(
 
     def pairs(params, bridge, batch, null, draws):
         model = nnx.merge(parts.structure, params)
-        learned = None if parts.bridge is None else Bridged(nnx.merge(parts.bridge, bridge))
+        learned = None if parts.bridge is None else parts.transition(bridge)
         for before, stage, part, drawn in zip((None, *stages[:-1]), stages, batch, draws, strict=True):
             start = None
             if learned is not None and before is not None:

@@ -24,7 +24,7 @@ RUN = make_config(
     text={"max_length": 12},
     autoencoder={"folder": "somewhere/vae", "downscale": 2},
     sample={"steps": (3, 4, 5), "guidance_scale": 1.5, "transition": "bridge"},
-    bridge={"kind": "conv"},
+    bridge={"kind": "conv", "noise": 0.5},
 )
 
 
@@ -66,7 +66,8 @@ def read(*args: Any, workdir: Path | None = None, **sections: Any) -> Config:
 def test_what_is_unset_is_the_models_own(run):
     cfg = read(run)
     assert cfg.model == RUN.model
-    assert (cfg.flow, cfg.text, cfg.sample, cfg.bridge.kind) == (RUN.flow, RUN.text, RUN.sample, "conv")
+    assert (cfg.flow, cfg.text, cfg.sample) == (RUN.flow, RUN.text, RUN.sample)
+    assert (cfg.bridge.kind, cfg.bridge.noise) == ("conv", 0.5)
     assert cfg.data.side == 64
     assert cfg.autoencoder == AutoencoderConfig(str(Path("somewhere/vae").absolute()), 2)
     assert cfg.data.prepared == "new"
@@ -82,8 +83,13 @@ def test_what_is_set_stays(run):
         autoencoder={"folder": "other"},
     )
     assert (cfg.model.lora_rank, cfg.model.dtype, cfg.data.side) == (2, "bfloat16", 32)
-    assert (cfg.sample, cfg.bridge.kind) == (SampleConfig((1, 1, 1), 1.5), None)
+    assert (cfg.sample, cfg.bridge.kind, cfg.bridge.noise) == (SampleConfig((1, 1, 1), 1.5), None, 0.0)
     assert (cfg.text.max_length, cfg.autoencoder.folder) == (20, "other")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_another_share_of_noise_may_be_set(run, share):
+    assert read(run, bridge={"noise": share}).bridge.noise == share
 
 
 def test_pairs_are_not_inherited(tmp_path):

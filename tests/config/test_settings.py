@@ -14,7 +14,7 @@ from configs import (
     flowers,
     nami_2b_finetune,
 )
-from nami_jax.config import Config, ConfigError, PipelineConfig, SampleConfig, fixed_fields
+from nami_jax.config import BridgeConfig, Config, ConfigError, PipelineConfig, SampleConfig, fixed_fields
 from nami_jax.config.settings import Epsilon, Settings, Width, declared, field, sections, settings
 from tests.support.sizes import CONFIG, make_config
 
@@ -64,6 +64,8 @@ LATENTS = {"data": {"prepared": "p"}, "autoencoder": {"folder": "vae", "downscal
         ({"sample": {"transition": "bridge"}}, r"sample\.transition = 'bridge': the model has no bridge"),
         ({"bridge": {"kind": "conv"}}, r"sample\.transition = 'renoise': the stages are trained to start from"),
         ({"bridge": {"kind": "wide"}}, r"bridge\.kind = 'wide'"),
+        ({"bridge": {"noise": 0.5}}, r"bridge\.noise = 0\.5: the model has no bridge, .* Set 0\.0, or set"),
+        ({"bridge": {"noise": 1.5}}, r"bridge\.noise = 1\.5: must be in 0\.\.1"),
         (LATENTS | {"data": {"prepared": "p", "buckets": ((16, 16), (16, 32))}, "bridge": {"kind": "full"},
                     "sample": {"transition": "bridge"}},
          r"bridge\.kind = 'full': .* fits one image size, .* Set 'conv'"),
@@ -84,9 +86,14 @@ def test_sections_that_do_not_fit_each_other_are_refused(sections, message):
 
 
 def test_pipeline_config_is_the_part_that_sampling_needs():
-    cfg = make_config(bridge={"kind": "conv"}, sample={"transition": "bridge"}).pipeline
+    cfg = make_config(bridge={"kind": "conv", "noise": 0.5}, sample={"transition": "bridge"}).pipeline
     assert PipelineConfig.from_dict(cfg.to_dict()) == cfg
-    assert (cfg.side, cfg.bridge.kind, cfg.model) == (16, "conv", CONFIG.model)
+    assert (cfg.side, cfg.bridge.kind, cfg.bridge.noise, cfg.model) == (16, "conv", 0.5, CONFIG.model)
+
+
+def test_a_bridge_that_was_saved_before_noise_could_be_added_adds_none():
+    saved = {"kind": "conv", "steps": 10, "learning_rate": 1e-3}
+    assert BridgeConfig.from_dict(saved) == BridgeConfig("conv", 10, noise=0.0)
 
 
 def test_section_that_is_none_is_refused():

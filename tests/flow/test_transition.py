@@ -92,11 +92,33 @@ def test_a_bridge_is_given_the_upsampled_result_and_the_next_stages_number():
         transition.require_size(8, 4)
 
 
+def test_a_bridge_adds_its_share_of_the_noise_of_zero_block_mean():
+    x, before = jnp.full((1, 1, 1, 1), 3.0), make_stages(2)[0]  # ends at the noise level 0.5, and 2e/(1+e) is 2/3
+    noise = jnp.array([[5.0, 3.0], [1.0, 7.0]]).reshape(1, 2, 2, 1)  # mean 4
+    jump = make_transition(Scale(0.5), 0.25)
+    expected = np.array([[3 + 1 / 6, 3 - 1 / 6], [3 - 1 / 2, 3 + 1 / 2]]).reshape(1, 2, 2, 1)
+    np.testing.assert_allclose(jump(x, noise, before), expected, rtol=1e-6)
+
+
+def test_without_a_share_a_bridge_needs_no_noise_and_is_as_released():
+    x, before, noise = jnp.ones((1, 1, 1, 1)), make_stages(2)[0], jnp.ones((1, 2, 2, 1)).at[0, 0, 0, 0].set(9)
+    released, noisy = make_transition(Scale(0.5)), make_transition(Scale(0.5), 0.1)
+    assert (released.needs_noise, noisy.needs_noise) == (False, True)
+    np.testing.assert_array_equal(released(x, noise, before), upsample(x))
+
+
+def test_all_of_the_noise_after_the_best_bridge_is_renoising():
+    before = make_stages(2)[0]
+    x, noise = (jax.random.normal(jax.random.key(i), (2, 4 + 4 * i, 4 + 4 * i, 3)) for i in range(2))
+    best = Scale(0.5 / (1 + before.sigma_end))  # of stage 2, by which it multiplies as well
+    np.testing.assert_allclose(make_transition(best, 1.0)(x, noise, before), Renoise()(x, noise, before), atol=1e-6)
+
+
 def test_without_a_bridge_the_jump_renoises_and_takes_any_size():
     transition = make_transition(None)
     assert transition == Renoise()
     transition.require_size(3, 5)
-    assert (transition.needs_noise, Bridged.needs_noise) == (True, False)
+    assert transition.needs_noise
 
 
 def test_a_transition_is_an_argument_of_compiled_functions():

@@ -153,7 +153,10 @@ def bridged(data_dir, tmp_path_factory) -> Path:
     cfg = card_config(data_dir, train=FEW | {"steps": 3}, model={"patch_size": 1})
     sample = SampleConfig(steps=(1, 1, 1), transition="bridge")
     train(
-        dataclasses.replace(cfg, bridge=BridgeConfig("conv", steps=2), sample=sample), workdir, ONE_DEVICE, stop_after=1
+        dataclasses.replace(cfg, bridge=BridgeConfig("conv", steps=2, noise=0.5), sample=sample),
+        workdir,
+        ONE_DEVICE,
+        stop_after=1,
     )
     return workdir
 

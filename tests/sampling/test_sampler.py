@@ -50,11 +50,11 @@ def both_halves():
     return embeds, pooled
 
 
-def bridged(model, seed: int = 0):
+def bridged(model, seed: int = 0, share: float = 0.0):
     """A network with a bridge of the released form, for latents of 16 x 16, not quite the identity."""
     bridge = Bridge([(8, 8, 3), (16, 16, 3)])
     bridge.scales[...] = jnp.array([0.6, 0.75]) + seed
-    return Networks(model, Bridged(bridge))
+    return Networks(model, Bridged(bridge, share))
 
 
 def test_sampling_is_the_stages_one_after_another():
@@ -176,16 +176,38 @@ def test_one_stage_model_samples_without_a_jump():
     assert jax.numpy.isfinite(latents).all()
 
 
-def test_with_a_bridge_nothing_but_the_first_latents_is_drawn():
+def test_with_the_released_bridge_nothing_but_the_first_latents_is_drawn():
     model, sampler, sample = awake(), make_sampler(MODEL), SampleConfig((1, 1, 1))
     initial = image_noise(0, [0], STAGES[0], (4, 4, 3))
     drawn = [
         sampler(networks, text(1), text(1), sample, Request(16, 16, seed, [0], initial))
-        for networks in (bridged(model), Networks(model, Renoise()))
+        for networks in (bridged(model), Networks(model, Renoise()), bridged(model, share=0.5))
         for seed in (0, 1)
     ]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert not np.allclose(drawn[2], drawn[3])
+    assert not np.allclose(drawn[4], drawn[5])
+
+
+def test_a_bridge_with_noise_starts_the_next_stage_with_that_stages_noise():
+    networks, sampler, request = bridged(awake(), share=0.5), make_sampler(MODEL), Request(16, 16, 0, [0, 1])
+    states = tuple(jnp.asarray(part) for part in both_halves())
+    sample = SampleConfig((1, 1, 1), guidance_scale=1.0)
+    first, second, _ = sampler.by_stage(networks, states, sample, request)
+    noise = image_noise(0, [0, 1], STAGES[1], (8, 8, 3))
+    start = networks.transition(first, noise, STAGES[0])
+    half = tuple(part[:2] for part in states)
+    velocity = velocity_of(networks.model, start, jnp.full(2, STAGES[1].time_start), *half, stage=2)
+    np.testing.assert_allclose(second, start - velocity, rtol=2e-4, atol=2e-4)
+
+
+def test_a_bridge_with_noise_is_compiled_beforehand():
+    networks, sampler, request = bridged(awake(), share=0.5), make_sampler(MODEL), Request(16, 16, 0, [0, 1])
+    sample, states = SampleConfig((2, 2, 2)), text(2)
+    sampler.compile(networks, states, sample, request)  # pyright: ignore[reportArgumentType]
+    with compilations() as compiled:
+        sampler(networks, states, text(1), sample, request)
+    assert not compiled
 
 
 def test_the_released_bridge_refuses_other_sizes_before_anything_is_compiled():

@@ -27,10 +27,10 @@ class Noise:
         return Example(sample, "", np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
 
 
-def trained(kind: str, steps: int, rate: float):
+def trained(kind: str, steps: int, rate: float, share: float = 0.0):
     cfg = make_config(
-        bridge={"kind": kind, "steps": steps, "learning_rate": rate}, train={"stage_batches": ((8, 16, 16),)},
-        sample={"transition": "bridge"},
+        bridge={"kind": kind, "steps": steps, "learning_rate": rate, "noise": share},
+        train={"stage_batches": ((8, 16, 16),)}, sample={"transition": "bridge"},
     )  # fmt: skip
     params = train_bridge(cfg, make_mesh(devices=jax.devices()[:1]), [Noise()])
     structure = bridge_structure(cfg)
@@ -48,6 +48,10 @@ def test_training_finds_the_least_squares_solution(full):
     np.testing.assert_allclose(full.scales[...], [0.6, 0.75], atol=0.02)
     # B = 0, up to what 150 batches of 16 leave of their own mean.
     assert all(float(jnp.abs(shift[...]).mean()) < 0.05 for shift in full.shifts)
+
+
+def test_a_share_of_noise_leaves_the_solution_as_it_is(full):
+    np.testing.assert_allclose(trained("full", 150, 0.02, share=0.5).scales[...], full.scales[...], atol=0.02)
 
 
 def test_the_same_run_trains_the_same_bridge(full):

@@ -8,6 +8,7 @@ from flax import nnx
 
 from nami_jax.config import FlowConfig
 from nami_jax.data.loader import StageBatch
+from nami_jax.flow.interpolant import stage_ends
 from nami_jax.flow.stages import make_stages
 from nami_jax.flow.transition import Bridged
 from nami_jax.models.bridge import Bridge
@@ -129,10 +130,10 @@ def test_the_best_prediction_under_contrast_is_moved_away_from_the_mean_velocity
     assert expected == pytest.approx([1 - 0.05 / 0.95 * 0.5, 3 + 0.05 / 0.95 * 1.5])
 
 
-def least_squares_bridge():
+def least_squares_bridge(share: float = 0.0):
     bridge = Bridge([(8, 8, 3), (16, 16, 3)])
     bridge.scales[...] = jnp.array([0.6, 0.75])
-    return Bridged(bridge)
+    return Bridged(bridge, share)
 
 
 def test_a_bridged_path_starts_where_the_bridge_leads_from_the_stage_before():
@@ -153,3 +154,12 @@ def test_the_least_squares_bridge_misses_only_the_noise_that_renoising_adds():
     assert float(transition_loss(*jump, STAGES[2], images, noise)) == pytest.approx(0.5**2 * 3 / 4, rel=0.02)
     start = start_after(*jump, images, noise)
     np.testing.assert_array_equal(start[:, 0::2, 0::2], start[:, 1::2, 1::2])
+
+
+def test_a_share_of_noise_is_that_of_the_paths_end():
+    images, noise = (jax.random.normal(jax.random.key(i), (64, 16, 16, 3)) for i in range(2))
+    # All of it leads to the stage's own start exactly; half of it misses half of it, a quarter of the variance.
+    own, _ = stage_ends(images, noise, STAGES[2])
+    np.testing.assert_allclose(start_after(least_squares_bridge(1.0), STAGES[1], images, noise), own, atol=2e-6)
+    found = transition_loss(least_squares_bridge(0.5), STAGES[1], STAGES[2], images, noise)
+    assert float(found) == pytest.approx(0.5**2 * 0.5**2 * 3 / 4, rel=0.02)

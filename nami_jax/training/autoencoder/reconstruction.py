@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config.autoencoder_run import AutoencoderRun, AutoencoderTrainConfig
 from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from nami_jax.models.initialisation import parameter_rngs
 from nami_jax.models.vgg import Vgg
 from nami_jax.parallel.sharding import BATCH
 from nami_jax.training.autoencoder.reconstruction_loss import autoencoder_loss
@@ -60,7 +61,7 @@ def _replicated(mesh: Mesh) -> NamedSharding:
 def _new_state(cfg: AutoencoderRun) -> TrainState:
     # rbg compiles faster than threefry and draws the same numbers on any number of devices.
     key = jax.random.key(cfg.train.seed, impl="rbg")
-    params = nnx.to_pure_dict(nnx.state(AutoencoderKL(network_config(cfg), rngs=nnx.Rngs(key))))
+    params = nnx.to_pure_dict(nnx.state(AutoencoderKL(network_config(cfg), rngs=parameter_rngs(key))))
     return TrainState.begin(params, make_optimizer(cfg.train).transform.init(params), key)
 
 
