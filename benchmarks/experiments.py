@@ -19,8 +19,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import app, flags, logging
-from nami_jax.evaluation.evaluator import Evaluation
-from nami_jax.evaluation.run_evaluation import evaluate
 
 from benchmarks.arms import NAMI, SINGLE_FLOW, Arm, all_arms, configured
 from benchmarks.timing import about, interleave
@@ -28,6 +26,8 @@ from benchmarks.train_step import Trainer
 from nami_jax.checkpoints.checkpoint import CheckpointError
 from nami_jax.checkpoints.orbax import mute_orbax
 from nami_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, MeshConfig, require
+from nami_jax.evaluation.evaluator import Evaluation
+from nami_jax.evaluation.run_evaluation import evaluate
 from nami_jax.files.disk import written_whole
 from nami_jax.monitoring.flops import training_flops
 from nami_jax.parallel.kept_programs import keep_on_disk

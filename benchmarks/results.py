@@ -33,6 +33,8 @@ COLOURS = {NAMI: "#2a78c8", SINGLE_FLOW: "#d2622a"}  # readable on white and on 
 GREY = "#808080"
 TERA = 1e12
 
+Records = Mapping[str, Sequence[Mapping[str, Any]]]  # by arm, then by seed
+
 
 class Mean(NamedTuple):
     """A mean over seeds and the half-width of its 95 % interval by Student's t; infinite for one seed."""
@@ -99,7 +101,7 @@ def _rising(values: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.n
     return values[first], positions[first]
 
 
-def savings(records: Mapping[str, Sequence[Mapping[str, Any]]], score: str) -> list[float]:
+def savings(records: Records, score: str) -> list[float]:
     """Returns for each seed the baseline's FLOPs over the method's FLOPs to reach what the baseline ends with.
 
     Seeds are paired: both arms of one seed see the pictures in the same order. More than 1: the method needs fewer.
@@ -112,7 +114,7 @@ def savings(records: Mapping[str, Sequence[Mapping[str, Any]]], score: str) -> l
     return ratios
 
 
-def ablation_rows(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, ...]]:
+def ablation_rows(records: Records) -> list[tuple[str, ...]]:
     """Returns a row for each arm, the method first: name, what it is, seeds, and the scores at the end of training."""
     rows = []
     for name in sorted(records, key=lambda name: (name != NAMI, name != SINGLE_FLOW, name)):
@@ -122,10 +124,8 @@ def ablation_rows(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tu
     return rows
 
 
-def draw_curves(
-    records: Mapping[str, Sequence[Mapping[str, Any]]], seconds: Mapping[str, Sequence[float]], path: Path
-) -> None:
-    """Draws every score against training FLOPs and against time: a line of means, a band from lowest to highest seed."""
+def draw_curves(records: Records, seconds: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draws every score against training FLOPs and against time: lines of means, bands from lowest to highest seed."""
     figure = Figure(figsize=(3.2 * len(SHOWN), 5.6), layout="constrained")
     axes = figure.subplots(2, len(SHOWN), squeeze=False)
     for column, (score, label) in enumerate(SHOWN.items()):
@@ -167,27 +167,38 @@ def minutes(record: Mapping[str, Any], seconds: Sequence[float]) -> np.ndarray:
     return np.array(spent) / 60
 
 
-def main(argv: list[str]) -> None:
-    """Prints the tables and writes the figures."""
-    del argv
-    folder = Path(flags.FLAGS.results)
-    try:
-        ablations, convergence = load(folder / "ablations"), load(folder / "convergence")
-    except ConfigError as error:
-        raise SystemExit(f"error: {error}") from error
+def show(folder: Path) -> None:
+    """Prints the tables of a folder of results, and writes its figures.
+
+    Raises:
+        ConfigError: the folder has no records.
+    """
+    ablations, convergence = load(folder / "ablations"), load(folder / "convergence")
     print(table(("arm", "what", "seeds", *SHOWN.values()), ablation_rows(ablations)))
     seconds = json.loads((folder / "convergence" / "step_seconds.json").read_text())["seconds"]
     draw_curves(convergence, seconds, folder / "convergence.svg")
-    rows = []
-    for score, label in SHOWN.items():
-        ratios = savings(convergence, score)
-        logs = mean([math.log(ratio) for ratio in ratios if ratio > 0] or [math.nan])
-        low, high = math.exp(logs.value - logs.reach), math.exp(logs.value + logs.reach)
-        rows.append(
-            (label, f"{math.exp(logs.value):.2f}", f"{low:.2f} to {high:.2f}", ", ".join(f"{r:.2f}" for r in ratios))
-        )
     print("\nThe baseline's FLOPs over the method's to equal quality, by seed (0: the method does not reach it)\n")
-    print(table(("score", "ratio", "95 % interval", "seeds"), rows))
+    print(table(("score", "ratio", "95 % interval", "seeds"), [saving_row(convergence, score) for score in SHOWN]))
+
+
+def saving_row(records: Records, score: str) -> tuple[str, ...]:
+    """Returns a score's name, the geometric mean of its savings, the mean's interval and the savings themselves."""
+    ratios = savings(records, score)
+    each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    if min(ratios) == 0:
+        return SHOWN[score], "", "", each
+    logs = mean([math.log(ratio) for ratio in ratios])
+    low, high = (math.exp(logs.value + sign * logs.reach) for sign in (-1, 1))
+    return SHOWN[score], f"{math.exp(logs.value):.2f}", f"{low:.2f} to {high:.2f}", each
+
+
+def main(argv: list[str]) -> None:
+    """Prints the tables and writes the figures."""
+    del argv
+    try:
+        show(Path(flags.FLAGS.results))
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

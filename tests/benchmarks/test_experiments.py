@@ -1,0 +1,118 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import results
+from benchmarks.arms import ARMS, NAMI, SINGLE_FLOW, all_arms, configured, trials
+from benchmarks.experiments import Bench, flops_until, mean_flops, run_config
+from nami_jax.config import Config, ConfigError
+from nami_jax.monitoring.flops import training_flops
+from tests.support.runs import card_config
+
+BUDGET = 2e13
+
+
+@pytest.mark.parametrize("name", all_arms())
+def test_every_arm_trains_for_the_same_flops(name):
+    cfg = run_config(all_arms()[name], 1, BUDGET, 4)
+    spent = flops_until(cfg, cfg.train.steps)
+    most = 4 * max(sum(training_flops(cfg, batch)) for batch in cfg.train.stage_batches)
+    assert BUDGET - 2 * most <= spent <= BUDGET + most
+    assert cfg.train.seed == 1
+    assert cfg.train.steps == 4 * cfg.train.checkpoint_every
+
+
+def test_flops_until_a_step_add_up_over_phases():
+    cfg = run_config(ARMS[NAMI], 0, BUDGET, 1)
+    first, second = (sum(training_flops(cfg, batch)) for batch in cfg.train.stage_batches)
+    middle = cfg.train.phase_bounds[1]
+    assert flops_until(cfg, 1) == first
+    assert flops_until(cfg, middle + 2) == middle * first + 2 * second
+    assert flops_until(cfg, cfg.train.steps) == pytest.approx(mean_flops(cfg) * cfg.train.steps, rel=0.01)
+
+
+def test_method_and_baseline_are_tuned_by_as_many_trials_of_the_same_kind():
+    ours, theirs = trials(NAMI), trials(SINGLE_FLOW)
+    assert [name.removeprefix(NAMI) for name in ours] == [name.removeprefix(SINGLE_FLOW) for name in theirs]
+    rates = [configured(arm).train.phase_learning_rates[0] for arm in theirs.values()]
+    assert max(rates) == 4 * min(rates)
+
+
+def test_arms_but_the_baseline_sample_with_about_as_many_steps():
+    for name, arm in ARMS.items():
+        steps = sum(Config.from_dict(configured(arm).to_dict()).sample.steps)
+        assert 0.8 <= steps / 30 <= 1, name
+
+
+def test_too_few_flops_are_refused():
+    with pytest.raises(ConfigError, match=r"flops = '1e\+09': must allow at least a step"):
+        run_config(ARMS[NAMI], 0, 1e9, 1)
+
+
+def record(arm, seed, scores, flops=(1e12, 2e12, 4e12), higher=True):
+    known = {name: {"real": 0.9, "higher_is_better": higher} for name in results.SHOWN}
+    points = [
+        {"step": 10 * (i + 1), "flops": f, "scores": dict.fromkeys(results.SHOWN, s), "known": known}
+        for i, (f, s) in enumerate(zip(flops, scores, strict=True))
+    ]
+    train = {"steps": 30, "phase_starts": [0.0, 0.5]}
+    return {"arm": arm, "about": "what it is", "seed": seed, "points": points, "config": {"train": train}}
+
+
+def test_flops_to_reach_a_level_lie_between_points():
+    found = record(NAMI, 0, (0.1, 0.3, 0.5))
+    assert results.flops_to_reach(found, "kid/efficientnet_lite0", 0.3, True) == pytest.approx(2e12)
+    assert results.flops_to_reach(found, "kid/efficientnet_lite0", 0.4, True) == pytest.approx(math.sqrt(8) * 1e12)
+    assert results.flops_to_reach(found, "kid/efficientnet_lite0", 0.6, True) == math.inf
+    assert results.flops_to_reach(found, "kid/efficientnet_lite0", 0.0, True) == pytest.approx(1e12)
+    falling = record(NAMI, 0, (5.0, 3.0, 3.0))
+    assert results.flops_to_reach(falling, "squared_error", 4.0, False) == pytest.approx(math.sqrt(2) * 1e12)
+
+
+def test_savings_compare_seed_by_seed():
+    records = {
+        NAMI: [record(NAMI, 0, (0.1, 0.3, 0.5)), record(NAMI, 1, (0.1, 0.2, 0.3))],
+        SINGLE_FLOW: [record(SINGLE_FLOW, 0, (0.1, 0.2, 0.3)), record(SINGLE_FLOW, 1, (0.1, 0.2, 0.4))],
+    }
+    assert results.savings(records, "concept") == pytest.approx([2.0, 0.0])
+
+
+def test_interval_of_three_seeds_is_student_s():
+    found = results.mean([1.0, 2.0, 3.0])
+    assert found.value == 2
+    assert found.reach == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+    assert str(results.mean([2.0])) == "2"
+
+
+def test_figures_and_tables_are_made_from_files(tmp_path, capsys):
+    for folder in ("ablations", "convergence"):
+        (tmp_path / folder).mkdir()
+        for seed in (0, 1):
+            for arm, scores in {NAMI: (0.1, 0.3, 0.5), SINGLE_FLOW: (0.1, 0.2, 0.3 + seed / 10)}.items():
+                (tmp_path / folder / f"{arm}_{seed}.json").write_text(json.dumps(record(arm, seed, scores)))
+    seconds = {NAMI: [1.0, 3.0], SINGLE_FLOW: [2.0, 2.0]}
+    (tmp_path / "convergence" / "step_seconds.json").write_text(json.dumps({"seconds": seconds}))
+    results.show(tmp_path)
+    told = capsys.readouterr().out
+    assert "0.5 ± 0" in told
+    assert "0.35 ± 0.64" in told
+    assert (tmp_path / "convergence.svg").read_text().count("<svg") == 1
+    with pytest.raises(ConfigError, match=r"has no records. Run `python -m benchmarks.experiments`"):
+        results.load(tmp_path / "nothing")
+
+
+def test_minutes_count_each_phase_s_steps():
+    np.testing.assert_allclose(60 * results.minutes(record(NAMI, 0, (0, 0, 0)), [1.0, 3.0]), [10, 15 + 15, 15 + 45])
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_once_and_its_checkpoints_are_evaluated(tmp_path):
+    train = {"steps": 4, "checkpoint_every": 2, "keep_checkpoints": 2, "keep_best": 0}
+    cfg = card_config(tmp_path / "data", train=train)
+    bench = Bench(cfg.data.eval_split, 4, [1.0, 2.0])
+    points = bench.measure(cfg, tmp_path / "run")
+    assert [(point["step"], point["guidance_scale"]) for point in points] == [(2, 1.0), (2, 2.0), (4, 1.0), (4, 2.0)]
+    assert points[0]["scores"] != points[1]["scores"]
+    assert points == bench.measure(cfg, tmp_path / "run")
