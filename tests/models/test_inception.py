@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -68,7 +70,7 @@ def test_halving_blocks_pass_the_maxima_of_their_input_on():
 
 
 def test_batch_norm_goes_by_the_statistics_of_training():
-    conv = ConvNorm(1, Conv(1, (1, 1)), rngs=nnx.Rngs(0))
+    conv: Any = ConvNorm(1, Conv(1, (1, 1)), rngs=nnx.Rngs(0))
     conv.conv.kernel[...], conv.bn.mean[...], conv.bn.var[...] = jnp.ones((1, 1, 1, 1)), jnp.ones(1), jnp.full(1, 3.999)
     conv.bn.scale[...], conv.bn.bias[...] = jnp.full(1, 6.0), jnp.full(1, -1.0)
     found = conv(jnp.asarray([0.0, 1.0, 2.0, 3.0]).reshape(1, 2, 2, 1))

@@ -21,7 +21,7 @@ def test_layer_scales_of_zero_leave_the_states():
 
 
 def test_levels_are_normalised_by_channel():
-    found = normalise(np.full((1, 1, 1, 3), 255, np.uint8), (0.5, 0.0, 1.0), (0.5, 2.0, 1.0))
+    found = normalise(jnp.full((1, 1, 1, 3), 255, jnp.uint8), (0.5, 0.0, 1.0), (0.5, 2.0, 1.0))
     np.testing.assert_allclose(np.asarray(found).reshape(-1), [1.0, 0.5, 0.0])
 
 

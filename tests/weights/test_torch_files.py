@@ -28,7 +28,10 @@ class Call:
         self.function, self.arguments = function, arguments
 
 
-class Writer(pickle._Pickler):  # pyright: ignore[reportAttributeAccessIssue]
+PythonPickler: Any = vars(pickle)["_Pickler"]  # the one in C does not let a subclass write opcodes
+
+
+class Writer(PythonPickler):
     """Writes names that cannot be imported here."""
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
