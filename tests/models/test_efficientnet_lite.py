@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nami_jax.models.efficientnet_lite import HEAD, SIDE, DepthwiseConv, EfficientNetLite, Stage
+from nami_jax.models.efficientnet_lite import HEAD, SIDE, BlockGroup, DepthwiseConv, EfficientNetLite
 from nami_jax.weights.efficientnet_lite_keys import load_efficientnet_lite
 
-STAGES = (Stage(1, 3, 1, 1, 4), Stage(2, 5, 2, 2, 6))
+STAGES = (BlockGroup(1, 3, 1, 1, 4), BlockGroup(2, 5, 2, 2, 6))
 
 
 @pytest.fixture(scope="module")
