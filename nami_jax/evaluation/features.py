@@ -30,7 +30,7 @@ from nami_jax.weights.inception_keys import load_inception
 from nami_jax.weights.torch_files import SUFFIXES, open_weights, read_torch_file
 
 NAMES = ("efficientnet_lite0", "inception_v3", "dinov2", "clip")
-BATCH = 32  # pictures or texts at once
+BATCH = 16  # pictures or texts at once
 AGAIN = "Copy it from the release again"
 SizesT = TypeVar("SizesT", Dinov2Config, ClipConfig)
 
