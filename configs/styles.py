@@ -1,4 +1,4 @@
-"""Concepts x styles: 1,626 emoji as Twemoji, Noto and Fluent (glossy and flat) draw them, at 32x32, to judge what generalises.
+"""Concepts x styles: 1,626 emoji by Twemoji, Noto and Fluent (glossy and flat), at 32x32, to judge what generalises.
 
 make train CONFIG=configs/styles.py
 
