@@ -2,9 +2,9 @@
 
 make train CONFIG=configs/styles.py
 
-Its data need packages from npm besides those from pip: `make styles`, which the command above runs first. Validated on
-pairs that training never sees, of emoji that it sees in other styles; --config.data.eval_split=held_out validates on
-emoji that it sees in no style. A prompt names both: "a red apple, noto style". See docs/data.md.
+Its data need packages from npm besides those from pip: `make styles`, which the command above runs first. Validation is
+on pairs that training never sees, of emoji that it sees in other styles; --config.data.eval_split=held_out takes emoji
+that it sees in no style. A prompt names both: "a red apple, noto style". See docs/data.md.
 
 Hardware: a GPU for minutes, or two CPU cores for an hour.
 """

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from nami_jax.data.emoji_captions import catalogue, near_duplicates, pair_splits
 from nami_jax.data.emoji_captions.catalogue import Emoji
 from nami_jax.data.emoji_captions.raster import rasterise
-from nami_jax.data.emoji_captions.styled_pictures import Picture, pictures
+from nami_jax.data.emoji_captions.styled_pictures import StyledPicture, pictures
 from nami_jax.data.emoji_captions.styles import OPENMOJI, STYLES, TWEMOJI, Style
 
 _DESCRIPTION = """Emoji drawn by Twemoji on white, each with several English captions (its CLDR name first).
@@ -107,7 +107,7 @@ class EmojiCaptions(tfds.core.GeneratorBasedBuilder):
                 found[split].append((entry.character, entry, {}))
         return found
 
-    def _in_styles(self, drawn: list[Picture], groups: dict[str, str]) -> dict[str, list[_Keyed]]:
+    def _in_styles(self, drawn: list[StyledPicture], groups: dict[str, str]) -> dict[str, list[_Keyed]]:
         found: dict[str, list[_Keyed]] = {split: [] for split in pair_splits.SPLITS}
         for picture, split in zip(drawn, pair_splits.split_pictures(drawn, groups), strict=True):
             more = {"captions": picture.captions, "style": picture.style.name}

@@ -89,7 +89,7 @@ def installed(hand_made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(hand_made: Path, food: list[catalogue.Emoji]) -> list[styled_pictures.Picture]:
+def pictures(hand_made: Path, food: list[catalogue.Emoji]) -> list[styled_pictures.StyledPicture]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(icon_sets.FOLDER_VARIABLE, str(hand_made))
         return styled_pictures.pictures(food, STYLES)

@@ -209,6 +209,6 @@ def test_metadata_name_every_artist_and_licence_but_openmoji_s_only_with_its_pic
 def test_without_the_packages_the_error_names_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv("NAMI_STYLES", str(tmp_path / "nothing"))
     cfg = DataConfig(name="emoji_captions/styles_32", data_dir=str(tmp_path / "data"))
-    with pytest.raises(ConfigError, match=r"noto style: no .*icons\.json\. Run `make styles`"):
+    with pytest.raises(ConfigError, match=r"noto style are not installed: no .*icons\.json\. Run `make styles`"):
         open_source(cfg, "train")
     assert not list((tmp_path / "data").rglob("*.array_record*"))

@@ -3,6 +3,7 @@ import collections
 import pytest
 
 from configs import styles as config
+from nami_jax.config import Config
 from nami_jax.data.emoji_captions import icon_sets, near_duplicates, styled_pictures
 from nami_jax.data.emoji_captions.pair_splits import (
     HELD_OUT,
@@ -11,7 +12,7 @@ from nami_jax.data.emoji_captions.pair_splits import (
     TRAIN,
     split_pictures,
 )
-from nami_jax.data.emoji_captions.styled_pictures import Picture
+from nami_jax.data.emoji_captions.styled_pictures import StyledPicture
 from nami_jax.data.emoji_captions.styles import STYLES
 from nami_jax.text.encoder_files import minilm_folder
 from nami_jax.text.tokens import bert_tokenizer
@@ -19,11 +20,11 @@ from tests.data.emoji_captions.conftest import LIKE_TRAINED, NEARLY
 
 
 @pytest.fixture(scope="session")
-def splits(pictures: list[Picture], groups: dict[str, str]) -> list[str]:
+def splits(pictures: list[StyledPicture], groups: dict[str, str]) -> list[str]:
     return split_pictures(pictures, groups)
 
 
-def require_rules(pictures: list[Picture], splits: list[str], groups: dict[str, str]) -> None:
+def require_rules(pictures: list[StyledPicture], splits: list[str], groups: dict[str, str]) -> None:
     """Checks what holds for every catalogue."""
     in_training = collections.defaultdict(list)
     for i, (picture, split) in enumerate(zip(pictures, splits, strict=True)):
@@ -95,5 +96,5 @@ def test_real_icon_sets_split_by_the_same_rules_into_what_the_documentation_says
     assert one_concept.count({"glossy fluent", "flat fluent"}) == 1276
     captions = [caption for picture in pictures for caption in picture.captions]
     assert len(captions) == len(set(captions)) == 4 * len(pictures)
-    window = config.get_config().text.max_length
+    window = Config.from_dict(config.get_config().to_dict()).text.max_length
     assert bert_tokenizer(minilm_folder(), window + 10, "")(captions).mask.sum(axis=1).max() == window
