@@ -70,9 +70,9 @@ def write_package(
     package.mkdir(parents=True)
     icons = {
         "prefix": name, "width": 32, "height": 32, "icons": {icon: {"body": body} for icon, body in bodies.items()},
-        "aliases": {"mirrored": {"parent": "banana", "hFlip": True}, "again": {"parent": "mirrored"}},
+        "aliases": {"mirrored": {"parent": "banana", "hFlip": True}, "again": {"parent": "mirrored", "hFlip": True}},
     }  # fmt: skip
-    codes = {"-".join(f"{ord(c):04x}" for c in e.character if ord(c) != 0xFE0F): e.name for e in food}
+    codes = {"-".join(f"{ord(c):04x}" for c in e.character): e.name for e in food}
     for file, content in (
         ("icons", icons),
         ("chars", codes | {"1f1e6": "mirrored", "1f1e7": "again"}),
