@@ -45,8 +45,8 @@ def open_icon_set(style: Style) -> IconSet:
     found = _json(package / "package.json")["version"]
     if found != style.version:
         raise ConfigError(
-            f"data.name: its emoji in {style.name} style, {package}, are of version {found}, not {style.version}, and a "
-            "data set must not change with the installation. Run `make styles`."
+            f"data.name: its emoji in {style.name} style, {package}, are of version {found}, not {style.version}, and "
+            "a data set must not change with the installation. Run `make styles`."
         )
     known = icons["icons"].keys() | icons.get("aliases", {}).keys()
     names = {tuple(int(c, 16) for c in codes.split("-")): name for codes, name in characters.items() if name in known}
