@@ -48,7 +48,13 @@ class Evaluation:
     """
 
     def __init__(
-        self, data: DataConfig, settings: EvaluationConfig, decode: Decode | None = None, progress: bool = False
+        self,
+        data: DataConfig,
+        settings: EvaluationConfig,
+        decode: Decode | None = None,
+        *,
+        networks: Mapping[str, FeatureNetwork] | None = None,
+        progress: bool = False,
     ):
         """Chooses the captions.
 
@@ -57,12 +63,13 @@ class Evaluation:
                 `eval_split` what counts as unseen.
             settings: what is measured, on how many pictures.
             decode: makes pixels of prepared latents; None for pixels.
+            networks: of one's own, in place of those in `settings.features`; the first one judges.
             progress: show bars while features of real pictures are computed.
 
         Raises:
             ConfigError: the data set or the split does not exist, or has too few pictures to measure anything.
         """
-        self.data, self.settings, self._progress = data, settings, progress
+        self.data, self.settings, self._given, self._progress = data, settings, networks, progress
         trained, held_out = splits_of(data)
         names = dict.fromkeys((settings.split or held_out, trained, held_out))
         self.pictures = [open_real(data, name, settings, decode) for name in names]  # the split's own first
@@ -95,9 +102,9 @@ class Evaluation:
         )
 
     @functools.cached_property
-    def networks(self) -> dict[str, FeatureNetwork]:
+    def networks(self) -> Mapping[str, FeatureNetwork]:
         """The feature networks, the judge first."""
-        return {name: load_features(name, self._weights(name)) for name in self.settings.features}
+        return self._given or {name: load_features(name, self._weights(name)) for name in self.settings.features}
 
     def _weights(self, name: str) -> str | None:
         """Returns the folder with a network's weights: that of its name in `weights`, if there is one."""
@@ -123,7 +130,7 @@ class Evaluation:
     @functools.cached_property
     def gallery(self) -> Gallery:
         """All real pictures, the split's first: where the judge looks for the nearest."""
-        features = np.concatenate(self._features[self.settings.features[0]])
+        features = np.concatenate(next(iter(self._features.values())))
         kinds = set.intersection(*(set(some.labels) for some in self.pictures))
         labels = {kind: np.concatenate([some.labels[kind] for some in self.pictures]) for kind in sorted(kinds)}
         digests = np.concatenate([some.digests for some in self.pictures])

@@ -96,7 +96,7 @@ def evaluate(
         )
         assert data is not None
         decode = None if pipe.autoencoder is None or data.prepared is None else pipe.autoencoder.decode
-        evaluation = Evaluation(data, settings or EvaluationConfig(), decode, progress)
+        evaluation = Evaluation(data, settings or EvaluationConfig(), decode, progress=progress)
     sample = sample or pipe.cfg.sample
     kept = None
     if out is not None:
