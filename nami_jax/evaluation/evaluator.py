@@ -28,7 +28,7 @@ PACKAGED = "efficientnet_lite0"  # whose weights come with a package
 FEWEST = NEIGHBOURS + 1  # real pictures that density and coverage need
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """What was measured.
 
     Attributes:
@@ -143,7 +143,7 @@ class Evaluation:
         split = np.repeat([some.split == trained for some in self.pictures], [len(some) for some in self.pictures])
         return np.isin(self.gallery.numbers, self.gallery.numbers[split])
 
-    def measure(self, samples: np.ndarray) -> Measured:
+    def measure(self, samples: np.ndarray) -> Measurement:
         """Measures samples (seeds, N, H, W, 3) uint8 of `captions`."""
         distances, judged = {}, None
         for name, network in self.networks.items():
@@ -153,7 +153,7 @@ class Evaluation:
         assert judged is not None
         errors = self.squared_errors(samples)
         scores = judged.scores | distances | {"squared_error": mean_score(errors)}
-        return Measured(scores, judged.pictures | {"squared_error": errors})
+        return Measurement(scores, judged.pictures | {"squared_error": errors})
 
     def picture(self, i: int) -> np.ndarray:
         """Returns picture i of the gallery, (H, W, 3) uint8."""
@@ -185,7 +185,7 @@ class Evaluation:
 
         return {what: measured(of) for what, of in DISTANCES.items()}
 
-    def _judged(self, features: np.ndarray) -> Measured:
+    def _judged(self, features: np.ndarray) -> Measurement:
         """Asks the nearest real pictures about samples with features (S, N, D) of the first network."""
         gallery, chosen = self.gallery, self.chosen
         own, centre, shape = gallery.features[chosen], gallery.centre, features.shape[:2]
@@ -205,7 +205,7 @@ class Evaluation:
             "from_original": distances[:, np.arange(len(chosen)), chosen],
             "nearest_trained": np.where(self.trained_on, distances, np.inf).argmin(2),
         }
-        return Measured(scores, pictures | right)
+        return Measurement(scores, pictures | right)
 
     def _right(self, distances: np.ndarray, real: np.ndarray) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
         """Judges concept and style, given distances (S, N, M) of samples and (N, M) of their originals.

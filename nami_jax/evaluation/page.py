@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nami_jax.evaluation.evaluator import Evaluation, Measured
+from nami_jax.evaluation.evaluator import Evaluation, Measurement
 from nami_jax.evaluation.noise_losses import QUARTERS
 
 SHOWN = 12  # pictures of a kind
@@ -50,7 +50,7 @@ MEANING = {
 }
 
 
-def make_page(report: Mapping[str, Any], evaluation: Evaluation, samples: np.ndarray, measured: Measured) -> str:
+def make_page(report: Mapping[str, Any], evaluation: Evaluation, samples: np.ndarray, measured: Measurement) -> str:
     """Returns the page as HTML.
 
     Args:
