@@ -15,7 +15,7 @@ EPSILON = 1e-3  # of every batch norm
 MEAN, SCALE = 127.0, 128.0  # levels of 0..255; what the weights were trained with
 
 
-class Stage(NamedTuple):
+class BlockGroup(NamedTuple):
     """Blocks of one width."""
 
     repeats: int
@@ -26,13 +26,13 @@ class Stage(NamedTuple):
 
 
 LITE0 = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
+    BlockGroup(1, 3, 1, 1, 16),
+    BlockGroup(2, 3, 2, 6, 24),
+    BlockGroup(2, 5, 2, 6, 40),
+    BlockGroup(3, 3, 2, 6, 80),
+    BlockGroup(3, 5, 1, 6, 112),
+    BlockGroup(4, 5, 2, 6, 192),
+    BlockGroup(1, 3, 1, 6, 320),
 )
 STEM, HEAD = 32, 1280  # channels of the first and of the last convolution
 SIDE = 224  # of the images, pixels
@@ -60,7 +60,7 @@ class DepthwiseConv(nnx.Module):
         out = jnp.zeros((), images.dtype)
         for i in range(taps):
             for j in range(taps):
-                out = out + padded[:, i : i + rows : stride, j : j + columns : stride] * kernel[i, j]
+                out = out + padded[:, i : i + rows : stride, j : j + columns : stride] * kernel[i, j][None, None]
         return out
 
 
@@ -70,7 +70,7 @@ class Block(nnx.Module):
     Sandler et al., arXiv 1801.04381, fig. 3.
     """
 
-    def __init__(self, inputs: int, stage: Stage, stride: int, *, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, stage: BlockGroup, stride: int, *, rngs: nnx.Rngs):
         width = inputs * stage.expand
         self.adds_input = stride == 1 and inputs == stage.channels
         if stage.expand != 1:
@@ -95,7 +95,7 @@ class Block(nnx.Module):
 class EfficientNetLite(nnx.Module):
     """A stem, blocks, a head and a mean over positions. The classifier behind it is left out."""
 
-    def __init__(self, stages: Sequence[Stage] = LITE0, stem: int = STEM, head: int = HEAD, *, rngs: nnx.Rngs):
+    def __init__(self, stages: Sequence[BlockGroup] = LITE0, stem: int = STEM, head: int = HEAD, *, rngs: nnx.Rngs):
         self.conv_stem = convolution(3, stem, 3, 2, rngs=rngs)
         self.bn0 = batch_norm(stem, rngs)
         blocks, inputs = [], stem

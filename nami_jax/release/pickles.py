@@ -1,7 +1,8 @@
-"""PyTorch's pickled weights. The one module that opens a pickle, and it lets torch do it with `weights_only`.
+"""PyTorch's pickled weights of a release. torch itself opens them here, with `weights_only`, tensor by tensor.
 
-A pickle is a program. `weights_only` runs none of it beyond what builds tensors: anything else in the file is refused.
-torch is imported when the first such file is met, and is needed for nothing else.
+`nami_jax.weights.torch_files` reads small ones whole, without torch. A pickle is a program. `weights_only` runs none of
+it beyond what builds tensors: anything else in the file is refused. torch is imported when the first such file is
+met, and is needed for nothing else.
 """
 # pyright: reportMissingImports=false
 

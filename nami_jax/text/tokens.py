@@ -147,6 +147,21 @@ def bert_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
     return fast_tokenizer(fast, length, field)
 
 
+def clip_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
+    """Reads CLIP's `tokenizer.json`; each text is set between `<|startoftext|>` and `<|endoftext|>`.
+
+    Raises:
+        ConfigError: the file is missing or damaged, or its vocabulary lacks one of the two.
+    """
+    path = folder / "tokenizer.json"
+    fast = _read_fast(path)
+    ends = [(token, fast.token_to_id(token)) for token in ("<|startoftext|>", "<|endoftext|>")]
+    for token, number in ends:
+        _require_special(number is not None, path, token)
+    fast.post_processor = processors.TemplateProcessing(single=f"{ends[0][0]} $A {ends[1][0]}", special_tokens=ends)
+    return fast_tokenizer(fast, length, field)
+
+
 def fast_tokenizer(fast: tokenizers.Tokenizer, length: int, field: str) -> Tokenizer:
     """Wraps a tokeniser of the `tokenizers` package, and takes over `fast`: turns off its padding and truncation."""
     fast.no_padding()

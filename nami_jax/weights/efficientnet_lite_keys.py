@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flax import nnx
 
-from nami_jax.models.efficientnet_lite import HEAD, LITE0, STEM, EfficientNetLite, Stage
+from nami_jax.models.efficientnet_lite import HEAD, LITE0, STEM, BlockGroup, EfficientNetLite
 from nami_jax.weights import Shardings, Tensor, load_module, slots_by_name
 from nami_jax.weights.packages import installed_folder
 
@@ -16,7 +16,7 @@ NAMES = {name: f"_{name}" for name in OURS} | {"mean": "running_mean", "var": "r
 
 def load_efficientnet_lite(
     tensors: Mapping[str, Tensor],
-    stages: Sequence[Stage] = LITE0,
+    stages: Sequence[BlockGroup] = LITE0,
     stem: int = STEM,
     head: int = HEAD,
     shardings: Shardings | None = None,

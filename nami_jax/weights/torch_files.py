@@ -33,9 +33,19 @@ STORAGES = {
 }
 # What damaged files make of pickle, zipfile and struct, as tried.
 DAMAGED = (
-    pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError,
-    OverflowError, MemoryError, NotImplementedError, struct.error,
-)  # fmt: skip
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    struct.error,
+)
 
 
 class _Storage(NamedTuple):

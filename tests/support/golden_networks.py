@@ -35,6 +35,11 @@ def golden_autoencoder(name: str) -> GoldenNetwork:
     return GoldenNetwork(config, weights, {key: tensor.transpose(0, 2, 3, 1) for key, tensor in vectors.items()})
 
 
+def golden_features(name: str) -> GoldenNetwork:
+    """Returns what `tests/golden/make_features.py` made of "dinov2" or "clip"; images are NHWC."""
+    return _read("features", f"{name}.", lambda metadata: json.loads(metadata[name]))
+
+
 def _read(file: str, prefix: str, config: Any) -> GoldenNetwork:
     path = GOLDEN / f"{file}.safetensors"
     with safetensors.safe_open(path, "np") as opened:
