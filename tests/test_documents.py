@@ -43,6 +43,7 @@ RUN_BY = {
     r"python -m nami_jax.sample .*--preset released": "tests/runs/test_finetune.py",
     r"python -m nami_jax.sample .*--sequence": "tests/sampling/test_sampler.py",
     r"python -m nami_jax.sample": "tests/sampling/test_pipeline.py",
+    r"python -m nami_jax.evaluate": "tests/test_evaluate.py",
     r"python -m nami_jax.parity": "tests/test_parity.py",
     r"python -m nami_jax.convert": "tests/test_convert.py",
     r"python -m benchmarks.attention": "tests/benchmarks/test_attention_benchmark.py",

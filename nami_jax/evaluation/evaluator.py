@@ -28,7 +28,7 @@ PACKAGED = "efficientnet_lite0"  # whose weights come with a package
 FEWEST = NEIGHBOURS + 1  # real pictures that density and coverage need
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """What was measured.
 
     Attributes:
@@ -48,7 +48,13 @@ class Evaluation:
     """
 
     def __init__(
-        self, data: DataConfig, settings: EvaluationConfig, decode: Decode | None = None, progress: bool = False
+        self,
+        data: DataConfig,
+        settings: EvaluationConfig,
+        decode: Decode | None = None,
+        *,
+        networks: Mapping[str, FeatureNetwork] | None = None,
+        progress: bool = False,
     ):
         """Chooses the captions.
 
@@ -57,12 +63,13 @@ class Evaluation:
                 `eval_split` what counts as unseen.
             settings: what is measured, on how many pictures.
             decode: makes pixels of prepared latents; None for pixels.
+            networks: of one's own, in place of those in `settings.features`; the first one judges.
             progress: show bars while features of real pictures are computed.
 
         Raises:
             ConfigError: the data set or the split does not exist, or has too few pictures to measure anything.
         """
-        self.data, self.settings, self._progress = data, settings, progress
+        self.data, self.settings, self._given, self._progress = data, settings, networks, progress
         trained, held_out = splits_of(data)
         names = dict.fromkeys((settings.split or held_out, trained, held_out))
         self.pictures = [open_real(data, name, settings, decode) for name in names]  # the split's own first
@@ -95,9 +102,9 @@ class Evaluation:
         )
 
     @functools.cached_property
-    def networks(self) -> dict[str, FeatureNetwork]:
+    def networks(self) -> Mapping[str, FeatureNetwork]:
         """The feature networks, the judge first."""
-        return {name: load_features(name, self._weights(name)) for name in self.settings.features}
+        return self._given or {name: load_features(name, self._weights(name)) for name in self.settings.features}
 
     def _weights(self, name: str) -> str | None:
         """Returns the folder with a network's weights: that of its name in `weights`, if there is one."""
@@ -123,7 +130,7 @@ class Evaluation:
     @functools.cached_property
     def gallery(self) -> Gallery:
         """All real pictures, the split's first: where the judge looks for the nearest."""
-        features = np.concatenate(self._features[self.settings.features[0]])
+        features = np.concatenate(next(iter(self._features.values())))
         kinds = set.intersection(*(set(some.labels) for some in self.pictures))
         labels = {kind: np.concatenate([some.labels[kind] for some in self.pictures]) for kind in sorted(kinds)}
         digests = np.concatenate([some.digests for some in self.pictures])
@@ -136,7 +143,7 @@ class Evaluation:
         split = np.repeat([some.split == trained for some in self.pictures], [len(some) for some in self.pictures])
         return np.isin(self.gallery.numbers, self.gallery.numbers[split])
 
-    def measure(self, samples: np.ndarray) -> Measured:
+    def measure(self, samples: np.ndarray) -> Measurement:
         """Measures samples (seeds, N, H, W, 3) uint8 of `captions`."""
         distances, judged = {}, None
         for name, network in self.networks.items():
@@ -146,7 +153,7 @@ class Evaluation:
         assert judged is not None
         errors = self.squared_errors(samples)
         scores = judged.scores | distances | {"squared_error": mean_score(errors)}
-        return Measured(scores, judged.pictures | {"squared_error": errors})
+        return Measurement(scores, judged.pictures | {"squared_error": errors})
 
     def picture(self, i: int) -> np.ndarray:
         """Returns picture i of the gallery, (H, W, 3) uint8."""
@@ -178,7 +185,7 @@ class Evaluation:
 
         return {what: measured(of) for what, of in DISTANCES.items()}
 
-    def _judged(self, features: np.ndarray) -> Measured:
+    def _judged(self, features: np.ndarray) -> Measurement:
         """Asks the nearest real pictures about samples with features (S, N, D) of the first network."""
         gallery, chosen = self.gallery, self.chosen
         own, centre, shape = gallery.features[chosen], gallery.centre, features.shape[:2]
@@ -198,7 +205,7 @@ class Evaluation:
             "from_original": distances[:, np.arange(len(chosen)), chosen],
             "nearest_trained": np.where(self.trained_on, distances, np.inf).argmin(2),
         }
-        return Measured(scores, pictures | right)
+        return Measurement(scores, pictures | right)
 
     def _right(self, distances: np.ndarray, real: np.ndarray) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
         """Judges concept and style, given distances (S, N, M) of samples and (N, M) of their originals.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nami_jax.evaluation.evaluator import Evaluation, Measured
+from nami_jax.evaluation.evaluator import Evaluation, Measurement
 from nami_jax.evaluation.noise_losses import QUARTERS
 
 SHOWN = 12  # pictures of a kind
@@ -26,7 +26,8 @@ td:first-child, th:first-child { text-align: left; } tr { border-bottom: 1px sol
 td.about { text-align: left; opacity: .75; }
 .bar { display: inline-block; height: .7rem; background: var(--bar); vertical-align: middle; }
 .bars td { border: 0; } .pictures { display: flex; flex-wrap: wrap; gap: 1.1rem; }
-figure { margin: 0; width: 13.5rem; } figure img { width: 4.4rem; image-rendering: pixelated; background: white; }
+figure { margin: 0; width: 13.5rem; }
+figure img { width: 4.2rem; margin-right: .25rem; image-rendering: pixelated; background: white; }
 figcaption { font-size: .85rem; } .right { color: var(--good); } .wrong { color: var(--bad); }
 .note { opacity: .75; max-width: 48rem; }
 """
@@ -49,7 +50,7 @@ MEANING = {
 }
 
 
-def make_page(report: Mapping[str, Any], evaluation: Evaluation, samples: np.ndarray, measured: Measured) -> str:
+def make_page(report: Mapping[str, Any], evaluation: Evaluation, samples: np.ndarray, measured: Measurement) -> str:
     """Returns the page as HTML.
 
     Args:
@@ -108,7 +109,8 @@ def _number(value: float | None) -> str:
 def _loss_bars(scores: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     quarters = {name: found["value"] for name, found in scores.items() if name.count("/") == 2}
     most = max(quarters.values())
-    yield f"<table class=bars><tr><th>stage<th colspan={2 * QUARTERS}></tr>"
+    heads = "".join(f"<th colspan=2 style='text-align:center'>{text}" for text in ("cleanest", "", "", "noisiest"))
+    yield f"<table class=bars><tr><th>stage{heads}</tr>"
     for stage in dict.fromkeys(name.rpartition("/")[0] for name in quarters):
         cells = [_bar(quarters[f"{stage}/noise_{q}"], most, 8) for q in range(1, QUARTERS + 1)]
         yield f"<tr><td>{stage.rpartition('_')[2]}{''.join(cells)}</tr>"
@@ -129,7 +131,7 @@ def _histogram(what: str, values: np.ndarray) -> Iterator[str]:
 
 
 def _galleries(evaluation: Evaluation, samples: np.ndarray, of: Mapping[str, np.ndarray]) -> Iterator[str]:
-    order, shown = np.argsort(of["from_original"]), min(SHOWN, len(samples))
+    order, shown = np.argsort(of["from_original"]), max(min(SHOWN, len(samples) // 3), 1)
     middle = (len(order) - shown) // 2
     for title, some in (
         ("The nearest to their originals", order[:shown]),

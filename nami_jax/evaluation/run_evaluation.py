@@ -15,7 +15,7 @@ from nami_jax.checkpoints.checkpoint import Checkpoints
 from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
 from nami_jax.config import DataConfig, EvaluationConfig, SampleConfig, require
 from nami_jax.evaluation.drawing import KeptPictures, draw_all
-from nami_jax.evaluation.evaluator import Evaluation, Measured, as_dict
+from nami_jax.evaluation.evaluator import Evaluation, Measurement, as_dict
 from nami_jax.evaluation.intervals import Score, mean_score
 from nami_jax.evaluation.noise_losses import QUARTERS, by_quarter, losses_by_noise
 from nami_jax.evaluation.page import make_page
@@ -42,7 +42,7 @@ class Evaluated(NamedTuple):
     report: dict[str, Any]
     evaluation: Evaluation
     samples: np.ndarray
-    measured: Measured
+    measured: Measurement
 
 
 def run_data(workdir: str | Path, step: int | None = None) -> DataConfig:
@@ -96,7 +96,7 @@ def evaluate(
         )
         assert data is not None
         decode = None if pipe.autoencoder is None or data.prepared is None else pipe.autoencoder.decode
-        evaluation = Evaluation(data, settings or EvaluationConfig(), decode, progress)
+        evaluation = Evaluation(data, settings or EvaluationConfig(), decode, progress=progress)
     sample = sample or pipe.cfg.sample
     kept = None
     if out is not None:

@@ -1,5 +1,7 @@
 """How good a run's samples are while it trains: the main scores of `nami_jax.evaluate`, of few samples."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from nami_jax.autoencoder.codec import Autoencoder
@@ -7,6 +9,7 @@ from nami_jax.config import Config, EvaluationConfig
 from nami_jax.data.examples import Data
 from nami_jax.evaluation.drawing import draw_all
 from nami_jax.evaluation.evaluator import Evaluation
+from nami_jax.evaluation.features import FeatureNetwork
 from nami_jax.evaluation.real_pictures import as_levels, splits_of
 from nami_jax.sampling.sampler import Networks, Request, Sampler
 from nami_jax.text.encoders import TextStates
@@ -15,7 +18,14 @@ from nami_jax.text.encoders import TextStates
 class SampleScores:
     """Samples the same held-out captions with the same noise each time, or training ones where none are held out."""
 
-    def __init__(self, cfg: Config, data: Data, codec: Autoencoder | None, sampler: Sampler):
+    def __init__(
+        self,
+        cfg: Config,
+        data: Data,
+        codec: Autoencoder | None,
+        sampler: Sampler,
+        networks: Mapping[str, FeatureNetwork] | None = None,
+    ):
         """Chooses `train.evaluate_images` captions, and loads the feature network.
 
         Args:
@@ -23,6 +33,7 @@ class SampleScores:
             data: what it trains on.
             codec: makes pixels of the model's latents; None for a model of pixels.
             sampler: of the networks.
+            networks: whose features are compared; None: EfficientNet-Lite0.
 
         Raises:
             ConfigError: there are too few pictures to measure anything.
@@ -32,7 +43,7 @@ class SampleScores:
         settings = EvaluationConfig(
             split=held_out if data.held_out else trained, num_images=cfg.train.evaluate_images, seeds=1
         )
-        self._evaluation = Evaluation(cfg.data, settings, None if codec is None else codec.decode)
+        self._evaluation = Evaluation(cfg.data, settings, codec and codec.decode, networks=networks)
         _ = self._evaluation.networks  # what is missing is said before the first step
         source = (data.held_out or data.train)[0]
         places = [self._evaluation.real.places[i] for i in self._evaluation.chosen]

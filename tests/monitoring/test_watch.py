@@ -108,15 +108,17 @@ class Bar(tqdm):
 class Parts:
     """A watch whose parts a test can look at: it logs at steps 4, 8, ..., validates and draws at 6, 12."""
 
-    def __init__(self, workdir, max_skipped=3):
+    def __init__(self, workdir, max_skipped=3, **views):
         self.clock, self.states, self.full = Clock(), [], False
         self.interval = Interval(max_skipped=max_skipped, clock=self.clock)
         self.picture = workdir / "picture.png"
         PICTURE.save(self.picture)
         self.bar = Bar()
         self.events, self.trace = EventWriter(workdir, 0), Trace(None, workdir)
-        views = Views(lambda summary: {"corrupt_images": 3}, lambda scalars: "text", self.validate, self.preview)
-        self.watch = Watch(TRAIN, views, self.interval, Outlets(self.events, self.trace, self.bar), 12)
+        shown = Views(
+            lambda summary: {"corrupt_images": 3}, lambda scalars: "text", self.validate, self.preview, **views
+        )
+        self.watch = Watch(TRAIN, shown, self.interval, Outlets(self.events, self.trace, self.bar), 12)
 
     def validate(self, state):
         self.clock.now += 100.0
@@ -147,6 +149,14 @@ def parts(tmp_path):
     parts = Parts(tmp_path)
     yield parts
     parts.close()
+
+
+def test_samples_are_evaluated_every_so_many_steps_and_at_the_last(tmp_path):
+    parts = Parts(tmp_path, evaluate=lambda state: {"samples/kid": float(state.split()[1])}, evaluate_every=5)
+    parts.run((step, metrics()) for step in range(1, 13))
+    parts.close()
+    assert read_values(tmp_path / "events")["samples/kid"] == {5: 5.0, 10: 10.0, 12: 12.0}
+    assert "step 5: samples/kid 5" in parts.bar.said
 
 
 def test_time_of_validation_and_pictures_is_no_steps(parts, tmp_path):

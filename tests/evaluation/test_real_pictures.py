@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from nami_jax.config import EvaluationConfig
+from nami_jax.evaluation.real_pictures import open_real, real_features
+
+
+@pytest.fixture
+def pictures(styled):
+    return open_real(styled, "held_out", EvaluationConfig(), None)
+
+
+def test_pictures_come_with_captions_labels_and_places(pictures):
+    assert len(pictures) == 8
+    assert pictures.places == list(range(8))
+    assert set(pictures.labels) == {"concept", "style"}
+    for captions, colour, style in zip(pictures.captions, *pictures.labels.values(), strict=True):
+        assert captions == (f"a {colour} card, {style}", f"{style} & {colour}")
+    assert pictures.pixels([0, 3]).shape == (2, 16, 16, 3)
+    images = pictures.model_images([0])
+    np.testing.assert_allclose((images + 1) * 127.5, pictures.pixels([0]), atol=1e-4)
+
+
+def test_of_many_pictures_some_are_drawn_by_seed(styled):
+    some, again, other = (open_real(styled, "train", EvaluationConfig(references=5, seed=s), None) for s in (0, 0, 1))
+    assert len(some) == 5
+    assert some.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_features_are_computed_once_for_the_same_pictures_and_again_where_they_are_damaged(pictures, cells, tmp_path):
+    found = real_features(pictures, cells, tmp_path, False)
+    np.testing.assert_array_equal(found, cells(pictures.pixels(range(8))))
+    (file,) = tmp_path.iterdir()
+    assert file.name.startswith("cells-")
+    np.save(file, found + 1)
+    np.testing.assert_array_equal(real_features(pictures, cells, tmp_path, False), found + 1)  # as kept
+    file.write_bytes(file.read_bytes()[:-7])
+    np.testing.assert_array_equal(real_features(pictures, cells, tmp_path, False), found)
+
+
+def test_other_pictures_have_features_of_their_own(pictures, styled, cells, tmp_path):
+    train = open_real(styled, "train", EvaluationConfig(), None)
+    assert len(real_features(train, cells, tmp_path, False)) == 16
+    real_features(pictures, cells, tmp_path, False)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,79 @@
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from nami_jax.config import ConfigError, EvaluationConfig
+from nami_jax.evaluation.evaluator import Evaluation
+from nami_jax.evaluation.run_evaluation import evaluate, run_data
+from nami_jax.sampling.pipeline import NamiPipeline
+
+
+@pytest.fixture(scope="module")
+def pipe(card_run) -> NamiPipeline:
+    return NamiPipeline.from_pretrained(card_run)
+
+
+@pytest.fixture(scope="module")
+def evaluation(card_run, cells) -> Evaluation:
+    return Evaluation(run_data(card_run), EvaluationConfig(seeds=2), networks={"cells": cells})
+
+
+@pytest.fixture(scope="module")
+def evaluated(pipe, evaluation, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluation") / "out"
+    return evaluate(pipe, evaluation=evaluation, out=out), out
+
+
+def test_a_run_is_sampled_and_measured_on_its_held_out_captions(evaluated, evaluation, pipe):
+    found, out = evaluated
+    report = json.loads((out / "evaluation.json").read_text())
+    assert report == json.loads(json.dumps(found.report))
+    assert (report["split"], report["captions"]) == ("held_out", 8)
+    assert report["pictures"] == {"held_out": 8, "train": 16}
+    assert found.samples.shape == (2, 8, 16, 16, 3)
+    drawn = pipe(evaluation.captions[:1], seed=1)[0]
+    assert np.abs(np.asarray(drawn, int) - found.samples[1, 0]).max() <= 1  # number 0 of seed 1
+    names = {"concept", "style", "original", "copies", "kid/cells", "loss", "loss/stage_3", "loss/stage_1/noise_4"}
+    assert names <= report["scores"].keys()
+    assert all(np.isfinite(score["value"]) for score in report["scores"].values())
+    stages = [report["scores"][f"loss/stage_{k}"]["value"] for k in (1, 2, 3)]
+    assert report["scores"]["loss"]["value"] == pytest.approx(np.mean(stages))
+
+
+def test_the_page_is_whole_and_asks_for_nothing_else(evaluated, evaluation):
+    page = (evaluated[1] / "index.html").read_text("utf-8")
+    assert not re.search(r"(src|href)=(?!.data:)|https?://|@import|url\(", page)
+    captions = [caption.replace("&", "&amp;") for caption in evaluation.captions]
+    assert (
+        sum(caption in page for caption in captions) >= 6
+    )  # of the eight: two nearest, two in the middle, two furthest
+    assert page.count("<img ") == 18
+    assert "concept" in page
+
+
+def test_the_same_call_goes_on_and_another_is_refused(evaluated, evaluation, pipe, tmp_path):
+    first, out = evaluated
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "out" / "samples" / "1" / "000003.png").unlink()
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "samples").rglob("*.png")}
+    again = evaluate(pipe, evaluation=evaluation, out=tmp_path / "out")
+    assert len(times) == 15
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert np.abs(again.samples.astype(int) - first.samples).max() <= 1
+    with pytest.raises(ConfigError, match=r"made with sampler = .* Set another --out"):
+        evaluate(pipe, evaluation=evaluation, out=tmp_path / "out", sample=pipe.settings(guidance_scale=1.5))
+
+
+def test_a_pipeline_alone_does_not_say_what_it_was_trained_on(pipe):
+    with pytest.raises(ConfigError, match=r"data = None: .* run_data"):
+        evaluate(pipe)
+
+
+@pytest.mark.slow
+def test_a_workdir_is_evaluated_by_efficientnet(card_run, styled):
+    report = evaluate(card_run, settings=EvaluationConfig(seeds=1, num_images=4)).report
+    assert "kid/efficientnet_lite0" in report["scores"]
+    assert report["scores"]["squared_error"]["over"] == "pictures"
