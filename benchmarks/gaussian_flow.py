@@ -7,7 +7,7 @@ known: it is computed here from the ends of the paths that the loss takes (`stag
 the sampler does, with its grids, solvers and jumps. All of these are affine, so they run on a basis of the noise in the
 place of draws of it, and give the mean and covariance of the samples exactly. Their Wasserstein-2 distance to the
 images is what windows, target, jump and solver get wrong together, without any network or chance in it. It is given per
-pixel, as the root of a mean square; a pixel's own standard deviation is 1.
+pixel, as the root of a mean square.
 
 Leaves FOLDER/gaussian_flow.json and gaussian_flow.svg. Needs matplotlib, which `make test` installs.
 """
@@ -59,14 +59,15 @@ class Gaussian(NamedTuple):
         return round(len(self.mean) ** 0.5)
 
 
-def smooth_images(side: int, power: float = 2.0) -> Gaussian:
-    """Returns periodic images whose power falls with frequency f as 1 / (1 + f^power), of variance 1 at each pixel.
+def smooth_images(side: int, power: float = 2.0, std: float = 1.0) -> Gaussian:
+    """Returns periodic images whose power falls with frequency f, in waves per image, as 1 / (1 + f^power).
 
-    f counts waves per image. Natural images have a power of about 2. The mean is a ramp from -1/2 to 1/2.
+    Natural images have a power of about 2. Each pixel has the standard deviation `std`. The mean is a ramp from -1/2 to
+    1/2.
     """
     waves = np.fft.fftfreq(side, 1 / side)
     spectrum = 1 / (1 + np.hypot(waves[:, None], waves[None]) ** power)
-    spectrum *= side**2 / spectrum.sum()
+    spectrum *= (std * side) ** 2 / spectrum.sum()
     first = np.fft.ifft2(spectrum).real  # covariances of the first pixel with all
     rows, columns = (i.reshape(-1) for i in np.indices((side, side)))
     covariance = first[(rows[:, None] - rows) % side, (columns[:, None] - columns) % side]
@@ -141,11 +142,14 @@ class ExactVelocity:
 
     def _at(self, tau: float) -> tuple[np.ndarray, np.ndarray]:
         """Returns the gain (d, d) and offset (d,) at a local time."""
-        x_t, velocity = interpolate(np.array([[[[1.0]]], [[[0.0]]]]), np.array([[[[0.0]]], [[[1.0]]]]), np.full(2, tau))
-        x_t, velocity = np.ravel(x_t), np.ravel(velocity)  # in terms of start and end
+        both_ends: Any = np.eye(2).reshape(2, 2, 1, 1, 1)
+        twice: Any = np.full(2, tau)
+        x_t, velocity = (
+            np.ravel(part) for part in interpolate(both_ends[0], both_ends[1], twice)
+        )  # in terms of start and end
         noisy = np.einsum("a,aibj,b->ij", x_t, self.joint, x_t)
-        both = np.einsum("a,aibj,b->ij", velocity, self.joint, x_t)
-        gain = both @ np.linalg.pinv(noisy, rcond=NEGLIGIBLE, hermitian=True)
+        shared = np.einsum("a,aibj,b->ij", velocity, self.joint, x_t)
+        gain = shared @ np.linalg.pinv(noisy, rcond=NEGLIGIBLE, hermitian=True)
         return gain, velocity @ self.means - gain @ (x_t @ self.means)
 
     def prepare(self, times: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -205,16 +209,16 @@ def jump_name(share: float | None) -> str:
     return "renoise" if share is None else f"bridge, q = {share:g}"
 
 
-def measure(side: int, counts: Sequence[int], steps: Sequence[int]) -> Iterator[Row]:
+def measure(images: Gaussian, counts: Sequence[int], steps: Sequence[int]) -> Iterator[Row]:
     """Yields the distance for every number of stages, jump, solver and number of steps in each stage."""
-    images = smooth_images(side)
     flows = [(k, share) for k in counts for share in ((None, *SHARES) if k > 1 else (None,))]
     with progress_bar(flows, desc="flows", unit="flow") as bar:
         for k, share in bar:
-            flow, rank = Flow(images, k, share), (side >> (k - 1)) ** 2
+            flow, rank = Flow(images, k, share), (images.side >> (k - 1)) ** 2
             least = least_from_rank(images, rank) if share == 0 else 0.0
             for solver, count in itertools.product(SOLVERS, steps):
-                distance = wasserstein(flow.sampled(SampleConfig((count,) * k, solver=solver)), images)
+                sample = SampleConfig.from_dict({"steps": (count,) * k, "solver": solver})
+                distance = wasserstein(flow.sampled(sample), images)
                 jump = "none" if k == 1 else jump_name(share)
                 yield {
                     "stages": k,
@@ -240,7 +244,7 @@ def text(rows: Sequence[Row]) -> str:
 def figure(rows: Sequence[Row], facts: Mapping[str, str], stages: int) -> Figure:
     """Draws the distance against the steps in each stage, for each jump, in a panel for each solver."""
     drawn = Figure(figsize=(14, 3.8), layout="constrained")
-    drawn.suptitle(f"Gaussian images, exact velocity, {stages} stages, {facts['date']}", fontsize="medium")
+    drawn.suptitle(f"Gaussian images, exact velocity, K = {stages}, {facts['date']}", fontsize="medium")
     panels = drawn.subplots(1, len(SOLVERS), sharey=True)
     for axes, solver in zip(panels, SOLVERS, strict=True):
         some = [row for row in rows if row["stages"] == stages and row["solver"] == solver]
@@ -264,20 +268,23 @@ def main(argv: Sequence[str]) -> None:
     del argv
     args, folder = flags.FLAGS, Path(flags.FLAGS.out)
     folder.mkdir(parents=True, exist_ok=True)
-    side, counts, steps = (8, (1, 2), (2, 4)) if args.tiny else (SIDE, COUNTS, STEPS)
-    facts = about()
-    rows = list(measure(side, counts, steps))
+    side, counts, steps = (8, (1, 2), (2, 4)) if args.tiny else (SIDE, args.stages, STEPS)
+    facts = about() | {"side": str(side), "power": str(args.power), "std": str(args.std)}
+    rows = list(measure(smooth_images(side, args.power, args.std), counts, steps))
     print(f"{', '.join(f'{k} {v}' for k, v in facts.items())}\n\n{text(rows)}")
     with written_whole(folder / "gaussian_flow.json") as path:
-        path.write_text(json.dumps({"about": facts, "side": side, "distances": rows}, indent=1))
+        path.write_text(json.dumps({"about": facts, "distances": rows}, indent=1))
     with written_whole(folder / "gaussian_flow.svg") as path:
-        figure(rows, facts, min(3, max(counts))).savefig(path, format="svg")
+        figure(rows, facts, 3 if 3 in counts else max(counts)).savefig(path, format="svg")
     print(f"\n{folder / 'gaussian_flow.svg'}")
 
 
 def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("out", None, "folder for the picture and its figures", required=True)
+    flags.DEFINE_multi_integer("stages", COUNTS, "K, once for each flow to measure", lower_bound=1, upper_bound=5)
+    flags.DEFINE_float("power", 2.0, "how steeply the images' power falls with frequency", lower_bound=0)
+    flags.DEFINE_float("std", 1.0, "standard deviation of a pixel", lower_bound=0)
     flags.DEFINE_bool("tiny", False, "images of 8x8, two stages and few steps, to try this")
 
 

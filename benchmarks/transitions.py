@@ -1,11 +1,12 @@
-"""Compares runs by how near their samples of training captions come to the images: `python -m benchmarks.transitions`.
+"""Compares runs by how near their samples of captions come to the images: `python -m benchmarks.transitions`.
 
 Made for the two kinds of jump between stages, renoising and the bridge: give the workdirs of runs that differ in it
-alone, with as many training and solver steps.
+alone, with as many training and solver steps. Leaves transitions.png and, with every figure, transitions.json.
 
 python -m benchmarks.transitions runs/emoji_tiny runs/emoji_tiny_bridge runs/emoji_tiny_conv_bridge --out out
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +15,12 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
+from benchmarks.timing import about
 from nami_jax.checkpoints.checkpoint import CheckpointError, Checkpoints
 from nami_jax.config import ConfigError
 from nami_jax.data.examples import Example, open_data
 from nami_jax.data.images import to_stage
+from nami_jax.files.disk import written_whole
 from nami_jax.planning.report import table
 from nami_jax.sampling.pictures import grid, save_png, to_images
 from nami_jax.sampling.pipeline import NamiPipeline
@@ -38,13 +41,13 @@ class Result(NamedTuple):
     perceptual: np.ndarray  # (seeds, N)
 
 
-def measure(workdir: Path, count: int, seeds: int) -> tuple[Result, list[Example]]:
-    """Samples `count` training captions of a run, evenly spaced, with each of `seeds` seeds."""
+def measure(workdir: Path, split: str, count: int, seeds: int) -> tuple[Result, list[Example]]:
+    """Samples `count` captions of a split of a run's data, evenly spaced, with each of `seeds` seeds."""
     pipe = NamiPipeline.from_pretrained(workdir)
     with Checkpoints(workdir) as checkpoints:
         cfg = checkpoints.config(checkpoints.latest_step())
     data = open_data(cfg, pipe.autoencoder and pipe.autoencoder.fingerprint)
-    source = data.train[0]
+    source = (data.train if split == "train" else data.held_out)[0]
     indices = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
     examples = [source.example(source[int(i)], None) for i in indices]
     decode = np.asarray if pipe.autoencoder is None else pipe.autoencoder.decode
@@ -74,11 +77,11 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     try:
-        measured = [measure(Path(workdir), args.images, args.seeds) for workdir in argv[1:]]
+        measured = [measure(Path(workdir), args.split, args.images, args.seeds) for workdir in argv[1:]]
     except (CheckpointError, ConfigError, ModuleNotFoundError, WeightsError) as error:
         raise SystemExit(f"error: {error}") from error
     results, examples = [result for result, _ in measured], measured[0][1]
-    print(f"{args.images} training captions, {args.seeds} seeds\n\n{report(results)}")
+    print(f"{len(examples)} captions ({args.split}), {args.seeds} seeds\n\n{report(results)}")
     few = np.linspace(0, len(examples) - 1, min(SHOWN, len(examples))).round().astype(int)
     originals = to_images(results[0].originals[few])
     sheet = grid(
@@ -88,11 +91,23 @@ def main(argv: list[str]) -> None:
     )
     path = Path(args.out) / "transitions.png"
     save_png(sheet, path, {"runs": [result.name for result in results]})
+    facts = about() | {"split": args.split, "images": len(examples)}
+    by_seed = {
+        result.name: {
+            "squared": result.squared.mean(axis=1).tolist(),
+            "perceptual": result.perceptual.mean(axis=1).tolist(),
+            "squared_below_0.1": (result.squared < 0.1).mean(axis=1).tolist(),
+        }
+        for result in results
+    }
+    with written_whole(path.with_suffix(".json")) as file:
+        file.write_text(json.dumps({"about": facts, "means_by_seed": by_seed}, indent=1))
     print(path)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("images", 96, "training captions to sample", lower_bound=1)
+    flags.DEFINE_enum("split", "train", ["train", "held_out"], "which captions to sample")
+    flags.DEFINE_integer("images", 96, "captions to sample, at most", lower_bound=1)
     flags.DEFINE_integer("seeds", 3, "samples of each", lower_bound=1)
     flags.DEFINE_string("out", "out", "folder for the picture")
     app.run(main)

@@ -49,6 +49,7 @@ RUN_BY = {
     r"python -m benchmarks.attention": "tests/benchmarks/test_attention_benchmark.py",
     r"python -m benchmarks.budget": "tests/benchmarks/test_budget.py",
     r"python -m benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
+    r"python -m benchmarks.gaussian_flow": "tests/benchmarks/test_gaussian_flow.py",
     r"python -m benchmarks.growth": "tests/benchmarks/test_growth.py",
     r"python -m benchmarks.start_up": "tests/benchmarks/test_start_up.py",
     r"python -m benchmarks.tpu_cycles": "tests/benchmarks/test_tpu_cycles.py",

@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def flow_of(stages: int, share: float | None) -> Flow:
     return Flow(IMAGES, stages, share)
 
 
-def distance(stages: int, share: float | None, steps: int, solver: str = "midpoint") -> float:
+def distance(stages: int, share: float | None, steps: int, solver: Any = "midpoint") -> float:
     return wasserstein(flow_of(stages, share).sampled(SampleConfig((steps,) * stages, solver=solver)), IMAGES)
 
 
@@ -42,8 +43,10 @@ def test_an_affine_function_is_taken_apart():
     np.testing.assert_array_equal(of_y, -np.eye(4))
 
 
-def test_images_have_variance_one_and_are_smooth():
+def test_images_have_the_deviation_asked_for_and_are_smooth():
     np.testing.assert_allclose(np.diag(IMAGES.covariance), 1)
+    np.testing.assert_allclose(smooth_images(8, std=0.5).covariance, IMAGES.covariance / 4)
+    assert least_from_rank(smooth_images(8, power=4), 16) < least_from_rank(IMAGES, 16)
     _, (pooling,) = affine(pool, (8, 8, 1))
     kept = np.trace(pooling @ IMAGES.covariance @ pooling.T) / 16
     assert 0.5 < kept < 0.9  # white noise keeps 1/4 of its variance, and an image of one colour all
@@ -89,7 +92,7 @@ def test_any_noise_brings_what_is_missing(share):
 
 
 def test_the_table_and_the_picture_show_every_measurement():
-    rows = list(gaussian_flow.measure(4, (1, 2), (1, 2)))
+    rows = list(gaussian_flow.measure(smooth_images(4), (1, 2), (1, 2)))
     assert len(rows) == (1 + 5) * len(SOLVERS) * 2
     assert {row["least"] > 0 for row in rows if row["jump"] == "bridge, q = 0"} == {True}
     assert len(gaussian_flow.text(rows).splitlines()) == 2 + 6 * len(SOLVERS)

@@ -191,12 +191,11 @@ def test_with_the_released_bridge_nothing_but_the_first_latents_is_drawn():
 
 def test_a_bridge_with_noise_starts_the_next_stage_with_that_stages_noise():
     networks, sampler, request = bridged(awake(), share=0.5), make_sampler(MODEL), Request(16, 16, 0, [0, 1])
-    states = tuple(jnp.asarray(part) for part in both_halves())
-    sample = SampleConfig((1, 1, 1), guidance_scale=1.0)
+    states, sample = both_halves(), SampleConfig((1, 1, 1), guidance_scale=1.0)
     first, second, _ = sampler.by_stage(networks, states, sample, request)
     noise = image_noise(0, [0, 1], STAGES[1], (8, 8, 3))
     start = networks.transition(first, noise, STAGES[0])
-    half = tuple(part[:2] for part in states)
+    half = (jnp.asarray(part[:2]) for part in states)
     velocity = velocity_of(networks.model, start, jnp.full(2, STAGES[1].time_start), *half, stage=2)
     np.testing.assert_allclose(second, start - velocity, rtol=2e-4, atol=2e-4)
 
