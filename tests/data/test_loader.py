@@ -235,10 +235,10 @@ def test_lower_stages_have_latents_of_their_own_and_those_of_the_stage_before(ru
         assert first.coarse is None
         for part, side, offset in ((first, 8, 2000), (second, 16, 1000), (third, 32, 0)):
             assert part.images.shape[1:] == (side, side, 1)
-            np.testing.assert_array_equal(part.images[:, 0, 0, 0], part.text.pooled + offset)  # which are the numbers
+            np.testing.assert_array_equal(part.images[:, 0, 0], part.text.pooled + offset)  # which are the numbers
         for part, side, offset in ((second, 8, 2000), (third, 16, 1000)):
             assert part.coarse.shape[1:] == (side, side, 1)
-            np.testing.assert_array_equal(part.coarse[:, 0, 0, 0], part.text.pooled + offset)
+            np.testing.assert_array_equal(part.coarse[:, 0, 0], part.text.pooled + offset)
     assert all(part.coarse is None for part in next(train_loader([Numbered(32, 32, 60, 0)], cfg)))
 
 
