@@ -15,7 +15,7 @@ from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.hardware import find_hardware
 from nami_jax.planning.hlo import cycles
 from nami_jax.planning.programs import stage_tracers
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.terminal.config_flag import define_config_flag
 
