@@ -39,6 +39,19 @@ def test_a_collective_is_hidden_behind_what_runs_before_it_is_waited_for(sent, w
     assert bound.by_operation == {"neg (negate)": (400, Work(0, 400))}
 
 
+def test_two_collectives_under_way_share_the_links():
+    second = "  %start.2 = (f32[25]{0}, f32[75]{0}) all-gather-start(%x), channel_id=3, dimensions={0}\n"
+    waits = "  %done.2 = f32[75]{0} all-gather-done(%start.2)\n"
+    text = (
+        SENDING.replace("SENT", "75")
+        .replace("  %a = ", second + "  %a = ")
+        .replace("  ROOT %last", waits + "  ROOT %last")
+    )
+    bound = roofline(text, UNIT)
+    assert bound.sent == 300 + 300 + 100
+    assert bound.exposed == 600 - 400 + 100
+
+
 # As libtpu writes it: fragments of one collective in three fusions, the middle one with work of its own, in a loop.
 FRAGMENTS = """\
 %begin (p: f32[10]) -> (f32[40], u32[]) {
