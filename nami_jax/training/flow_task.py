@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -32,7 +31,6 @@ from nami_jax.parallel.activations import require_layout
 from nami_jax.parallel.sharding import host_shard, make_mesh, require_divisible, shard_batch, state_shardings
 from nami_jax.release.run_conversion import copy_base
 from nami_jax.text.encoder_files import encoder_id, encoder_widths
-from nami_jax.text.encoders import TextStates
 from nami_jax.training import step as flow_step
 from nami_jax.training.bridge_training import train_bridge
 from nami_jax.training.compilation import (
@@ -43,6 +41,7 @@ from nami_jax.training.compilation import (
     abstract_batch,
     first_due,
     first_steps,
+    null_states,
     shapes_of,
     shapes_text,
     stage_shapes,
@@ -153,9 +152,7 @@ class FlowTask:
 
     def _compile_first_step(self) -> BatchShapes:
         """Compiles the first phase's step, which needs only sizes that the config has; returns those of its images."""
-        cfg, shapes = self.cfg, step_shapes(self.cfg)[0]
-        states = (1, cfg.text.max_length, cfg.model.text_dim), (1, cfg.model.pooled_dim)
-        null = TextStates(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in states))
+        cfg, shapes, null = self.cfg, step_shapes(self.cfg)[0], null_states(self.cfg)
         step: Any = flow_step.make_train_step(cfg, self.mesh)
         step.lower(self.abstract_state(), abstract_batch(shapes, self.mesh, null), null).compile()
         return shapes
