@@ -24,7 +24,7 @@ from benchmarks.accelerator_parts import TINY, Row, Sizes
 from benchmarks.timing import about
 from configs import presets
 from nami_jax.files.disk import written_whole
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 
 

@@ -15,7 +15,7 @@ from absl import app, flags
 
 from benchmarks.timing import Timed, about, clock, interleave
 from nami_jax.models import attention
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 
 BATCHES = {80: 32, 320: 4, 1088: 1, 2112: 1, 4160: 1}  # images by tokens, 64 of them text's (16 in the first)

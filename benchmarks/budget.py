@@ -33,7 +33,7 @@ from nami_jax.flow.schedule import make_schedules
 from nami_jax.flow.stages import make_stages
 from nami_jax.monitoring.flops import sampling_flops
 from nami_jax.parallel.kept_programs import keep_on_disk
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.sampling.pipeline import NamiPipeline
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.terminal.progress import progress_bar

@@ -35,7 +35,7 @@ from nami_jax.flow.solver import SOLVERS
 from nami_jax.flow.stages import Stage, make_stages
 from nami_jax.flow.transition import Bridged, Renoise, Transition
 from nami_jax.models.bridge import Bridge
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.terminal.progress import progress_bar
 from nami_jax.training.loss import start_after

@@ -31,7 +31,7 @@ from configs import presets
 from nami_jax.config import ModelConfig, SampleConfig
 from nami_jax.files.disk import written_whole
 from nami_jax.monitoring.flops import forward_flops, sampling_flops
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 
 Row = dict[str, Any]

@@ -27,7 +27,7 @@ from nami_jax.flow.transition import Renoise
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.monitoring.flops import sampling_flops
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.planning.xla_flops import sampling_xla_flops
 from nami_jax.sampling.sampler import Networks, Request, make_sampler
 from nami_jax.terminal.command_line import parse_flags

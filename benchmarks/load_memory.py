@@ -26,7 +26,7 @@ from configs import presets
 from nami_jax.config import ConfigError, MeshConfig, ModelConfig
 from nami_jax.models.nami import abstract_model
 from nami_jax.parallel.sharding import make_mesh, state_shardings
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.weights import expected_shapes, open_tensors, save_tensors, tensor_bytes
 from nami_jax.weights.nami_keys import load_nami, nami_slots

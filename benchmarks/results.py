@@ -18,7 +18,7 @@ from scipy.stats import t
 
 from benchmarks.arms import NAMI, SINGLE_FLOW
 from nami_jax.config import ConfigError, require
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 
 # What is shown of an evaluation, and what a reader should call it.

@@ -21,7 +21,7 @@ from benchmarks.timing import Timed, clock, interleave
 from benchmarks.train_step import Trainer, random_batch, random_text
 from nami_jax.config import Config, ConfigError
 from nami_jax.parallel.sharding import make_mesh, shard_batch
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.training.flow_parts import flow_parts
 from nami_jax.training.loss import draw, predict, squared_errors

@@ -15,7 +15,7 @@ from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.hardware import find_hardware
 from nami_jax.planning.hlo import cycles
 from nami_jax.planning.programs import stage_tracers
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.terminal.config_flag import define_config_flag
 
@@ -25,7 +25,6 @@ def define_flags() -> None:
     define_config_flag("the run's config")
     flags.DEFINE_string("topology", "v5e:1x1", "TPUs, of which one is used")
     flags.DEFINE_integer("stage", None, "k in 1..K; the last if not given", lower_bound=1)
-    flags.DEFINE_float("clock", 1.5e9, "cycles of the chip per second: 1.5e9 for v5e", lower_bound=1.0)
 
 
 def main(argv: list[str]) -> None:
@@ -37,7 +36,9 @@ def main(argv: list[str]) -> None:
     tracers = stage_tracers(cfg, make_mesh(devices=hardware.devices[:1]), images=1)
     text = tracers[(args.stage or len(tracers)) - 1]().compile().as_text()
     assert text is not None
-    found = {operation: count / args.clock for operation, count in cycles(text).items()}
+    assert hardware.chip is not None
+    assert hardware.chip.clock is not None
+    found = {operation: count / hardware.chip.clock for operation, count in cycles(text).items()}
     total = sum(found.values())
     rows = [(name, f"{1e3 * seconds:.1f}", f"{seconds / total:.1%}") for name, seconds in found.items()]
     print(table(("operation", "ms", "of all"), [("all but kernels", f"{1e3 * total:.1f}", ""), *rows[:24]]))

@@ -25,7 +25,7 @@ from nami_jax.data.loader import Batch, StageBatch
 from nami_jax.models.layout import Layout
 from nami_jax.monitoring.flops import training_flops
 from nami_jax.parallel.sharding import make_mesh, require_divisible, shard_batch
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.sampling.sampler import make_sampler
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.text.encoders import TextStates

@@ -21,7 +21,7 @@ from nami_jax.config import ConfigError
 from nami_jax.data.examples import Example, open_data
 from nami_jax.data.images import to_stage
 from nami_jax.files.disk import written_whole
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.sampling.pictures import grid, save_png, to_images
 from nami_jax.sampling.pipeline import NamiPipeline
 from nami_jax.text.encoders import TextStates

@@ -37,7 +37,7 @@ from nami_jax.config import Dtype, ModelConfig, choices
 from nami_jax.files.disk import written_whole
 from nami_jax.models.nami import Nami
 from nami_jax.monitoring.chips import GIB
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.weights.nami_keys import export_nami, load_nami
 

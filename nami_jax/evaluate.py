@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     from nami_jax.evaluation.run_evaluation import PAGE, REPORT, evaluate, run_data
     from nami_jax.files.disk import explain, print_anything
     from nami_jax.parallel.kept_programs import keep_on_disk
-    from nami_jax.planning.report import table
+    from nami_jax.planning.tables import table
     from nami_jax.sampling.pipeline import NamiPipeline
     from nami_jax.weights import WeightsError
     from nami_jax.weights.converted import PIPELINE_FILE

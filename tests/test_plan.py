@@ -37,6 +37,26 @@ def attention_rows(text):
     return [(kernel, weights) for kernel, _, weights in rows]
 
 
+def assert_bounds(text, tera):
+    """Checks the bounds of the training step and of two stages, and the operations listed for two of them."""
+    bounds = re.findall(
+        r"^(?:step of training|stage \d of pictures)" + r" +(\d\S*)" * 6 + r" +(\S+)$",
+        text.partition("no faster than")[2],
+        re.MULTILINE,
+    )
+    assert len(bounds) == 3
+    for row in bounds:
+        products, memory, operations, links, waiting, together = map(float, row[:6])
+        assert max(products, memory) <= 1.01 * together  # three digits are printed
+        assert products <= 1.01 * operations
+        assert waiting <= 1.01 * links
+        assert together == pytest.approx(max(operations + waiting, memory), rel=0.02)
+        assert row[6] == "-" or float(row[6]) > products
+    assert f" {tera} TFLOP/s of products" in text
+    assert len(re.findall(r"^attention by \S+ .* (?:products|memory)$", text, re.MULTILINE)) >= 2
+    assert re.search(r"this step's MFU is at most 0\.\d\d;", text)
+
+
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or sys.platform != "linux", reason="libtpu is for Linux on x86-64 alone"
 )
@@ -51,15 +71,7 @@ def test_a_plan_for_tpus_that_are_not_here():
     assert attention_rows(text) == [("splash", "none")] * 3
     assert "extrapolated linearly from compilations of 1 and 2 units; a unit is (8, 4) images" in text
     assert "Assuming an MFU of 0.5, and 2.00 USD per chip and hour (8.00 for all)" in text
-    bounds = re.findall(
-        r"^(?:step of training|stage \d of pictures) +(\d\S*) +(\d\S*) +(\d\S*)$",
-        text.partition("no faster than")[2],
-        re.MULTILINE,
-    )
-    assert len(bounds) == 3
-    for work, kernel, together in (map(float, row) for row in bounds):
-        assert work > kernel > 0
-        assert together == pytest.approx(work + kernel, rel=0.02)  # three digits are printed
+    assert_bounds(text, 197)
     assert text.endswith("It fits.\n")
     assert "WARNING" not in run.stderr
 
@@ -82,6 +94,7 @@ def test_a_plan_for_gpus_that_are_not_here(topology, kind):
     )
     assert attention_rows(text) == [("cuDNN's", "none")] * 3
     assert re.search(r"^all-gather +\d+ +\d", text, re.MULTILINE)
+    assert_bounds(text, 989 if "h100" in topology else 312)
     assert "USD per chip and hour" in text
     assert text.endswith("It fits.\n")
 

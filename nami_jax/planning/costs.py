@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator
 
 from nami_jax.config import Config
-from nami_jax.monitoring.flops import attention_flops, image_passes, sampling_flops, training_flops
+from nami_jax.monitoring.flops import sampling_flops, training_flops
 from nami_jax.planning.hardware import Hardware
 from nami_jax.training.compilation import BatchShapes, step_shapes
 
@@ -56,27 +56,6 @@ def picture_flops(cfg: Config, images: int) -> tuple[int, ...]:
     """Counts each stage of drawing `images` pictures of data.side x data.side with guidance."""
     side = cfg.data.side // cfg.autoencoder.downscale
     return sampling_flops(cfg.model, cfg.sample, side, cfg.text.max_length, images)
-
-
-def training_attention_flops(cfg: Config, shapes: BatchShapes) -> tuple[int, ...]:
-    """Counts the part of `shape_flops` that is attention's own products, of queries, keys, weights and values."""
-    return tuple(
-        3 * images * attention_flops(cfg.model, stage, tokens + cfg.text.max_length)
-        for stage, ((images, *_), tokens) in enumerate(
-            zip(shapes, cfg.model.image_tokens(*shapes[-1][1:3]), strict=True), start=1
-        )
-    )
-
-
-def picture_attention_flops(cfg: Config, images: int) -> tuple[int, ...]:
-    """Counts the part of `picture_flops` that is attention's own products."""
-    side = cfg.data.side // cfg.autoencoder.downscale
-    return tuple(
-        images * passes * attention_flops(cfg.model, stage, tokens + cfg.text.max_length)
-        for stage, (passes, tokens) in enumerate(
-            zip(image_passes(cfg.model, cfg.sample), cfg.model.image_tokens(side, side), strict=True), start=1
-        )
-    )
 
 
 def phases(cfg: Config) -> Iterator[Phase]:

@@ -14,7 +14,7 @@ import jax
 from jax.experimental import topologies
 
 from nami_jax.config import require
-from nami_jax.monitoring.chips import GIB
+from nami_jax.monitoring.chips import GIB, find_chip
 
 HOST_GPUS = 8  # that NVLink joins on one board; more are on more hosts
 # There is no card to time kernels on. Untimed, Triton's products have tiles that the compiler refuses for some shapes:
@@ -39,7 +39,6 @@ class Card:
     clock: float  # GHz, boosted
     shared_kib: int  # of a multiprocessor; a block may have all but one KiB
     cache_mib: int  # its second level
-    bandwidth: float  # of its memory, bytes a second
     memory_gib: float  # as CUDA counts it: less than on the box, and a tenth more or less by the driver
 
 
@@ -47,10 +46,10 @@ class Card:
 # for what follows from the compute capability, the CUDA programming guide's table of technical specifications. Memory
 # is the total that PyTorch's messages name.
 CARDS = {
-    "a100-40gb": Card("NVIDIA A100-SXM4-40GB", 8, 108, 64, 1.41, 164, 40, 1.555e12, 39.4),
-    "a100": Card("NVIDIA A100-SXM4-80GB", 8, 108, 64, 1.41, 164, 40, 2.039e12, 79.1),
-    "h100": Card("NVIDIA H100 80GB HBM3", 9, 132, 128, 1.98, 228, 50, 3.35e12, 79.1),
-    "h200": Card("NVIDIA H200", 9, 132, 128, 1.98, 228, 50, 4.8e12, 139.7),
+    "a100-40gb": Card("NVIDIA A100-SXM4-40GB", 8, 108, 64, 1.41, 164, 40, 39.4),
+    "a100": Card("NVIDIA A100-SXM4-80GB", 8, 108, 64, 1.41, 164, 40, 79.1),
+    "h100": Card("NVIDIA H100 80GB HBM3", 9, 132, 128, 1.98, 228, 50, 79.1),
+    "h200": Card("NVIDIA H200", 9, 132, 128, 1.98, 228, 50, 139.7),
 }
 EXAMPLES = ("h100:8", "h200:8x4")
 
@@ -121,6 +120,8 @@ def target_text(card: Card, cudnn: str) -> str:
         cudnn: cuDNN's version, e.g. "9.28.1". A target without one has no attention kernel.
     """
     major, minor, patch = cudnn.split(".")[:3]
+    chip = find_chip(card.kind)
+    assert chip is not None
     info = {
         "cuda_compute_capability": f"{{ major: {card.capability} }}",
         "core_count": card.multiprocessors,
@@ -138,7 +139,7 @@ def target_text(card: Card, cudnn: str) -> str:
         "shared_memory_per_block": 48 * 2**10,
         "shared_memory_per_block_optin": (card.shared_kib - 1) * 2**10,
         "l2_cache_size": card.cache_mib * 2**20,
-        "memory_bandwidth": round(card.bandwidth),
+        "memory_bandwidth": round(chip.memory_bandwidth),
         "device_memory_size": memory_bytes(card),
     }
     lines = "\n".join(f"  {name}: {value}" for name, value in info.items())

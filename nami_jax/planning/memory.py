@@ -14,6 +14,7 @@ from jax.stages import Compiled, Lowered
 from nami_jax.monitoring.chips import GIB
 from nami_jax.planning.hardware import Hardware, find_overflow
 from nami_jax.planning.hlo import AttentionKernels, Collectives, attention, collectives, cycles
+from nami_jax.planning.roofline import Bound, roofline
 from nami_jax.training.state import TrainState
 
 STATE_PARTS = {"params": "parameters", "ema": "EMA", "opt": "moments", "frozen": "frozen parameters"}
@@ -30,6 +31,7 @@ class Measured:
     collectives: Collectives | None  # None if it was not compiled to the end
     attention: AttentionKernels | None = None  # the same
     cycles: int = 0  # that the compiler expects, kernels apart; 0 where it says nothing of it
+    bound: Bound | None = None  # on its time; None where the device's rates are not known either
 
     @property
     def fits(self) -> bool:
@@ -78,7 +80,7 @@ def measure(
     if arguments > limit:
         return Measured(known, arguments, limit, 0.0, None)
     print(f"compiling {name} ...", end=" ", file=sys.stderr, flush=True)
-    began, parts, found, attends, expected = time.perf_counter(), known, None, None, 0
+    began, parts, found, attends, expected, bound = time.perf_counter(), known, None, None, 0, None
     try:
         compiled = lower().compile(compiler_options=dict(hardware.compiler_options))
     except JaxRuntimeError as error:
@@ -86,10 +88,11 @@ def measure(
     else:
         parts, text = _compiled_parts(compiled, known), _text(compiled)
         found, attends, expected = collectives(text), attention(text, lengths), sum(cycles(text).values())
+        bound = roofline(text, hardware.chip) if hardware.chip else None
         total = sum(parts.values()) + resident
     seconds = time.perf_counter() - began
     print(f"{seconds:.0f} s, {total / GIB:.4g} of {limit / GIB:.4g} GiB", file=sys.stderr)
-    return Measured(parts, total, limit, seconds, found, attends, expected)
+    return Measured(parts, total, limit, seconds, found, attends, expected, bound)
 
 
 def _compiled_parts(compiled: Compiled, known: Mapping[str, int]) -> dict[str, int]:

@@ -12,8 +12,8 @@ from nami_jax.planning.batches import LargestBatch, batch_unit, largest_batch, w
 from nami_jax.planning.costs import shape_flops
 from nami_jax.planning.hardware import Hardware
 from nami_jax.planning.memory import Measured, measure, shard_bytes, state_parts
-from nami_jax.planning.programs import lower_step, null_states, preview_images, run_state, stage_tracers
-from nami_jax.training.compilation import BatchShapes, abstract_batch, shapes_text, step_shapes
+from nami_jax.planning.programs import lower_step, preview_images, run_state, stage_tracers
+from nami_jax.training.compilation import BatchShapes, abstract_batch, null_states, shapes_text, step_shapes
 from nami_jax.training.flow_task import FlowTask
 
 

@@ -19,8 +19,7 @@ from nami_jax.models.layout import Layout
 from nami_jax.parallel.sharding import BATCH, batch_parts
 from nami_jax.sampling.sampler import run_stage
 from nami_jax.sampling.velocity import Guidance, StageProgram
-from nami_jax.text.encoders import TextStates
-from nami_jax.training.compilation import BatchShapes, abstract_batch
+from nami_jax.training.compilation import BatchShapes, abstract_batch, null_states
 from nami_jax.training.flow_parts import flow_parts
 from nami_jax.training.state import TrainState
 from nami_jax.training.step import abstract_state, make_train_step
@@ -32,13 +31,6 @@ def run_state(cfg: Config, mesh: Mesh) -> TrainState:
     dtype = jnp.dtype(cfg.model.dtype)  # what is not trained need not be finer
     frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), state.frozen)
     return dataclasses.replace(state, frozen=frozen)
-
-
-def null_states(cfg: Config) -> TextStates:
-    """Returns the shapes of the empty caption's states, (1, T, D) and (1, P)."""
-    shapes = (1, cfg.text.max_length, cfg.model.text_dim), (1, cfg.model.pooled_dim)
-    states: Any = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return TextStates(*states)
 
 
 def lower_step(cfg: Config, mesh: Mesh, shapes: BatchShapes, layout: Layout | None = None) -> Lowered:

@@ -1,23 +1,18 @@
 """A plan as text: tables of memory, FLOPs, collectives, time and money, and what to change if it does not fit."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
-from nami_jax.monitoring.chips import GIB, TERA
+from nami_jax.monitoring.chips import TERA
 from nami_jax.parallel.sharding import batch_parts
 from nami_jax.planning.batches import with_batch
-from nami_jax.planning.costs import (
-    Rate,
-    phases,
-    picture_attention_flops,
-    picture_flops,
-    shape_flops,
-    training_attention_flops,
-)
+from nami_jax.planning.bounds import bounds_text, operations_text
+from nami_jax.planning.costs import Rate, phases, picture_flops, shape_flops
 from nami_jax.planning.gpu_targets import SHARE, USUAL_SHARE
 from nami_jax.planning.hlo import Collectives
 from nami_jax.planning.memory import Measured
 from nami_jax.planning.planner import Plan
 from nami_jax.planning.remedies import remedies
+from nami_jax.planning.tables import gib, table, tera
 from nami_jax.planning.xla_flops import sampling_xla_flops, training_xla_flops
 from nami_jax.sampling.sampler import make_sampler
 from nami_jax.training.compilation import shapes_text
@@ -41,7 +36,7 @@ def report(plan: Plan, rate: Rate | None, mfu: float) -> str:
         _traffic(plan),
         _attention(plan),
         _costs(plan, rate, mfu),
-        *_expected(plan),
+        *_bounds(plan),
         _pictures(plan, rate),
         _programs(plan),
         _verdict(plan),
@@ -56,7 +51,7 @@ def _heading(plan: Plan) -> str:
     if total is None:
         return first
     usual = f"{SHARE}; {USUAL_SHARE} where that is not set"
-    return f"{first}\nOf the {_gib(total)} GiB of each, jax takes {limit / total:g} ({usual})."
+    return f"{first}\nOf the {gib(total)} GiB of each, jax takes {limit / total:g} ({usual})."
 
 
 def _memory(plan: Plan) -> str:
@@ -73,13 +68,13 @@ def _memory(plan: Plan) -> str:
 
 
 def _memory_rows(parts: Mapping[str, int], measured: Measured) -> list[tuple[str, str]]:
-    rows = [(kind, _gib(size)) for kind, size in parts.items()]
-    rows += [("sum", _total(measured)), ("limit", _gib(measured.limit))]
-    return rows + ([("free", _gib(measured.limit - measured.total))] if measured.fits else [])
+    rows = [(kind, gib(size)) for kind, size in parts.items()]
+    rows += [("sum", _total(measured)), ("limit", gib(measured.limit))]
+    return rows + ([("free", gib(measured.limit - measured.total))] if measured.fits else [])
 
 
 def _total(measured: Measured) -> str:
-    return ("" if measured.collectives else "at least ") + _gib(measured.total)
+    return ("" if measured.collectives else "at least ") + gib(measured.total)
 
 
 def _batch(plan: Plan) -> str:
@@ -98,11 +93,11 @@ def _batch(plan: Plan) -> str:
 def _flops(plan: Plan) -> str:
     counts = shape_flops(plan.cfg, plan.costliest)
     xla, devices = training_xla_flops(plan.cfg, plan.costliest), len(plan.hardware.devices)
-    rows = [(f"stage {k}", _tera(count)) for k, count in enumerate(counts, start=1)]
+    rows = [(f"stage {k}", tera(count)) for k, count in enumerate(counts, start=1)]
     rows += [
-        ("all stages", _tera(sum(counts))),
-        ("on each device", _tera(sum(counts) / devices)),
-        ("as XLA counts", _tera(xla)),
+        ("all stages", tera(sum(counts))),
+        ("on each device", tera(sum(counts) / devices)),
+        ("as XLA counts", tera(xla)),
     ]
     extra = ", and what rematerialisation recomputes" if plan.cfg.model.remat != "none" else ""
     return (
@@ -175,25 +170,17 @@ def _costs(plan: Plan, rate: Rate | None, mfu: float) -> str:
     return f"{assumed}\n\n{table(header, rows)}\n{whole}"
 
 
-def _expected(plan: Plan) -> Iterator[str]:
-    """Says what the compiler's own estimates come to, for chips whose clock is known."""
-    chip, devices = plan.hardware.chip, len(plan.hardware.devices)
-    step = plan.steps[plan.costliest]
-    if chip is None or chip.clock is None or step is None or not step.cycles:
+def _bounds(plan: Plan) -> Iterator[str]:
+    """Says what the programs take at the least, for chips whose rates are known."""
+    chip, step, cfg = plan.hardware.chip, plan.steps[plan.costliest], plan.cfg
+    if chip is None or step is None or step.bound is None:
         return
-    attention = (
-        sum(training_attention_flops(plan.cfg, plan.costliest)),
-        *picture_attention_flops(plan.cfg, plan.preview_images),
-    )
-    rows = []
-    for name, measured, flops in zip(_program_names(plan), [step, *plan.stages], attention, strict=True):
-        work, kernel = measured.cycles / chip.clock, flops / devices / chip.peak_flops
-        rows.append((name, f"{work:.3g}", f"{kernel:.3g}", f"{work + kernel:.3g}"))
-    yield (
-        table(("no faster than, s", "by the compiler", "attention at the peak", "together"), rows)
-        + f"\nThe compiler's cycles, at {chip.clock / 1e9:g} GHz, leave out the attention kernel, whose products are"
-        "\nadded at the chip's peak rate, and waiting for other chips: a bound, beside which to see the assumed MFU."
-    )
+    programs = dict(zip(_program_names(plan), [step, *plan.stages], strict=True))
+    yield bounds_text(programs, chip)
+    names = list(programs)
+    yield "\n\n".join(operations_text(name, programs[name], chip) for name in dict.fromkeys((names[0], names[-1])))
+    most = sum(shape_flops(cfg, plan.costliest)) / len(plan.hardware.devices) / chip.peak_flops / step.bound.seconds
+    yield f"So this step's MFU is at most {most:.2f}; where one is assumed above, it is just that."
 
 
 def _program_names(plan: Plan) -> list[str]:
@@ -208,9 +195,9 @@ def _pictures(plan: Plan, rate: Rate | None) -> str:
     rows = [
         (
             f"stage {k}",
-            _tera(count),
-            _tera(xla),
-            _gib(stage.parts.get("temporaries", 0)),
+            tera(count),
+            tera(xla),
+            gib(stage.parts.get("temporaries", 0)),
             _total(stage),
             f"{count / rate.flops:.2f}" if rate else "-",
         )
@@ -259,25 +246,5 @@ def _misfits(plan: Plan) -> Iterator[str]:
 
 def _over(measured: Measured) -> str:
     """Returns "at least 17.1 GiB of each device's 15.8, 1.3 too much"."""
-    over = f"{_total(measured)} GiB of each device's {_gib(measured.limit)}"
-    return f"{over}, {_gib(measured.total - measured.limit)} too much"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns the rows under their header, the first column aligned left and the others right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (header, *rows)
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.4g}"
-
-
-def _tera(flops: float) -> str:
-    return f"{flops / TERA:.4g}"
+    over = f"{_total(measured)} GiB of each device's {gib(measured.limit)}"
+    return f"{over}, {gib(measured.total - measured.limit)} too much"

@@ -213,6 +213,13 @@ def abstract(arrays: T) -> T:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arrays)
 
 
+def null_states(cfg: Config) -> TextStates:
+    """Returns the shapes of the empty caption's states, (1, T, D) and (1, P)."""
+    shapes = (1, cfg.text.max_length, cfg.model.text_dim), (1, cfg.model.pooled_dim)
+    states: Any = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    return TextStates(*states)
+
+
 def abstract_batch(cfg: Config, stages: BatchShapes, mesh: Mesh, null: TextStates) -> Batch:
     """Returns a batch as ShapeDtypeStructs with their shardings: images of `stages` and states as long as `null`'s."""
 

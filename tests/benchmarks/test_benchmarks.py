@@ -15,7 +15,7 @@ from nami_jax.flow.transition import Renoise
 from nami_jax.models.nami import abstract_model
 from nami_jax.monitoring.flops import EVALUATIONS, sampling_flops, training_flops
 from nami_jax.parallel.sharding import make_mesh
-from nami_jax.planning.report import table
+from nami_jax.planning.tables import table
 from nami_jax.planning.xla_flops import sampling_xla_flops, struct, training_xla_flops, xla_flops
 from nami_jax.sampling.sampler import Networks, Request, make_sampler
 from tests.support.sizes import CONFIG, MODEL, make_config

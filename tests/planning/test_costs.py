@@ -6,14 +6,7 @@ import pytest
 from nami_jax.config import AutoencoderConfig
 from nami_jax.monitoring.chips import find_chip
 from nami_jax.monitoring.flops import training_flops
-from nami_jax.planning.costs import (
-    make_rate,
-    phases,
-    picture_attention_flops,
-    picture_flops,
-    shape_flops,
-    training_attention_flops,
-)
+from nami_jax.planning.costs import make_rate, phases, shape_flops
 from nami_jax.planning.hardware import HOST, Hardware
 from tests.support.sizes import CONFIG, make_config
 
@@ -51,17 +44,3 @@ def test_flops_of_a_phase_are_the_mean_of_its_buckets():
 
 def test_flops_of_shapes_are_those_of_their_images():
     assert shape_flops(CONFIG, ((8, 4, 4, 3), (8, 8, 8, 3), (8, 16, 16, 3))) == training_flops(CONFIG, (8, 8, 8))
-
-
-def test_attention_is_the_part_of_the_flops_that_grows_with_the_square_of_the_tokens():
-    model, text = CONFIG.model, CONFIG.text.max_length
-    lengths = [tokens + text for tokens in model.image_tokens(CONFIG.data.side, CONFIG.data.side)]
-    shapes = tuple((2, side, side, 3) for side in (CONFIG.data.side // 4, CONFIG.data.side // 2, CONFIG.data.side))
-    blocks = [model.double_blocks + singles for singles in model.stage_single_blocks]
-    by_hand = [4 * count * length**2 * model.width for count, length in zip(blocks, lengths, strict=True)]
-    assert training_attention_flops(CONFIG, shapes) == tuple(3 * 2 * flops for flops in by_hand)
-    guided = [2 * steps for steps in CONFIG.sample.steps]  # each step passes twice the images
-    expected = tuple(5 * passes * flops for passes, flops in zip(guided, by_hand, strict=True))
-    assert picture_attention_flops(CONFIG, images=5) == expected
-    for part, whole in zip(expected, picture_flops(CONFIG, images=5), strict=True):
-        assert 0 < part < whole
