@@ -81,7 +81,5 @@ def all_arms() -> dict[str, Arm]:
 def configured(arm: Arm) -> ConfigDict:
     """Returns the config of an arm."""
     config = styles.get_config()
-    for name, value in arm.changes.items():
-        section, field = name.split(".")
-        config[section][field] = value
+    config.update_from_flattened_dict(dict(arm.changes))
     return config
