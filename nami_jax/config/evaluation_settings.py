@@ -24,7 +24,7 @@ class EvaluationConfig(Settings):
         "networks whose features are compared; the first one judges", default=("efficientnet_lite0",), min_length=1
     )
     weights: str | None = field(
-        "file or folder with the weights of a network that is in no package, or a folder of these by the networks' names",
+        "file or folder with the weights of a network that is in no package, or a folder of these by name",
         default=None,
     )
     references: Positive = field("real pictures of a split that are compared with, at most", default=10_000)

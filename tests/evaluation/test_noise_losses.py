@@ -39,7 +39,7 @@ def test_they_are_the_training_loss_without_dropout_at_fixed_times(measured):
     assert losses.shape == (3, len(sampler.stages), TIMES)
     for k, (before, stage) in enumerate(zip((None, *sampler.stages[:-1]), sampler.stages, strict=True)):
         latents = jnp.asarray(to_stage(images, stage.downscale))
-        noise = image_noise(7, range(3), stage, latents.shape[1:])
+        noise = image_noise(7, range(3), stage, (*latents.shape[1:3], 3))
         start = None
         if before is not None and isinstance(networks.transition, Bridged):
             start = start_after(networks.transition, before, latents, noise)
