@@ -33,7 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("seeds", default.seeds, "samples of each caption")
     flags.DEFINE_integer("seed", default.seed, "first seed of the noise, and seed of what is chosen")
     flags.DEFINE_list("features", list(default.features), "networks whose features are compared; the first one judges")
-    flags.DEFINE_string("weights", None, "folder with the weights of feature networks that are in no package")
+    flags.DEFINE_string("weights", None, "file or folder with the weights of a feature network in no package")
     flags.DEFINE_integer("references", default.references, "real pictures of a split that are compared with, at most")
     flags.DEFINE_string("concept_key", default.concept_key, "feature that names what is shown")
     flags.DEFINE_string("style_key", default.style_key, "feature that names how it is drawn")

@@ -23,7 +23,10 @@ class EvaluationConfig(Settings):
     features: tuple[FeatureName, ...] = field(
         "networks whose features are compared; the first one judges", default=("efficientnet_lite0",), min_length=1
     )
-    weights: str | None = field("folder with the weights of networks that are in no package", default=None)
+    weights: str | None = field(
+        "file or folder with the weights of a network that is in no package, or a folder of these by name",
+        default=None,
+    )
     references: Positive = field("real pictures of a split that are compared with, at most", default=10_000)
     batch_size: Pictures = field("pictures drawn at once", default=32)
     concept_key: str = field("feature of the data set that names what is shown", default="emoji")

@@ -11,10 +11,10 @@ import numpy as np
 
 from nami_jax.config import DataConfig, EvaluationConfig, require
 from nami_jax.evaluation.coverage import clipped_coverage, clipped_density
-from nami_jax.evaluation.distances import NEIGHBOURS, RealFeatures, frechet, kid, sliced_wasserstein
-from nami_jax.evaluation.features import FeatureNetwork, load_features
+from nami_jax.evaluation.distances import NEIGHBOURS, RealFeatures, cmmd, frechet, kid, sliced_wasserstein
+from nami_jax.evaluation.features import ClipNetwork, FeatureNetwork, load_features
 from nami_jax.evaluation.intervals import Score, mean_score, score
-from nami_jax.evaluation.neighbours import COPY_QUANTILE, Gallery, copying, is_original, judge, spread
+from nami_jax.evaluation.neighbours import COPY_QUANTILE, Gallery, clip_scores, copying, is_original, judge, spread
 from nami_jax.evaluation.real_pictures import FOLDER, Decode, RealPictures, open_real, real_features, splits_of
 
 DISTANCES = {
@@ -107,12 +107,12 @@ class Evaluation:
         return self._given or {name: load_features(name, self._weights(name)) for name in self.settings.features}
 
     def _weights(self, name: str) -> str | None:
-        """Returns the folder with a network's weights: that of its name in `weights`, if there is one."""
+        """Returns where a network's weights are: what has its name in the folder `weights`, or that itself."""
         weights = self.settings.weights
         if name == PACKAGED or weights is None:
             return None
-        own = Path(weights) / name
-        return str(own) if own.is_dir() else weights
+        named = [path for path in (Path(weights) / name, Path(weights) / f"{name}.pth") if path.exists()]
+        return str(named[0]) if named else weights
 
     @functools.cached_property
     def _features(self) -> dict[str, list[np.ndarray]]:
@@ -183,7 +183,15 @@ class Evaluation:
                 higher_is_better=of in (clipped_density, clipped_coverage),
             )
 
-        return {what: measured(of) for what, of in DISTANCES.items()}
+        found = {what: measured(of) for what, of in DISTANCES.items()}
+        network = self.networks[name]
+        if isinstance(network, ClipNetwork):
+            texts = network.text(self.captions)
+            own = clip_scores(self._features[name][0][self.chosen], texts)
+            shown = np.stack([clip_scores(of_seed, texts) for of_seed in features])
+            found["clip_score"] = mean_score(shown, real=float(own.mean()), higher_is_better=True)
+            found["cmmd"] = measured(cmmd)
+        return found
 
     def _judged(self, features: np.ndarray) -> Measurement:
         """Asks the nearest real pictures about samples with features (S, N, D) of the first network."""

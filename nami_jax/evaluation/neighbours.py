@@ -104,3 +104,11 @@ def spread(features: np.ndarray, centre: np.ndarray) -> float:
     """Returns the mean cosine distance of two different pictures of features (N, D), N at least 2."""
     count = len(features)
     return float(cosine_distances(features, features, centre).sum() / (count * (count - 1)))
+
+
+def clip_scores(pictures: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Returns CLIPScore (N,): 2.5 times the cosine, at least 0, of CLIP's features of pictures (N, D) and texts (N, D).
+
+    Source: Hessel et al., arXiv 2104.08718, eq. 1; texts as they are, without a prefix.
+    """
+    return 2.5 * np.maximum(1 - np.diagonal(cosine_distances(pictures, texts, np.zeros(texts.shape[1]))), 0)

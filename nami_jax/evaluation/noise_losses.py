@@ -59,7 +59,7 @@ def stage_errors(
     networks: Networks,
     latents: jax.Array,
     noise: jax.Array,
-    text: TextStates,
+    text: tuple[jax.Array, jax.Array],
 ) -> jax.Array:
     """Returns the errors (B, TIMES) of one stage.
 
@@ -70,7 +70,7 @@ def stage_errors(
         noise: (B, H, W, C) standard normal.
         text: embeds (B, T, D) and pooled (B, P).
     """
-    stage, before, layout = kind
+    (stage, before, layout), (embeds, pooled) = kind, text
     x_start, x_end = stage_ends(latents, noise, stage)
     if before is not None and not networks.transition.needs_noise:  # learned: the path starts where it arrives
         x_start = networks.transition(end_before(latents, noise, before.sigma_end), None, before)
@@ -78,9 +78,7 @@ def stage_errors(
     def at(tau: jax.Array) -> jax.Array:
         taus = jnp.full(len(latents), tau)
         x_t, velocity = interpolate(x_start, x_end, taus)
-        predicted = networks.model(
-            x_t, stage.global_time(taus), text.embeds, text.pooled, stage=stage.number, layout=layout
-        )
+        predicted = networks.model(x_t, stage.global_time(taus), embeds, pooled, stage=stage.number, layout=layout)
         return jnp.mean(jnp.square(predicted - velocity), axis=(1, 2, 3))
 
     return jax.lax.map(at, (jnp.arange(TIMES) + 0.5) / TIMES).T

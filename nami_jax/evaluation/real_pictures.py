@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,11 @@ class RealPictures:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def model_images(self, which: Sequence[int]) -> np.ndarray:
+    def model_images(self, which: Iterable[int]) -> np.ndarray:
         """Returns some pictures as a network is trained on them: (n, H, W, C) float32, pixels in [-1, 1] or latents."""
         return to_stage(np.stack([self.read(int(i)) for i in which]), 1)
 
-    def pixels(self, which: Sequence[int]) -> np.ndarray:
+    def pixels(self, which: Iterable[int]) -> np.ndarray:
         """Returns some pictures (n, H, W, 3) uint8."""
         if self.decode is None:
             return np.stack([self.read(int(i)) for i in which])
@@ -133,12 +133,12 @@ def _open_prepared(data: DataConfig, split: str, settings: EvaluationConfig, dec
     if not sources:
         raise ConfigError(f"split = {split!r}: {data.prepared} has no pictures of it. Set 'train', or prepare again.")
     source, captions, digests = sources[0], [], []
-    kept = _chosen(len(source), settings)
+    kept = _chosen(len(source), settings).tolist()
     for i in kept:
-        record = source[int(i)]
+        record = source[i]
         digests.append(_digest(np.ascontiguousarray(record.image).tobytes()))
         captions.append(record.captions or ("",))
-    return RealPictures(split, captions, {}, lambda i: source[int(kept[i])].image, decode, digests, kept)
+    return RealPictures(split, captions, {}, lambda i: source[kept[i]].image, decode, digests, kept)
 
 
 def real_features(pictures: RealPictures, network: FeatureNetwork, folder: Path, progress: bool) -> np.ndarray:

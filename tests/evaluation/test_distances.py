@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nami_jax.evaluation import distances
-from nami_jax.evaluation.distances import RealFeatures, directions, frechet, kid, moments, sliced_wasserstein
+from nami_jax.evaluation.distances import RealFeatures, cmmd, directions, frechet, kid, moments, sliced_wasserstein
 
 
 def draw(count: int, size: int = 8, seed: int = 0, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -72,3 +72,10 @@ def test_directions_are_unit_vectors_and_always_the_same():
     directions.cache_clear()
     np.testing.assert_array_equal(directions(5), first)
     np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-6)
+
+
+def test_cmmd_by_hand_of_two_directions():
+    # At length 1 they are 2 apart, squared, whatever their lengths were: 1000 (1 + 1 - 2 exp(-2 / 200)).
+    value = cmmd(np.array([[3.0, 0.0]]), RealFeatures(np.array([[0.0, 0.5]])))
+    assert value == pytest.approx(2000 * (1 - np.exp(-0.01)))
+    assert cmmd(draw(20), RealFeatures(draw(20))) == pytest.approx(0, abs=1e-9)

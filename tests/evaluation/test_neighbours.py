@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from nami_jax.evaluation.neighbours import COPY_QUANTILE, Gallery, copying, cosine_distances, is_original, judge, spread
+from nami_jax.evaluation.neighbours import (
+    COPY_QUANTILE,
+    Gallery,
+    clip_scores,
+    copying,
+    cosine_distances,
+    is_original,
+    judge,
+    spread,
+)
 
 # Two concepts in two styles: the first two features tell the concept, the last two the style.
 CONCEPTS, STYLES = np.array(["cat", "cat", "dog", "dog"]), np.array(["flat", "line", "flat", "line"])
@@ -58,3 +67,8 @@ def test_unseen_pictures_copy_by_chance_and_copies_always():
 def test_spread_is_the_mean_over_different_pairs():
     x = np.array([[1.0, 0], [0, 1], [-1, 0]])
     assert spread(x, np.zeros(2)) == pytest.approx((1 + 1 + 2) / 3)
+
+
+def test_clip_score_is_the_cosine_with_the_own_caption_and_never_below_zero():
+    pictures, texts = np.array([[2.0, 0], [1, 0], [1, 1]]), np.array([[3.0, 0], [-1, 0], [0, 2]])
+    np.testing.assert_allclose(clip_scores(pictures, texts), [2.5, 0, 2.5 / np.sqrt(2)], atol=1e-7)

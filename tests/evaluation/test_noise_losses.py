@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -37,13 +38,13 @@ def test_they_are_the_training_loss_without_dropout_at_fixed_times(measured):
     losses, sampler, networks, images, text = measured
     assert losses.shape == (3, len(sampler.stages), TIMES)
     for k, (before, stage) in enumerate(zip((None, *sampler.stages[:-1]), sampler.stages, strict=True)):
-        latents = to_stage(images, stage.downscale)
-        noise = image_noise(7, range(3), stage, latents.shape[1:])
+        latents = jnp.asarray(to_stage(images, stage.downscale))
+        noise = image_noise(7, range(3), stage, (*latents.shape[1:3], 3))
         start = None
         if before is not None and isinstance(networks.transition, Bridged):
             start = start_after(networks.transition, before, latents, noise)
         for i in (0, TIMES - 1):
-            draws = StageDraws(noise, np.full(3, (i + 0.5) / TIMES, np.float32), np.zeros(3, bool))
+            draws = StageDraws(noise, jnp.full(3, (i + 0.5) / TIMES), jnp.zeros(3, bool))
             expected = stage_losses(networks.model, stage, StageBatch(latents, text), text, draws, start)
             np.testing.assert_allclose(losses[:, k, i], expected, rtol=1e-4)
 
