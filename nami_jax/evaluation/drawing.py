@@ -42,8 +42,8 @@ class KeptPictures:
             if differing is not None:
                 name, there, here = differing
                 raise ConfigError(
-                    f"out = {shown(str(folder))}: it holds pictures made with {name} = {shown(there)}, not {shown(here)}. "
-                    "Set another --out, or remove that folder."
+                    f"out = {shown(str(folder))}: it holds pictures made with {name} = {shown(there)}, not "
+                    f"{shown(here)}. Set another --out, or remove that folder."
                 )
             return
         folder.mkdir(parents=True, exist_ok=True)
