@@ -38,12 +38,12 @@ class KeptPictures:
         path, wanted = folder / MANIFEST, json.loads(json.dumps({**about, "captions": list(captions)}))
         if path.is_file():
             found = read_json(path, f"Remove {folder}, or set another --out")
-            differing = [name for name in wanted if found.get(name) != wanted[name]]
-            if differing:
-                name = differing[0]
+            differing = next(_differing(found, wanted), None)
+            if differing is not None:
+                name, there, here = differing
                 raise ConfigError(
-                    f"out = {shown(str(folder))}: it holds pictures made with {name} = {shown(found.get(name))}, not "
-                    f"{shown(wanted[name])}. Set another --out, or remove that folder."
+                    f"out = {shown(str(folder))}: it holds pictures made with {name} = {shown(there)}, not "
+                    f"{shown(here)}. Set another --out, or remove that folder."
                 )
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,3 +113,13 @@ def _batches(draw: Draw, numbers: np.ndarray, seed: int, size: int) -> Iterator[
         return
     for some, wanted in picture_batches(len(numbers), size, progress=False):
         yield numbers[some[:wanted]], draw(numbers[some], seed)[:wanted]
+
+
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields the name of each setting that differs, a.b of b in a, with both values."""
+    for name, value in wanted.items():
+        there = found.get(name)
+        if isinstance(value, dict) and isinstance(there, dict):
+            yield from _differing(there, value, f"{prefix}{name}.")
+        elif there != value:
+            yield f"{prefix}{name}", there, value

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from nami_jax.config import ConfigError, EvaluationConfig
+from nami_jax.config import ConfigError, EvaluationConfig, MeshConfig
 from nami_jax.evaluation.evaluator import Evaluation
 from nami_jax.evaluation.run_evaluation import evaluate, run_data
 from nami_jax.sampling.pipeline import NamiPipeline
@@ -63,7 +63,7 @@ def test_the_same_call_goes_on_and_another_is_refused(evaluated, evaluation, pip
     assert len(times) == 15
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     assert np.abs(again.samples.astype(int) - first.samples).max() <= 1
-    with pytest.raises(ConfigError, match=r"made with sampler = .* Set another --out"):
+    with pytest.raises(ConfigError, match=r"made with sampler.guidance_scale = .*, not 1.5. Set another --out"):
         evaluate(pipe, evaluation=evaluation, out=tmp_path / "out", sample=pipe.settings(guidance_scale=1.5))
 
 
@@ -77,3 +77,13 @@ def test_a_workdir_is_evaluated_by_efficientnet(card_run, styled):
     report = evaluate(card_run, settings=EvaluationConfig(seeds=1, num_images=4)).report
     assert "kid/efficientnet_lite0" in report["scores"]
     assert report["scores"]["squared_error"]["over"] == "pictures"
+
+
+@pytest.mark.slow
+def test_samples_and_losses_are_the_same_on_eight_devices(card_run, evaluated, evaluation):
+    spread = NamiPipeline.from_pretrained(card_run, mesh=MeshConfig(fsdp=2))
+    found, one = evaluate(spread, evaluation=evaluation), evaluated[0]
+    assert np.abs(found.samples.astype(int) - one.samples).max() <= 1
+    for name, score in one.report["scores"].items():
+        if name.startswith("loss"):
+            assert found.report["scores"][name]["value"] == pytest.approx(score["value"], rel=1e-3), name
