@@ -6,7 +6,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from nami_jax.config import Config, require
 from nami_jax.data.examples import Data, ExampleSource, open_data
 from nami_jax.data.loader import Batch, eval_batches, train_loader
 from nami_jax.data.prepared import PreparedData
-from nami_jax.data.tfds_builder import is_prepared
 from nami_jax.monitoring.flops import step_flops
 from nami_jax.monitoring.metrics import bar_text
 from nami_jax.monitoring.watch import VALIDATION_LOSS, Views
@@ -34,18 +32,15 @@ from nami_jax.text.encoder_files import encoder_id, encoder_widths
 from nami_jax.training import step as flow_step
 from nami_jax.training.bridge_training import train_bridge
 from nami_jax.training.compilation import (
-    THREADS,
     BatchShapes,
     Program,
     abstract,
     abstract_batch,
     first_due,
     first_steps,
-    null_states,
     shapes_of,
     shapes_text,
     stage_shapes,
-    step_shapes,
 )
 from nami_jax.training.flow_parts import FlowParts, flow_parts
 from nami_jax.training.preview import Preview
@@ -63,7 +58,6 @@ class FlowTask:
         """Takes the run and the devices to train on, all if not given; `dry` compiles all of it before its steps."""
         self.cfg, self._devices, self._dry = cfg.located(), devices, dry
         self._mesh: Mesh | None = None
-        self._early: Future[BatchShapes] | None = None  # the first step's compilation, where the data are built first
 
     @property
     def mesh(self) -> Mesh:  # noqa: D102
@@ -143,20 +137,8 @@ class FlowTask:
         text = encoder_id(self.cfg.text) if self.cfg.data.prepared is None else self.data.text_encoder
         return {TEXT_ENCODER: text} | ({AUTOENCODER: self.codec.fingerprint} if self.codec else {})
 
-    def open_data(self) -> list[int]:
-        """See `Task`; while a data set is built, the program of the first step compiles already."""
-        if self.cfg.data.prepared is None and self.cfg.model.lora_rank is None and not is_prepared(self.cfg.data):
-            pool = ThreadPoolExecutor(1, THREADS)
-            self._early = pool.submit(self._compile_first_step)
-            pool.shutdown(wait=False)
+    def open_data(self) -> list[int]:  # noqa: D102
         return [len(source) for source in self.data.train]
-
-    def _compile_first_step(self) -> BatchShapes:
-        """Compiles the first phase's step, which needs only sizes that the config has; returns those of its images."""
-        cfg, shapes, null = self.cfg, step_shapes(self.cfg)[0], null_states(self.cfg)
-        step: Any = flow_step.make_train_step(cfg, self.mesh)
-        step.lower(self.abstract_state(), abstract_batch(cfg, shapes, self.mesh, null), null).compile()
-        return shapes
 
     def loader(self) -> grain.DatasetIterator[Batch]:  # noqa: D102
         return train_loader(self.data.train, self.cfg, host_shard(self.mesh))
@@ -210,8 +192,6 @@ class FlowTask:
             return abstract_batch(cfg, shapes, self.mesh, null)
 
         def compile_step(shapes: BatchShapes) -> None:
-            if self._early is not None and shapes == step_shapes(cfg)[0]:
-                self._early.result()  # jax then finds that one, and would otherwise compile it a second time
             step.lower(state, batch(shapes), null).compile()
 
         def compile_validation(shapes: BatchShapes) -> None:

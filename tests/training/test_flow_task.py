@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import threading
 
 import jax
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 
 from nami_jax.parallel.kept_programs import compilations
 from nami_jax.parallel.sharding import shard_batch
-from nami_jax.training.compilation import THREADS, CompilingAhead
+from nami_jax.training.compilation import CompilingAhead
 from nami_jax.training.flow_task import FlowTask
 from tests.support import xla
 from tests.support.paths import ROOT
@@ -46,32 +45,6 @@ def test_steps_validation_and_pictures_run_what_was_compiled_ahead(data_dir, tmp
         views.preview(state, 2)
     # With several devices, that the result is copied to each of them is a program of its own, as small as can be.
     assert len(compiled) <= (devices > 1)
-
-
-@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
-def test_the_first_step_compiles_once_while_the_data_are_built(tmp_path, devices):
-    task = FlowTask(card_config(tmp_path / "data"), jax.devices()[:devices])
-    with compilations() as compiled:
-        task.open_data()
-        state = task.first_state(tmp_path)
-        step, *_ = task.programs(state, range(1, 3))
-        assert step.name.startswith("the step on ")
-        step.compile()
-        before = len(compiled)
-        task.train_step()(state, shard_batch(next(task.loader()), task.mesh))
-        assert len(compiled) == before
-        assert sum(seconds > 0.5 * max(compiled) for seconds in compiled) == 1  # no other program takes as long
-
-
-def test_nothing_compiles_beside_data_that_are_there(data_dir):
-    def compiling():
-        return [thread for thread in threading.enumerate() if thread.name.startswith(THREADS)]
-
-    FlowTask(card_config(data_dir)).open_data()
-    for thread in compiling():  # of this test alone, which has just built them
-        thread.join()
-    FlowTask(card_config(data_dir)).open_data()
-    assert not compiling()
 
 
 def test_a_dry_run_compiles_all_of_the_run_before_its_first_step(data_dir):
