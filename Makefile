@@ -135,7 +135,7 @@ resolve = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3
 
 # It finds its node in PATH. The lock names packages by their hashes, and no registry.
 npm = (PATH="$(abspath $(BIN)):$$PATH" && cd $(STYLES) && \
-	npm $(1) --silent --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved=true)
+	npm $(1) --loglevel=error --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved=true)
 
 # Made from nothing each time, so that it never holds what an earlier lock or another accelerator asked for.
 # --no-deps: the locks name every package, and MiniLM's weights would pull torch.

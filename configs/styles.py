@@ -1,10 +1,10 @@
-"""Concepts x styles: 1,626 emoji as Twemoji, Noto and Fluent (glossy and flat) draw them, at 32x32, to judge what generalises.
+"""Concepts x styles: 1,626 emoji by Twemoji, Noto and Fluent (glossy and flat), at 32x32, to judge what generalises.
 
 make train CONFIG=configs/styles.py
 
-Its data need packages from npm besides those from pip: `make styles`, which the command above runs first. Validated on
-pairs that training never sees, of emoji that it sees in other styles; --config.data.eval_split=held_out validates on
-emoji that it sees in no style. A prompt names both: "a red apple, noto style". See docs/data.md.
+Its data need packages from npm besides those from pip: `make styles`, which the command above runs first. Validation is
+on pairs that training never sees, of emoji that it sees in other styles; --config.data.eval_split=held_out takes emoji
+that it sees in no style. A prompt names both: "a red apple, noto style". See docs/data.md.
 
 Hardware: a GPU for minutes, or two CPU cores for an hour.
 """

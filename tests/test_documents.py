@@ -24,13 +24,14 @@ COMMAND = re.compile(r"-m nami_jax\.(\w+)|\bnami-(\w+)")
 OTHERS = "not ours"
 # A command that begins so is run by CI, or by this test in a small form; the first that fits counts.
 RUN_BY = {
-    r"make (train|sample PROMPT=.*|test-all|lint)$": ".ci/run",
+    r"make (train|sample PROMPT=.*|styles|test-all|lint)$": ".ci/run",
     r"make test$": ".ci/run",  # a part of test-all
     r"make parity": "tests/live/test_nami_live.py",
     r"make gpu-check": "tests/test_plan.py",
     r"make launch-check": "tests/live/test_launch_live.py",
     r"make train CONFIG=configs/(my_images|my_latents|emoji_latent)": "tests/runs/test_training_on_pixels.py",
     r"make train CONFIG=configs/(my_autoenc|autoenc)": "tests/training/autoencoder/test_autoencoder_task.py",
+    r"make train CONFIG=configs/styles": "tests/data/emoji_captions/test_pair_splits.py",
     r"make train CONFIG=configs/nami_2b_finetune": "tests/runs/test_finetune.py",
     r"make prepare": "tests/preparation/test_orchestration.py",
     r"make sample CONFIG=": "tests/runs/test_training_on_latents.py",

@@ -13,6 +13,7 @@ from configs import (
     emoji_tiny_conv_bridge,
     flowers,
     nami_2b_finetune,
+    styles,
 )
 from nami_jax.config import Config, ConfigError, PipelineConfig, SampleConfig, fixed_fields
 from nami_jax.config.settings import Epsilon, Settings, Width, declared, field, sections, settings
@@ -29,7 +30,7 @@ def test_dict_round_trip_through_json_types_gives_the_same_config():
 @pytest.mark.parametrize(
     "config",
     [emoji_tiny, emoji, flowers, emoji_tiny_bridge, emoji_tiny_conv_bridge, emoji_latent, nami_2b_finetune,
-     emoji_single_flow],
+     emoji_single_flow, styles],
 )  # fmt: skip
 def test_every_config_is_valid(config):
     stages = 1 if config is emoji_single_flow else 3

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from nami_jax.data.emoji_captions import catalogue, near_duplicates, pair_splits
 from nami_jax.data.emoji_captions.catalogue import Emoji
 from nami_jax.data.emoji_captions.raster import rasterise
-from nami_jax.data.emoji_captions.styled_pictures import pictures
+from nami_jax.data.emoji_captions.styled_pictures import StyledPicture, pictures
 from nami_jax.data.emoji_captions.styles import OPENMOJI, STYLES, TWEMOJI, Style
 
 _DESCRIPTION = """Emoji drawn by Twemoji on white, each with several English captions (its CLDR name first).
@@ -92,10 +92,11 @@ class EmojiCaptions(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # everything comes with installed packages
-        entries = catalogue.catalogue()
+        entries, styles = catalogue.catalogue(), self._config.styles
+        drawn = None if styles is None else pictures(entries, styles)  # the first to say that a package is missing
         groups = near_duplicates.group_names(entries)  # of all emoji: every choice of categories splits them alike
-        found = self._in_twemoji(entries, groups) if self._config.styles is None else self._in_styles(entries, groups)
-        return {split: self._generate_examples(drawn, groups) for split, drawn in found.items()}
+        found = self._in_twemoji(entries, groups) if drawn is None else self._in_styles(drawn, groups)
+        return {split: self._generate_examples(keyed, groups) for split, keyed in found.items()}
 
     def _in_twemoji(self, entries: list[Emoji], groups: dict[str, str]) -> dict[str, list[_Keyed]]:
         categories, held_out = self._config.categories, near_duplicates.held_out_groups(groups)
@@ -106,8 +107,7 @@ class EmojiCaptions(tfds.core.GeneratorBasedBuilder):
                 found[split].append((entry.character, entry, {}))
         return found
 
-    def _in_styles(self, entries: list[Emoji], groups: dict[str, str]) -> dict[str, list[_Keyed]]:
-        drawn = pictures(entries, self._config.styles or ())
+    def _in_styles(self, drawn: list[StyledPicture], groups: dict[str, str]) -> dict[str, list[_Keyed]]:
         found: dict[str, list[_Keyed]] = {split: [] for split in pair_splits.SPLITS}
         for picture, split in zip(drawn, pair_splits.split_pictures(drawn, groups), strict=True):
             more = {"captions": picture.captions, "style": picture.style.name}
@@ -115,9 +115,9 @@ class EmojiCaptions(tfds.core.GeneratorBasedBuilder):
         return found
 
     def _generate_examples(
-        self, drawn: Iterable[_Keyed], groups: dict[str, str]
+        self, keyed: Iterable[_Keyed], groups: dict[str, str]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        for key, entry, more in drawn:
+        for key, entry, more in keyed:
             example = {
                 "image": io.BytesIO(rasterise(entry.svg, self._config.size)),
                 "captions": entry.captions,

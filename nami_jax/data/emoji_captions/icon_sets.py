@@ -45,8 +45,8 @@ def open_icon_set(style: Style) -> IconSet:
     found = _json(package / "package.json")["version"]
     if found != style.version:
         raise ConfigError(
-            f"emoji in {style.name} style: {package} has version {found}, not {style.version}, and a data set must not "
-            "change with the installation. Run `make styles`."
+            f"data.name: its emoji in {style.name} style, {package}, are of version {found}, not {style.version}, and "
+            "a data set must not change with the installation. Run `make styles`."
         )
     known = icons["icons"].keys() | icons.get("aliases", {}).keys()
     names = {tuple(int(c, 16) for c in codes.split("-")): name for codes, name in characters.items() if name in known}
@@ -57,8 +57,8 @@ def _package(style: Style, name: str) -> Path:
     folder = icon_folder() / "node_modules" / "@iconify-json" / name
     if not (folder / "icons.json").is_file():
         raise ConfigError(
-            f"emoji in {style.name} style: no {folder}/icons.json. Run `make styles`, which installs it, or set the "
-            f"environment variable {FOLDER_VARIABLE} to the folder where `npm ci` was run with this project's "
+            f"data.name: its emoji in {style.name} style are not installed: no {folder}/icons.json. Run `make styles`, "
+            f"or set the environment variable {FOLDER_VARIABLE} to a folder where `npm ci` was run with this project's "
             "package-lock.json."
         )
     return folder

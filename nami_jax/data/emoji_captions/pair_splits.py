@@ -11,7 +11,7 @@ import numpy as np
 
 from nami_jax.data.emoji_captions import near_duplicates
 from nami_jax.data.emoji_captions.near_duplicates import LARGEST_HELD_OUT_GROUP, unit_hash
-from nami_jax.data.emoji_captions.styled_pictures import Picture
+from nami_jax.data.emoji_captions.styled_pictures import StyledPicture
 
 TRAIN, HELD_OUT_PAIRS, HELD_OUT = SPLITS = ("train", "held_out_pairs", "held_out")
 # Of the units small enough; a tenth of the pictures whose concepts are in training.
@@ -19,7 +19,7 @@ HELD_OUT_PAIRS_SHARE = 0.17
 LEAST_UNITS_IN_TRAINING = 2  # of a concept: as many styles, and not nearly equal ones
 
 
-def split_pictures(pictures: Sequence[Picture], groups: dict[str, str]) -> list[str]:
+def split_pictures(pictures: Sequence[StyledPicture], groups: dict[str, str]) -> list[str]:
     """Returns the split of each picture, by hashes of names alone.
 
     Args:
@@ -37,7 +37,7 @@ def split_pictures(pictures: Sequence[Picture], groups: dict[str, str]) -> list[
     ]
 
 
-def _held_out_concepts(pictures: Sequence[Picture], groups: dict[str, str], near: np.ndarray) -> set[str]:
+def _held_out_concepts(pictures: Sequence[StyledPicture], groups: dict[str, str], near: np.ndarray) -> set[str]:
     """Returns the concepts that no style shows in training: those held out in Twemoji alone, but for a few.
 
     A group goes back to training with another that is there and has a picture near to one of its own, in any style:
@@ -52,7 +52,7 @@ def _held_out_concepts(pictures: Sequence[Picture], groups: dict[str, str], near
     return {character for character, name in groups.items() if roots[index[name]] not in trained}
 
 
-def _units(pictures: Sequence[Picture], groups: dict[str, str], near: np.ndarray) -> list[str]:
+def _units(pictures: Sequence[StyledPicture], groups: dict[str, str], near: np.ndarray) -> list[str]:
     """Returns the unit of each picture, named by its first member."""
     first: dict[tuple[str, str], int] = {}
     together = [(first.setdefault((groups[p.concept.character], p.style.name), i), i) for i, p in enumerate(pictures)]
@@ -60,7 +60,7 @@ def _units(pictures: Sequence[Picture], groups: dict[str, str], near: np.ndarray
     return [f"{pictures[root].concept.name}, {pictures[root].style.name}" for root in roots]
 
 
-def _held_out_units(pictures: Sequence[Picture], units: Sequence[str]) -> set[str]:
+def _held_out_units(pictures: Sequence[StyledPicture], units: Sequence[str]) -> set[str]:
     """Chooses units in the order of their hashes, as long as every concept keeps enough others."""
     sizes = collections.Counter(units)
     concepts, left = collections.defaultdict(set), collections.defaultdict(set)

@@ -18,7 +18,7 @@ LEAST_INK = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class StyledPicture:
     """A concept in a style."""
 
     concept: Emoji  # of the catalogue
@@ -32,7 +32,7 @@ class Picture:
         return styled_captions(self.drawn.captions, self.style, character, catalogue.is_country(character))
 
 
-def pictures(concepts: list[Emoji], styles: tuple[Style, ...]) -> list[Picture]:
+def pictures(concepts: list[Emoji], styles: tuple[Style, ...]) -> list[StyledPicture]:
     """Returns every concept in every style that draws it, for concepts that at least two styles draw.
 
     Of concepts that a style draws identically, the plainest has the picture, as in the catalogue. What does not show at
@@ -40,7 +40,7 @@ def pictures(concepts: list[Emoji], styles: tuple[Style, ...]) -> list[Picture]:
     """
     by_character = {concept.character: concept for concept in concepts}
     found = [
-        Picture(by_character[drawn.character], style, drawn)
+        StyledPicture(by_character[drawn.character], style, drawn)
         for style in styles
         for drawn in catalogue.merge_identical(_drawn_by(style, concepts))
     ]

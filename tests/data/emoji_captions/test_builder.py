@@ -1,32 +1,13 @@
 import collections
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
 
-from nami_jax.config import DataConfig
-from nami_jax.data.emoji_captions import EmojiCaptions, EmojiConfig, captions, catalogue, near_duplicates
-from nami_jax.data.emoji_captions.builder import rasterise
-
-SQUARE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}"><rect width="99" height="99" fill="red"/></svg>'
-
-
-@pytest.fixture(scope="module")
-def entries() -> list[catalogue.Emoji]:
-    return catalogue.catalogue()
-
-
-@pytest.fixture(scope="module")
-def groups(entries: list[catalogue.Emoji]) -> dict[str, str]:
-    return near_duplicates.group_names(entries)
-
-
-@pytest.fixture(scope="module")
-def by_name(entries: list[catalogue.Emoji]) -> dict[str, catalogue.Emoji]:
-    return {entry.name: entry for entry in entries}
+from nami_jax.config import ConfigError, DataConfig
+from nami_jax.data.captioned_images import open_source
+from nami_jax.data.emoji_captions import EmojiCaptions, EmojiConfig, captions, catalogue, near_duplicates, styles
 
 
 @pytest.fixture(scope="module")
@@ -174,16 +155,6 @@ def test_art_that_is_not_square_is_centred(built):
     assert abs(rows[0] - (31 - rows[-1])) <= 1
 
 
-@pytest.mark.parametrize(("width", "height"), [(20, 10), (10, 20), (10, 10)])
-def test_rasterising_fits_and_centres(width, height):
-    with Image.open(io.BytesIO(rasterise(SQUARE.format(width, height), 16))) as image:
-        assert image.mode == "RGB"
-        red = np.asarray(image)[..., 1] < 128
-    assert red.sum() == 16 * 16 * min(width, height) // max(width, height)
-    assert (red == red[::-1]).all()
-    assert (red == red[:, ::-1]).all()
-
-
 def test_another_size_and_category_split_alike(tmp_path: Path, groups):
     config = EmojiConfig(name="fruit_16", size=16, categories=("Food & Drink",))
     builder = EmojiCaptions(config=config, data_dir=tmp_path)
@@ -200,3 +171,44 @@ def test_metadata_name_the_artists_and_both_licences(emoji_config: DataConfig):
         assert text in info.description
     folder = Path(emoji_config.data_dir, "emoji_captions", "food_animals_32", "1.0.0")
     assert "CC-BY 4.0" in (folder / "LICENSE").read_text()
+
+
+@pytest.fixture
+def in_styles(installed, tmp_path: Path) -> tfds.core.DatasetBuilder:
+    builder = EmojiCaptions(config="styles_32", data_dir=tmp_path)
+    builder.download_and_prepare()
+    return builder
+
+
+def test_concepts_in_styles_name_both_and_come_in_three_splits(in_styles, by_name):
+    splits = {s: list(in_styles.as_data_source(split=s)) for s in ("train", "held_out_pairs", "held_out")}
+    examples = {(e["emoji"].decode(), e["style"].decode()): e for split in splits.values() for e in split}
+    assert len(examples) == sum(map(len, splits.values()))  # each pair once
+    pie = examples[by_name["pie"].character, "flat fluent"]
+    assert pie["image"].shape == (32, 32, 3)
+    assert pie["category"].decode() == "Food & Drink"
+    assert pie["captions"][0].decode() == "a pie, flat fluent style"
+    banana = [examples[by_name["banana"].character, style.name]["image"] for style in styles.STYLES]
+    assert len({image.tobytes() for image in banana}) == 4
+    assert len(splits["train"]) > 200
+
+
+def test_metadata_name_every_artist_and_licence_but_openmoji_s_only_with_its_pictures(tmp_path):
+    configs = ("styles_32", "styles_openmoji_32")
+    in_all, with_openmoji = (EmojiCaptions(config=name, data_dir=tmp_path).info for name in configs)
+    licences = in_all.redistribution_info.license
+    for text in ("Twemoji", "CC-BY 4.0", "Google", "Apache", "Microsoft", "MIT", "Unicode License"):
+        assert text in licences
+        assert text in in_all.description
+    assert all(f"@misc{{{key}," in in_all.citation for key in ("twemoji", "noto", "fluent", "cldr"))
+    for text in (licences, in_all.description, in_all.citation):
+        assert "openmoji" not in text.lower()
+    assert "CC-BY-SA 4.0 (OpenMoji" in with_openmoji.redistribution_info.license
+
+
+def test_without_the_packages_the_error_names_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setenv("NAMI_STYLES", str(tmp_path / "nothing"))
+    cfg = DataConfig(name="emoji_captions/styles_32", data_dir=str(tmp_path / "data"))
+    with pytest.raises(ConfigError, match=r"noto style are not installed: no .*icons\.json\. Run `make styles`"):
+        open_source(cfg, "train")
+    assert not list((tmp_path / "data").rglob("*.array_record*"))
