@@ -1,5 +1,7 @@
 """Compares the distances between sets of features with torchmetrics' and POT's."""
 
+import importlib.util
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,11 @@ from nami_jax.evaluation.distances import RealFeatures, directions, frechet, kid
 
 torch: Any = pytest.importorskip("torch")
 ot: Any = pytest.importorskip("ot")
+
+spec = importlib.util.find_spec("torch_fidelity")
+if spec is not None and "torch_fidelity" not in sys.modules:
+    # torchmetrics imports a module of it; the package itself wants torchvision, for other networks.
+    sys.modules["torch_fidelity"] = importlib.util.module_from_spec(spec)
 pytest.importorskip("torchmetrics")
 
 SIZE = 48
