@@ -33,12 +33,11 @@ from nami_jax.flow.resize import pool
 from nami_jax.flow.schedule import make_schedules
 from nami_jax.flow.solver import SOLVERS
 from nami_jax.flow.stages import Stage, make_stages
-from nami_jax.flow.transition import Bridged, Renoise, Transition
+from nami_jax.flow.transition import Bridged, Renoise, Transition, start_after
 from nami_jax.models.bridge import Bridge
 from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.terminal.progress import progress_bar
-from nami_jax.training.loss import start_after
 
 Row = dict[str, Any]
 SIDE, COUNTS, STEPS = 16, (1, 2, 3, 4), (10, 20, 40, 80)

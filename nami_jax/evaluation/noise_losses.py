@@ -1,12 +1,15 @@
 """The network's own error on pictures, by stage and by noise: always at the same noise and the same times."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nami_jax.data.images import to_stage
-from nami_jax.flow.interpolant import end_before, interpolate, stage_ends
+from nami_jax.flow.interpolant import interpolate, stage_ends
 from nami_jax.flow.stages import Stage
+from nami_jax.flow.transition import Bridged, start_after
 from nami_jax.models.layout import Layout
 from nami_jax.parallel.kept_programs import BoundedJit
 from nami_jax.sampling.sampler import Networks, Sampler, image_noise
@@ -19,7 +22,14 @@ BATCH = 64
 
 
 def losses_by_noise(
-    sampler: Sampler, networks: Networks, images: np.ndarray, text: TextStates, seed: int, progress: bool = False
+    sampler: Sampler,
+    networks: Networks,
+    images: np.ndarray,
+    text: TextStates,
+    seed: int,
+    *,
+    lower: Sequence[np.ndarray] = (),
+    progress: bool = False,
 ) -> np.ndarray:
     """Computes the squared error of the predicted velocity at `TIMES` local times of every stage.
 
@@ -32,6 +42,7 @@ def losses_by_noise(
         images: (N, H, W, C) at the last stage's size, pixels in [-1, 1] or latents.
         text: states of their captions, embeds (N, T, D) and pooled (N, P).
         seed: of the noise; that of picture i is a function of the seed and i.
+        lower: the images at the sizes of stages K-1, ..., 1, as the network was trained on them; none: pooled.
         progress: show a bar.
 
     Returns:
@@ -40,14 +51,17 @@ def losses_by_noise(
     Source: NAMI, arXiv 2503.09242, sec. 3.1.
     """
     count, size = len(images), -(-min(BATCH, len(images)) // sampler.layout.batch_parts) * sampler.layout.batch_parts
+    levels = (images, *lower)
     losses = np.zeros((count, len(sampler.stages), TIMES), np.float32)
     for first in progress_bar(range(0, count, size), desc="loss by noise", disable=not progress):
         rows = np.arange(first, first + size) % count  # filled up with the first ones
         own = TextStates(text.embeds[rows], text.pooled[rows])
         for k, (before, stage) in enumerate(zip((None, *sampler.stages[:-1]), sampler.stages, strict=True)):
-            latents = to_stage(images[rows], stage.downscale)
+            level = len(sampler.stages) - stage.number
+            latents = levels[level][rows] if lower else to_stage(images[rows], stage.downscale)
+            coarse = levels[level + 1][rows] if lower and before is not None else None
             noise = image_noise(seed, rows.tolist(), stage, latents.shape[1:], sampler.layout)
-            found = stage_errors((stage, before, sampler.layout), networks, latents, noise, own)
+            found = stage_errors((stage, before, sampler.layout), networks, latents, noise, own, coarse)
             kept = min(size, count - first)
             losses[first : first + kept, k] = np.asarray(sampler.layout.replicate(found))[:kept]
     return losses
@@ -60,6 +74,7 @@ def stage_errors(
     latents: jax.Array,
     noise: jax.Array,
     text: tuple[jax.Array, jax.Array],
+    coarse: jax.Array | None,
 ) -> jax.Array:
     """Returns the errors (B, TIMES) of one stage.
 
@@ -69,11 +84,12 @@ def stage_errors(
         latents: (B, H, W, C) at the stage's size.
         noise: (B, H, W, C) standard normal.
         text: embeds (B, T, D) and pooled (B, P).
+        coarse: as for `stage_ends`.
     """
     (stage, before, layout), (embeds, pooled) = kind, text
-    x_start, x_end = stage_ends(latents, noise, stage)
-    if before is not None and not networks.transition.needs_noise:  # learned: the path starts where it arrives
-        x_start = networks.transition(end_before(latents, noise, before.sigma_end), None, before)
+    x_start, x_end = stage_ends(latents, noise, stage, coarse)
+    if before is not None and isinstance(networks.transition, Bridged):  # the path starts where it arrives
+        x_start = start_after(networks.transition, before, latents, noise, coarse)
 
     def at(tau: jax.Array) -> jax.Array:
         taus = jnp.full(len(latents), tau)

@@ -38,6 +38,7 @@ class RealPictures:
         decode: makes pixels of latents; None for pixels.
         digests: (M,) of the pictures: the same picture has the same one in every split.
         places: (M,) where each stands in its split.
+        read_lower: i -> the latents at the sizes of stages K-1, ..., 1, where they are not the pooled ones.
     """
 
     split: str
@@ -47,6 +48,7 @@ class RealPictures:
     decode: Decode | None
     digests: Sequence[str]
     places: Sequence[int]
+    read_lower: Callable[[int], tuple[np.ndarray, ...]] = lambda _: ()
 
     @property
     def fingerprint(self) -> str:
@@ -59,6 +61,10 @@ class RealPictures:
     def model_images(self, which: Iterable[int]) -> np.ndarray:
         """Returns some pictures as a network is trained on them: (n, H, W, C) float32, pixels in [-1, 1] or latents."""
         return to_stage(np.stack([self.read(int(i)) for i in which]), 1)
+
+    def lower_images(self, which: Iterable[int]) -> tuple[np.ndarray, ...]:
+        """Returns some pictures' own latents at the sizes of stages K-1, ..., 1, each (n, H, W, C); empty if pooled."""
+        return tuple(np.stack(level) for level in zip(*(self.read_lower(int(i)) for i in which), strict=True))
 
     def pixels(self, which: Iterable[int]) -> np.ndarray:
         """Returns some pictures (n, H, W, 3) uint8."""
@@ -138,7 +144,12 @@ def _open_prepared(data: DataConfig, split: str, settings: EvaluationConfig, dec
         record = source[i]
         digests.append(_digest(np.ascontiguousarray(record.image).tobytes()))
         captions.append(record.captions or ("",))
-    return RealPictures(split, captions, {}, lambda i: source[kept[i]].image, decode, digests, kept)
+    own = data.lower_stages == "pixels"
+
+    def lower(i: int) -> tuple[np.ndarray, ...]:
+        return source[kept[i]].lower if own else ()
+
+    return RealPictures(split, captions, {}, lambda i: source[kept[i]].image, decode, digests, kept, lower)
 
 
 def real_features(pictures: RealPictures, network: FeatureNetwork, folder: Path, progress: bool) -> np.ndarray:

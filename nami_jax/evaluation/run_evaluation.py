@@ -159,8 +159,9 @@ def _loss_scores(pipe: NamiPipeline, evaluation: Evaluation, text: TextStates, p
     images = evaluation.real.model_images(evaluation.chosen)
     if pipe.autoencoder is not None and evaluation.data.prepared is None:
         images = pipe.autoencoder.encode(images)
-    networks = Networks(pipe.model, make_transition(pipe.bridge))
-    losses = losses_by_noise(pipe.sampler, networks, images, text, evaluation.settings.seed, progress)
+    networks = Networks(pipe.model, make_transition(pipe.bridge, pipe.cfg.bridge.noise))
+    lower, seed = evaluation.real.lower_images(evaluation.chosen), evaluation.settings.seed
+    losses = losses_by_noise(pipe.sampler, networks, images, text, seed, lower=lower, progress=progress)
     return loss_scores(losses)
 
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import jax
 
+from nami_jax.flow.interpolant import end_before
 from nami_jax.flow.resize import upsample, zero_block_mean
 from nami_jax.flow.stages import Stage, renoised_sigma
 
@@ -119,6 +120,24 @@ class Bridged:
     def require_size(self, height: int, width: int) -> None:
         """Raises `ConfigError` if the bridge is for another size of the last stage's latents."""
         self.bridge.require_size(height, width)
+
+
+def start_after(
+    transition: Transition, before: Stage, latents: jax.Array, noise: jax.Array, coarse: jax.Array | None = None
+) -> jax.Array:
+    """Returns where a stage's path starts after a transition.
+
+    Args:
+        transition: from the stage before into this one.
+        before: the stage before.
+        latents: (B, H, W, C) clean latents at this stage's size.
+        noise: (B, H, W, C) standard normal, of both stages.
+        coarse: (B, H/2, W/2, C) the stage before's clean latents, as for `stage_ends`.
+
+    Returns:
+        (B, H, W, C).
+    """
+    return transition(end_before(latents, noise, before.sigma_end, coarse), noise, before)
 
 
 def make_transition(bridge: LearnedJump | None, share: float = 0.0) -> Transition:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from nami_jax.config import FlowConfig
 from nami_jax.data.loader import StageBatch
-from nami_jax.flow.interpolant import end_before, interpolate, stage_ends
+from nami_jax.flow.interpolant import interpolate, stage_ends
 from nami_jax.flow.stages import Stage
 from nami_jax.flow.times import draw_times
-from nami_jax.flow.transition import Transition
+from nami_jax.flow.transition import Transition, start_after
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.nami import Nami
 from nami_jax.monitoring.metrics import QUARTILES
@@ -33,24 +33,6 @@ def draw(key: jax.Array, shape: tuple[int, ...], flow: FlowConfig, caption_dropo
         tau=draw_times(time_key, shape[:1], flow),
         drop=jax.random.uniform(drop_key, shape[:1]) < caption_dropout,
     )
-
-
-def start_after(
-    transition: Transition, before: Stage, latents: jax.Array, noise: jax.Array, coarse: jax.Array | None = None
-) -> jax.Array:
-    """Returns where a stage's path starts after a transition.
-
-    Args:
-        transition: from the stage before into this one.
-        before: the stage before.
-        latents: (B, H, W, C) clean latents at this stage's size.
-        noise: (B, H, W, C) standard normal, of both stages.
-        coarse: (B, H/2, W/2, C) the stage before's clean latents, as for `stage_ends`.
-
-    Returns:
-        (B, H, W, C).
-    """
-    return transition(end_before(latents, noise, before.sigma_end, coarse), noise, before)
 
 
 def transition_loss(

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nami_jax.config import Config, FlowConfig, require
 from nami_jax.data.loader import Batch
+from nami_jax.flow.transition import start_after
 from nami_jax.models import lora
 from nami_jax.models.bridge import new_bridge
 from nami_jax.models.initialisation import parameter_rngs
@@ -22,7 +23,7 @@ from nami_jax.models.nami import Nami
 from nami_jax.parallel.sharding import BATCH, batch_parts, require_divisible, state_shardings
 from nami_jax.text.encoders import TextStates
 from nami_jax.training.flow_parts import flow_parts
-from nami_jax.training.loss import StageDraws, by_quartile, contrast, draw, predict, squared_errors, start_after
+from nami_jax.training.loss import StageDraws, by_quartile, contrast, draw, predict, squared_errors
 from nami_jax.training.state import TrainState, advance, make_optimizer
 
 UNIFORM = FlowConfig(time_sampling="uniform")

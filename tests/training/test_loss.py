@@ -10,7 +10,7 @@ from nami_jax.config import FlowConfig
 from nami_jax.data.loader import StageBatch
 from nami_jax.flow.interpolant import stage_ends
 from nami_jax.flow.stages import make_stages
-from nami_jax.flow.transition import Bridged
+from nami_jax.flow.transition import Bridged, start_after
 from nami_jax.models.bridge import Bridge
 from nami_jax.models.nami import Nami
 from nami_jax.text.encoders import TextStates
@@ -21,7 +21,6 @@ from nami_jax.training.loss import (
     draw,
     predict,
     squared_errors,
-    start_after,
     transition_loss,
 )
 from tests.support.sizes import MODEL
