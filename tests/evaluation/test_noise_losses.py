@@ -51,7 +51,7 @@ def test_they_are_the_training_loss_without_dropout_at_fixed_times(measured):
         levels = (
             [images, *lower][len(sampler.stages) - stage.number :] if lower else [to_stage(images, stage.downscale)]
         )
-        latents, coarse = jnp.asarray(levels[0]), levels[1] if lower and before else None
+        latents, coarse = jnp.asarray(levels[0]), jnp.asarray(levels[1]) if lower and before else None
         height, width, channels = latents.shape[1:]
         noise = image_noise(7, range(3), stage, (height, width, channels))
         start = None
