@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from configs import styles
 
 NAMI, SINGLE_FLOW = "nami", "single_flow"
+STEPS = 18  # of the solver, for every arm
 
 
 class Arm(NamedTuple):
@@ -21,17 +22,17 @@ class Arm(NamedTuple):
     changes: Mapping[str, Any]
 
 
-def _stages(singles: tuple[int, ...], batches: tuple[tuple[int, ...], ...], steps: int) -> dict[str, Any]:
-    """Returns another number of stages, with `steps` solver steps in all."""
-    return {
-        "model.stage_single_blocks": singles,
-        "train.stage_batches": batches,
-        "sample.steps": (steps // len(singles),) * len(singles),
-    }
+def _stages(steps: tuple[int, ...], singles: tuple[int, ...], batches: tuple[tuple[int, ...], ...]) -> dict[str, Any]:
+    assert sum(steps) == STEPS
+    return {"sample.steps": steps, "model.stage_single_blocks": singles, "train.stage_batches": batches}
 
 
 def _phases(batches: tuple[tuple[int, ...], ...], starts: tuple[float, ...], rates: tuple[float, ...]) -> dict:
     return {"train.stage_batches": batches, "train.phase_starts": starts, "train.phase_learning_rates": rates}
+
+
+def _bridge(noise: float) -> dict[str, Any]:
+    return {"bridge.kind": "full", "bridge.steps": 2000, "bridge.noise": noise, "sample.transition": "bridge"}
 
 
 _RATE = 4e-3
@@ -39,11 +40,11 @@ ARMS: Mapping[str, Arm] = {
     NAMI: Arm("three stages, 3, 4 and 5 layers, renoising", {}),
     SINGLE_FLOW: Arm(
         "one stage: ordinary rectified flow",
-        _stages((4,), ((32,),), 24) | {"train.phase_starts": (0.0,), "train.phase_learning_rates": (_RATE,)},
+        _stages((18,), (4,), ((32,),)) | {"train.phase_starts": (0.0,), "train.phase_learning_rates": (_RATE,)},
     ),
     # The last stage's share of each phase's FLOPs is kept.
-    "two_stages": Arm("two stages", _stages((3, 4), ((57, 8), (28, 24)), 24)),
-    "four_stages": Arm("four stages", _stages((1, 2, 3, 4), ((64, 64, 32, 8), (32, 32, 16, 24)), 24)),
+    "two_stages": Arm("two stages", _stages((9, 9), (3, 4), ((57, 8), (28, 24)))),
+    "four_stages": Arm("four stages", _stages((5, 5, 4, 4), (1, 2, 3, 4), ((64, 64, 32, 8), (32, 32, 16, 24)))),
     "uniform_depth": Arm("every stage runs all 5 layers", {"model.stage_single_blocks": (4, 4, 4)}),
     "published_depth": Arm("2, 4 and 5 layers: 9:7:6 as published", {"model.stage_single_blocks": (1, 3, 4)}),
     "thin_first_stage": Arm("1, 3 and 5 layers", {"model.stage_single_blocks": (0, 2, 4)}),
@@ -53,6 +54,12 @@ ARMS: Mapping[str, Arm] = {
         "the published three phases",
         _phases(((32, 16, 8), (16, 32, 8), (8, 16, 32)), (0.0, 1 / 3, 2 / 3), (_RATE, _RATE, _RATE / 2)),
     ),
+    "adamw": Arm("AdamW for all parameters", {"train.optimizer": "adamw"}),
+    "contrastive": Arm("contrastive flow matching, weight 0.05", {"train.contrastive_weight": 0.05}),
+    "uniform_times": Arm("training times uniform within a stage", {"flow.time_sampling": "uniform"}),
+    "u_shaped_times": Arm("training times mostly near a stage's ends", {"flow.time_sampling": "u_shaped"}),
+    "bridge": Arm("a learned bridge as published, trained beforehand", _bridge(0.0)),
+    "noisy_bridge": Arm("the same with half of the renoising noise", _bridge(0.5)),
 }
 
 
@@ -81,5 +88,6 @@ def all_arms() -> dict[str, Arm]:
 def configured(arm: Arm) -> ConfigDict:
     """Returns the config of an arm."""
     config = styles.get_config()
+    config.sample.steps = (STEPS // 3,) * 3
     config.update_from_flattened_dict(dict(arm.changes))
     return config

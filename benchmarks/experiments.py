@@ -35,16 +35,21 @@ from nami_jax.parallel.sharding import make_mesh
 from nami_jax.sampling.pipeline import NamiPipeline
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.training.loop import run
+from nami_jax.training.muon import muon_flops
+from nami_jax.training.step import state_shapes
 from nami_jax.training.tasks import read_task
+
+
+def phase_flops(cfg: Config) -> list[int]:
+    """Returns the FLOPs of a training step in each phase: the network's, and Muon's if that is the optimizer."""
+    optimizer = muon_flops(state_shapes(cfg).params) if cfg.train.optimizer == "muon" else 0
+    return [sum(training_flops(cfg, batch)) + optimizer for batch in cfg.train.stage_batches]
 
 
 def mean_flops(cfg: Config) -> float:
     """Returns the FLOPs of a training step, the mean over a run's phases."""
     starts = (*cfg.train.phase_starts, 1.0)
-    return sum(
-        (end - start) * sum(training_flops(cfg, batch))
-        for start, end, batch in zip(starts, starts[1:], cfg.train.stage_batches, strict=False)
-    )
+    return sum((end - start) * each for start, end, each in zip(starts, starts[1:], phase_flops(cfg), strict=False))
 
 
 def run_config(arm: Arm, seed: int, flops: float, points: int) -> Config:
@@ -80,8 +85,8 @@ def flops_until(cfg: Config, step: int) -> float:
     bounds = cfg.train.phase_bounds
     return float(
         sum(
-            max(min(step, end) - start, 0) * sum(training_flops(cfg, batch))
-            for start, end, batch in zip(bounds, bounds[1:], cfg.train.stage_batches, strict=False)
+            max(min(step, end) - start, 0) * each
+            for start, end, each in zip(bounds, bounds[1:], phase_flops(cfg), strict=False)
         )
     )
 

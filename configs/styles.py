@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
         phase_learning_rates=(4e-3, 4e-3),
         warmup_steps=200,
         decay="cosine",
+        optimizer="muon",
         ema_decay=0.998,
         sample_every=1000,
         eval_every=1000,

@@ -18,6 +18,7 @@ BLOCKS = ("double_blocks", "single_blocks")
 # Root mean square of a step's entries before the learning rate. Adam's is 0.2 to 0.4 in practice, so that its rate
 # and its weight decay do for Muon too (arXiv 2502.16982, sec. 2.2).
 RMS = 0.2
+NEWTON_SCHULZ_STEPS = 5
 MATRICES = MuonDimensionNumbers(reduction_axis=1, output_axis=3)  # of the axes that `as_matrices` gives
 
 
@@ -56,6 +57,22 @@ def as_matrices(path: tuple[Any, ...], kernel: jax.Array) -> jax.Array:
     return kernel.reshape(layers, inputs, count, -1)
 
 
+def muon_flops(params: Any) -> int:
+    """Counts the FLOPs of Muon's Newton-Schulz iterations in one step, on the parameters or their shapes.
+
+    Each of the five takes a matrix of m x n, m <= n, through one product m x n x m, one m x m x m and one m x m x n.
+    """
+
+    def count(path: tuple[Any, ...], kernel: Any) -> int:
+        if not _is_matrix(path):
+            return 0
+        layers, inputs, matrices, outputs = jax.eval_shape(lambda x: as_matrices(path, x), kernel).shape
+        m, n = sorted((inputs, outputs))
+        return layers * matrices * NEWTON_SCHULZ_STEPS * (4 * m * m * n + 2 * m**3)
+
+    return sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(count, params)))
+
+
 def _scale_by_muon(momentum: float, dtype: Any) -> optax.GradientTransformation:
     def split(tree: Any) -> Any:
         return jax.tree_util.tree_map_with_path(as_matrices, tree)
@@ -70,6 +87,7 @@ def _scale_by_muon(momentum: float, dtype: Any) -> optax.GradientTransformation:
 
     muon = scale_by_muon(
         beta=momentum,
+        ns_steps=NEWTON_SCHULZ_STEPS,
         mu_dtype=dtype,
         weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: MATRICES, updates),
     )

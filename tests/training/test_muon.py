@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from nami_jax.config import ConfigError
 from nami_jax.models.nami import abstract_model
 from nami_jax.parallel.sharding import path_name
-from nami_jax.training.muon import RMS, as_matrices, scale_by_muon_or_adam
+from nami_jax.training.muon import RMS, as_matrices, muon_flops, scale_by_muon_or_adam
 from nami_jax.training.state import make_optimizer
 from tests.support.sizes import MODEL, TRAIN, make_config
 
@@ -172,3 +172,15 @@ def test_weight_decay_and_clipping_are_those_of_adamw():
 def test_low_rank_pairs_are_not_trained_by_muon():
     with pytest.raises(ConfigError, match=r"train\.optimizer = 'muon': Muon trains the blocks' kernels, which LoRA"):
         make_config(model={"lora_rank": 2}, train={"optimizer": "muon", "init_from": "weights"})
+
+
+def test_flops_are_those_of_five_iterations_on_each_matrix():
+    def shapes(*shape: int) -> Any:
+        return {
+            "kernel": jax.ShapeDtypeStruct(shape, jnp.float32),
+            "bias": jax.ShapeDtypeStruct(shape[-1:], jnp.float32),
+        }
+
+    blocks = {"double_blocks": {"qkv": shapes(2, D, 3, N, H)}, "single_blocks": {"proj": shapes(1, D + HIDDEN, D)}}
+    square, long = 6 * D**3, 4 * D**2 * (D + HIDDEN) + 2 * D**3
+    assert muon_flops(blocks | {"final": shapes(D, 12)}) == 5 * (2 * 3 * square + long)
