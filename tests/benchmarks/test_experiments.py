@@ -108,7 +108,7 @@ def test_minutes_count_each_phase_s_steps():
 def test_a_run_is_trained_once_and_its_checkpoints_are_evaluated(tmp_path):
     train = {"steps": 4, "checkpoint_every": 2, "keep_checkpoints": 2, "keep_best": 0}
     cfg = card_config(tmp_path / "data", train=train)
-    bench = Bench(cfg.data.eval_split, 4, [1.0, 2.0])
+    bench = Bench("train[:80%]", 4, [1.0, 2.0])
     points = bench.measure(cfg, tmp_path / "run")
     assert [(point["step"], point["guidance_scale"]) for point in points] == [(2, 1.0), (2, 2.0), (4, 1.0), (4, 2.0)]
     assert points[0]["scores"] != points[1]["scores"]

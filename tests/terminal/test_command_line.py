@@ -22,6 +22,7 @@ print("modules", *sys.modules)
 FLAGS = {
     "train": "--initialization_timeout: seconds to wait for all processes to join (default: '300')",
     "sample": "--out: folder for the PNGs (default: 'out')",
+    "evaluate": "--references: real pictures of a split that are compared with, at most (default: '10000')",
     "prepare": "--batch_size: images that the autoencoder encodes at once (default: '16')",
     "plan": "--mfu: share of the chips' peak rate that the run is assumed to reach, in (0, 1] (default: '0.4')",
     "preflight": "--expected_hosts: expected number of processes, usually one per host",
