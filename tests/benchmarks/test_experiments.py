@@ -111,5 +111,5 @@ def test_a_run_is_trained_once_and_its_checkpoints_are_evaluated(tmp_path):
     bench = Bench("train[:80%]", 4, [1.0, 2.0])
     points = bench.measure(cfg, tmp_path / "run")
     assert [(point["step"], point["guidance_scale"]) for point in points] == [(2, 1.0), (2, 2.0), (4, 1.0), (4, 2.0)]
-    assert points[0]["scores"] != points[1]["scores"]
+    assert points[0]["scores"]["loss"] != points[2]["scores"]["loss"]
     assert points == bench.measure(cfg, tmp_path / "run")
