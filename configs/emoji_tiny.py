@@ -21,9 +21,10 @@ def get_config() -> ConfigDict:
     config.train.update(
         steps=1500,
         # Coarse images are cheap: first many of them to learn every layout, then more fine ones for the detail.
-        stage_batches=((64, 32, 8), (32, 16, 24)),
-        phase_starts=(0.0, 0.5),
-        phase_learning_rates=(4e-3, 4e-3),
+        stage_batches=((64, 32, 12), (24, 24, 24)),
+        phase_starts=(0.0, 0.3),
+        optimizer="muon",
+        phase_learning_rates=(8e-3, 8e-3),
         warmup_steps=50,
         decay="cosine",
         ema_decay=0.995,
