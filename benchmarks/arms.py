@@ -35,7 +35,7 @@ def _bridge(noise: float) -> dict[str, Any]:
     return {"bridge.kind": "full", "bridge.steps": 2000, "bridge.noise": noise, "sample.transition": "bridge"}
 
 
-_RATE = 4e-3
+_RATE = 8e-3
 ARMS: Mapping[str, Arm] = {
     NAMI: Arm("three stages, 3, 4 and 5 layers, renoising", {}),
     SINGLE_FLOW: Arm(

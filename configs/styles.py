@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
         # As emoji_tiny's.
         stage_batches=((64, 32, 8), (32, 16, 24)),
         phase_starts=(0.0, 0.5),
-        phase_learning_rates=(4e-3, 4e-3),
+        phase_learning_rates=(8e-3, 8e-3),
         warmup_steps=200,
         decay="cosine",
         optimizer="muon",
