@@ -223,21 +223,23 @@ class Evaluation:
         """
         gallery, numbers = self.gallery, self.gallery.numbers[self.chosen]
         wanted = {kind: labels[self.chosen] for kind, labels in gallery.labels.items()}
-        scores, right, best = {}, {}, {}
+        scores, nearness, right, best = {}, {}, {}, {}
         for kind in wanted:
             judged = [judge(of_seed, wanted, numbers, gallery, kind) for of_seed in distances]
             ceiling = judge(real, wanted, numbers, gallery, kind)
             if ceiling.right.any():  # else no two pictures share a label of this kind
                 right[kind], best[kind] = np.stack([found.right for found in judged]), ceiling.right
                 scores[kind] = _share(right[kind], best[kind], ceiling.chance)
+                closer = np.stack([found.closer for found in judged])
+                nearness[f"{kind}_closer"] = _share(closer, ceiling.closer, 0.5)
         if len(right) > 1:
             both, ceiling = (np.all(list(values.values()), axis=0) for values in (right, best))
             scores["concept_and_style"] = _share(
                 both, ceiling, math.prod(found.chance or 0 for found in scores.values())
             )
-        found = [is_original(of_seed, numbers, gallery) for of_seed in distances]
-        scores["original"] = _share(np.stack([one.right for one in found]), np.ones(1), found[0].chance)
-        return scores, right
+        originals = np.stack([is_original(of_seed, numbers, gallery) for of_seed in distances])
+        scores["original"] = _share(originals, np.ones(1), 1 / len(np.unique(gallery.numbers)))
+        return scores | nearness, right
 
     def _copies(self, distances: np.ndarray) -> dict[str, Score]:
         """Returns how near samples are to training pictures, by how near unseen real pictures are, if there are any."""

@@ -9,6 +9,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 
 COPY_QUANTILE = 0.05  # of unseen real pictures, this share counts as copies
 
@@ -38,10 +39,18 @@ class Gallery:
 
 
 class Judgement(NamedTuple):
-    """Whether pictures are right by their nearest real picture, and how often chance would have them so."""
+    """Whether pictures are right by their nearest real picture, and how often chance would have them so.
 
-    right: np.ndarray  # (N,) bool
+    Attributes:
+        right: (N,) bool.
+        chance: share that is right if pictures are drawn at random.
+        closer: (N,) the chance that a right real picture is nearer than a wrong one, 0.5 where nothing is asked: the
+            area under the ROC curve. It moves long before the nearest one is right.
+    """
+
+    right: np.ndarray
     chance: float
+    closer: np.ndarray
 
 
 def cosine_distances(x: np.ndarray, y: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -53,7 +62,7 @@ def cosine_distances(x: np.ndarray, y: np.ndarray, centre: np.ndarray) -> np.nda
 def judge(
     distances: np.ndarray, wanted: dict[str, np.ndarray], numbers: np.ndarray, gallery: Gallery, kind: str
 ) -> Judgement:
-    """Says which pictures have the right label of a kind: whether their nearest real picture has it.
+    """Says which pictures have the right label of a kind: whether their nearest real picture has it, or how near.
 
     What would answer by something else is not asked: the picture itself that should be shown, and those that share
     another label with it. So a concept is judged by its pictures in other styles, and a style by other concepts'.
@@ -68,16 +77,25 @@ def judge(
     asked = numbers[:, None] != gallery.numbers  # (N, M)
     for other in wanted.keys() - {kind}:
         asked &= wanted[other][:, None] != gallery.labels[other]
-    same = wanted[kind][:, None] == gallery.labels[kind]  # (N, M)
-    nearest = np.where(asked, distances, np.inf).argmin(1)
-    counts = asked.sum(1)
-    chance = float(((same & asked).sum(1) / np.maximum(counts, 1)).mean())
-    return Judgement(same[np.arange(len(same)), nearest] & (counts > 0), chance)
+    same = asked & (wanted[kind][:, None] == gallery.labels[kind])  # (N, M)
+    distances = np.where(asked, distances, np.inf)
+    counts, rights = asked.sum(1), same.sum(1)  # (N,)
+    pairs = rights * (counts - rights)
+    # The Mann-Whitney statistic: ranks of the right ones, less those that they would have among themselves.
+    before = (rankdata(distances, axis=1) * same).sum(1) - rights * (rights + 1) / 2
+    return Judgement(
+        same[np.arange(len(same)), distances.argmin(1)],
+        float((rights / np.maximum(counts, 1)).mean()),
+        np.where(pairs > 0, 1 - before / np.maximum(pairs, 1), 0.5),
+    )
 
 
-def is_original(distances: np.ndarray, numbers: np.ndarray, gallery: Gallery) -> Judgement:
-    """Says which pictures are nearest of all to the very picture, called by `numbers` (N,), that they should show."""
-    return Judgement(gallery.numbers[distances.argmin(1)] == numbers, 1 / len(np.unique(gallery.numbers)))
+def is_original(distances: np.ndarray, numbers: np.ndarray, gallery: Gallery) -> np.ndarray:
+    """Says which pictures (N,) are nearest of all to the very picture, called by `numbers` (N,), that they should show.
+
+    Chance would have one of the gallery's different pictures right.
+    """
+    return gallery.numbers[distances.argmin(1)] == numbers
 
 
 class Copying(NamedTuple):

@@ -35,6 +35,8 @@ MEANING = {
     "concept": "nearest real picture in another style shows the same thing",
     "style": "nearest real picture of another thing is drawn alike",
     "concept_and_style": "both",
+    "concept_closer": "chance that a picture of the same thing, in another style, is nearer than another thing's",
+    "style_closer": "chance that another thing's picture in the same style is nearer than one in another style",
     "original": "nearest real picture of all is the one that was asked for",
     "copies": "nearer to a training picture than 95 % of unseen real ones",
     "nearer_than_unseen": "chance that it is nearer to training than an unseen real one",

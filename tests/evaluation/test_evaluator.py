@@ -28,6 +28,8 @@ def test_perfect_samples_are_right_as_often_as_real_pictures_are(evaluation):
     assert scores["original"].value == 1
     for kind in ("concept", "style", "concept_and_style"):
         assert scores[kind].value == scores[kind].real > 2 * scores[kind].chance
+    for kind in ("concept_closer", "style_closer"):
+        assert scores[kind].value == scores[kind].real > 0.75
     assert scores["copies"].value <= 0.25  # just as unseen real pictures, which they are
     assert scores["nearer_than_unseen"].value == 0.5
     assert scores["diversity/of_a_caption"].value == pytest.approx(0, abs=1e-6)

@@ -34,6 +34,16 @@ def test_concept_is_judged_by_other_styles_and_style_by_other_concepts():
     assert concept.chance == style.chance == 0.5
 
 
+def test_closeness_is_the_share_of_pairs_in_which_the_right_picture_is_nearer():
+    concepts = np.array(["cat", "dog", "owl", "cat", "dog", "dog"])
+    gallery = Gallery(np.zeros((6, 2)), {"concept": concepts}, np.arange(6))
+    distances = np.array([[9.0, 2, 8, 3, 4, 1], [9, 2, 8, 3, 4, 1]])
+    found = judge(distances, {"concept": np.array(["cat", "dog"])}, np.array([0, 1]), gallery, "concept")
+    # Cats without number 0: 3; of dogs and owls 2, 8, 4, 1 two are farther. Dogs without number 1: 4, 1, of 9, 8, 3.
+    assert found.closer.tolist() == pytest.approx([2 / 4, 5 / 6])
+    assert found.right.tolist() == [False, True]
+
+
 def test_where_only_one_label_is_known_the_picture_itself_is_not_asked():
     gallery = Gallery(FEATURES, {"concept": np.array(["cat", "owl", "dog", "cat"])}, np.arange(4))
     found = judge(gallery.distances(FEATURES[:1]), {"concept": np.array(["cat"])}, np.array([0]), gallery, "concept")
@@ -44,14 +54,15 @@ def test_where_only_one_label_is_known_the_picture_itself_is_not_asked():
 def test_a_sample_without_anyone_to_ask_is_not_right():
     gallery = Gallery(FEATURES[:1], {"concept": CONCEPTS[:1], "style": STYLES[:1]}, np.arange(1))
     wanted = {kind: labels[:1] for kind, labels in WANTED.items()}
-    assert not judge(np.zeros((1, 1)), wanted, OWN[:1], gallery, "concept").right[0]
+    found = judge(np.zeros((1, 1)), wanted, OWN[:1], gallery, "concept")
+    assert not found.right[0]
+    assert found.closer[0] == 0.5
 
 
 def test_the_original_is_found_also_where_it_is_in_two_splits():
     gallery = Gallery(FEATURES[[0, 1, 0]], {}, np.array([0, 1, 0]))
     found = is_original(gallery.distances(FEATURES[[0, 1, 0]]), np.array([0, 0, 0]), gallery)
-    assert found.right.tolist() == [True, False, True]
-    assert found.chance == 0.5
+    assert found.tolist() == [True, False, True]
 
 
 def test_unseen_pictures_copy_by_chance_and_copies_always():
