@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = "docs/"
 FENCE = re.compile(r"^(```.*?^```)", flags=re.DOTALL | re.MULTILINE)
 TARGET = re.compile(r'(?<=\]\()[^)\s]+(?=\))|(?<=\ssrc=")[^"]+(?=")|(?<=\shref=")[^"]+(?=")')
+NAME = re.compile(r"\[[\w./]+\.md\]\(([^)\s]+)\)")  # a page by its file's name, which the site does not show
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n"
 
 
@@ -43,7 +44,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turns links to files of the repository into links to their pages."""
+    """Turns links to files of the repository into links to their pages, which go by their titles."""
     del config, files
     here = page.file.src_uri
     source = DOCS + here if (ROOT / DOCS / here).exists() else here
@@ -55,8 +56,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         _, mark, anchor = match[0].partition("#")
         return posixpath.relpath(_uri(path), posixpath.dirname(here) or ".") + mark + anchor
 
+    def title(match: re.Match[str]) -> str:
+        path = _path(source, match[1])
+        heading = None if path is None else re.search(r"^# (.+)", (ROOT / path).read_text(), flags=re.MULTILINE)
+        return match[0] if heading is None else f"[{heading[1]}]({match[1]})"
+
     parts = FENCE.split(markdown)
-    return "".join(part if part.startswith("```") else TARGET.sub(link, part) for part in parts)
+    return "".join(part if part.startswith("```") else TARGET.sub(link, NAME.sub(title, part)) for part in parts)
 
 
 def _targets(markdown: str) -> Iterator[str]:
