@@ -14,7 +14,7 @@ from configs import styles
 
 NAMI, SINGLE_FLOW = "nami", "single_flow"
 STEPS = 18  # of the solver, for every arm
-RATE, ADAMW_RATE, GUIDANCE = 1.6e-2, 4e-3, 2.5  # the best of the trials
+RATE, ADAMW_RATE = 1.6e-2, 4e-3  # the best of the trials
 
 
 class Arm(NamedTuple):
@@ -113,7 +113,5 @@ def configured(arm: Arm) -> ConfigDict:
     """Returns the config of an arm."""
     config = styles.get_config()
     config.sample.steps = (STEPS // 3,) * 3
-    config.sample.guidance_scale = GUIDANCE
-    config.train.phase_learning_rates = (RATE, RATE)
     config.update_from_flattened_dict(dict(arm.changes))
     return config
