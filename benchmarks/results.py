@@ -1,7 +1,7 @@
 """Draws docs/results from its records: `python -m benchmarks.results`, which prints the tables of docs/results.md.
 
-`docs/results/ablations` has a record of each arm and seed at the end of its training, `docs/results/convergence` those of
-the method and its baseline at several points. Needs matplotlib, which `make test` installs.
+`docs/results/ablations` has a record of each arm and seed at the end of its training, `docs/results/convergence` those
+of the method and its baseline at several points. Needs matplotlib, which `make test` installs.
 """
 
 import json
@@ -23,7 +23,6 @@ from nami_jax.terminal.command_line import parse_flags
 # What is shown of an evaluation, and what a reader should call it.
 SHOWN = {
     "concept_closer": "concept closer",
-    "style_closer": "style closer",
     "concept": "right concept",
     "kid/efficientnet_lite0": "KID",
     "frechet/efficientnet_lite0": "Fréchet distance",

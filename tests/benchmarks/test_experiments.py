@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from benchmarks import results
-from benchmarks.arms import ARMS, NAMI, SINGLE_FLOW, STEPS, all_arms, configured, trials
+from benchmarks.arms import ARMS, NAMI, RATE, SINGLE_FLOW, STEPS, all_arms, configured, trials
 from benchmarks.experiments import Bench, flops_until, mean_flops, phase_flops, run_config
+from configs import styles_single_flow
 from nami_jax.config import Config, ConfigError
 from tests.support.runs import card_config
 
@@ -37,6 +38,13 @@ def test_method_and_baseline_are_tuned_by_as_many_trials_of_the_same_kind():
     assert [name.removeprefix(NAMI) for name in ours] == [name.removeprefix(SINGLE_FLOW) for name in theirs]
     rates = [configured(arm).train.phase_learning_rates[0] for arm in theirs.values()]
     assert max(rates) == 4 * min(rates)
+
+
+def test_the_baseline_is_the_config_that_users_have():
+    arm, config = configured(ARMS[SINGLE_FLOW]), styles_single_flow.get_config()
+    config.sample.steps = (STEPS,)
+    assert arm.to_dict() == config.to_dict()
+    assert configured(ARMS[NAMI]).train.phase_learning_rates == (RATE, RATE)
 
 
 def test_all_arms_sample_with_as_many_steps():
