@@ -76,12 +76,15 @@ def test_flops_to_reach_a_level_lie_between_points():
     assert results.flops_to_reach(falling, "squared_error", 4.0, False) == pytest.approx(math.sqrt(2) * 1e12)
 
 
-def test_savings_compare_seed_by_seed():
+def test_savings_compare_seed_by_seed_at_what_both_reach():
     records = {
         NAMI: [record(NAMI, 0, (0.1, 0.3, 0.5)), record(NAMI, 1, (0.1, 0.2, 0.3))],
-        SINGLE_FLOW: [record(SINGLE_FLOW, 0, (0.1, 0.2, 0.3)), record(SINGLE_FLOW, 1, (0.1, 0.2, 0.4))],
+        SINGLE_FLOW: [record(SINGLE_FLOW, 0, (0.1, 0.2, 0.3)), record(SINGLE_FLOW, 1, (0.1, 0.3, 0.4))],
     }
-    assert results.savings(records, "concept") == pytest.approx([2.0, 0.0])
+    assert results.savings(records, "concept") == pytest.approx([2.0, 0.5])
+    errors = {NAMI: [record(NAMI, 0, (4.0, 3.0, 2.0), higher=False)]}
+    errors[SINGLE_FLOW] = [record(SINGLE_FLOW, 0, (5.0, 4.0, 3.0), higher=False)]
+    assert results.savings(errors, "squared_error") == pytest.approx([2.0])
 
 
 def test_interval_of_three_seeds_is_student_s():
@@ -92,7 +95,7 @@ def test_interval_of_three_seeds_is_student_s():
 
 
 def test_figures_and_tables_are_made_from_files(tmp_path, capsys):
-    for folder in ("ablations", "convergence"):
+    for folder in ("tuning", "ablations", "convergence"):
         (tmp_path / folder).mkdir()
         for seed in (0, 1):
             for arm, scores in {NAMI: (0.1, 0.3, 0.5), SINGLE_FLOW: (0.1, 0.2, 0.3 + seed / 10)}.items():
