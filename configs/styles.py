@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
         steps=6000,
         stage_batches=((64, 32, 8), (32, 16, 24)),
         phase_starts=(0.0, 0.5),
-        phase_learning_rates=(1.6e-2, 1.6e-2),  # the best of the trials in docs/results.md
+        phase_learning_rates=(8e-3, 8e-3),  # the best of the trials in docs/results.md
         warmup_steps=200,
         decay="cosine",
         optimizer="muon",
