@@ -123,6 +123,7 @@ def _checked(folder: Path, prompt: str) -> bytes:
     path = folder / f"{prompt}.png"
     try:
         content = _read(folder, prompt)
+        without_metadata(content)  # else a file that was cut would be found by a rater
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the sides are checked here
             with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
@@ -173,6 +174,7 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
         if kind == b"IEND":
             return
         at = end
+    raise OSError("PNG has no end")
 
 
 def noised(png: bytes, seed: int) -> bytes:

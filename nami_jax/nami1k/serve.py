@@ -8,6 +8,7 @@ server at a time writes a votes file. Put a web server with HTTPS before it if r
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -119,5 +120,7 @@ def _serve(arena: Arena, votes_per_minute: float, listening: socket.socket) -> N
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=16 * 1024,
     )
+    # uvicorn stops in order, and then sends itself the signal again: nothing would close the votes file.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
