@@ -1,8 +1,8 @@
 """Scores from votes, and their intervals by resampling prompts and raters.
 
 A model's score is in points: how often, in a hundred, it would be preferred to another model drawn at random, with a
-tie as half. 50 is the middle. The chances are those of Bradley and Terry's model with Newman's ties, as evalica fits
-it.
+tie as half. 50 is the middle. The chances are those of Bradley and Terry's model, as evalica fits it, each tie being
+half a win for both. Newman's model, which has a parameter for ties, is fitted beside it.
 
 Votes on one prompt are alike, and so are votes by one rater; a bootstrap over votes would take them for independent. So
 prompts are resampled, raters are resampled, and votes are resampled, each alone, and variance(prompts) +
@@ -64,35 +64,30 @@ def vote_columns(ballots: Ballots) -> np.ndarray:
     return (np.arange(axes) * len(pairs) + number[ballots.left, ballots.right][:, None]) * 3 + outcome
 
 
-def chances(counts: np.ndarray, models: int) -> np.ndarray:
-    """Returns (models, models) how often the first is preferred to the second, ties as half; 1/2 on the diagonal.
-
-    Args:
-        counts: (pairs, 3) of one axis.
-        models: how many there are.
-    """
-    xs, ys, winners, index = _rows(models)
-    weights = counts + np.array([PRIOR, PRIOR, 0])
-    fit = evalica.newman(xs, ys, winners, index=index, weights=weights.ravel(), limit=STEPS)
-    strength = fit.scores.to_numpy()[np.argsort(fit.scores.index.to_numpy())]
-    even = fit.v * np.sqrt(strength[:, None] * strength)
-    return (strength[:, None] + even) / (strength[:, None] + strength + 2 * even)
-
-
 def points(counts: np.ndarray, models: int) -> np.ndarray:
     """Returns (models,) the scores that the counts (pairs, 3) of one axis give."""
-    found = chances(counts, models)
-    return 100 * (found.sum(1) - 0.5) / (models - 1)
-
-
-def bradley_terry_points(counts: np.ndarray, models: int) -> np.ndarray:
-    """Returns the scores (models,) by Bradley and Terry's model without ties, each tie being half a win for both."""
     xs, ys, winners, index = _rows(models)
     weights = counts + np.array([PRIOR, PRIOR, 0])
     fit = evalica.bradley_terry(xs, ys, winners, index=index, weights=weights.ravel(), limit=STEPS)
     strength = fit.scores.to_numpy()[np.argsort(fit.scores.index.to_numpy())]
-    found = strength[:, None] / (strength[:, None] + strength)
-    return 100 * (found.sum(1) - 0.5) / (models - 1)
+    chances = strength[:, None] / (strength[:, None] + strength)
+    return 100 * (chances.sum(1) - 0.5) / (models - 1)  # without the model itself, at 1/2
+
+
+def newman_points(counts: np.ndarray, models: int) -> np.ndarray | None:
+    """Returns the scores by Newman's model, or None where evalica's iteration swings between two states.
+
+    It does so where next to nothing is a tie and the pairs with votes form no triangle, as with two models.
+    """
+    xs, ys, winners, index = _rows(models)
+    weights = counts + np.array([PRIOR, PRIOR, 0])
+    fit = evalica.newman(xs, ys, winners, index=index, weights=weights.ravel(), limit=STEPS)
+    if fit.iterations >= STEPS:
+        return None
+    strength = fit.scores.to_numpy()[np.argsort(fit.scores.index.to_numpy())]
+    even = fit.v * np.sqrt(strength[:, None] * strength)
+    chances = (strength[:, None] + even) / (strength[:, None] + strength + 2 * even)  # a tie as half
+    return 100 * (chances.sum(1) - 0.5) / (models - 1)
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ def _score_table(report: Mapping[str, Any]) -> Iterator[str]:
     for axis, rows in report["scores"].items():
         yield f"<tr><td>{axis}"
         for row in rows:
-            plain = f" title='without ties: {row['bradley_terry']:.1f}'" if "bradley_terry" in row else ""
-            yield f"<td{plain}>{_points(row)}"
+            other = f" title='by Newman: {row['newman']:.1f}'" if row.get("newman") is not None else ""
+            yield f"<td{other}>{_points(row)}"
     yield "</table></div>"
 
 

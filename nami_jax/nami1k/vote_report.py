@@ -11,7 +11,7 @@ from nami_jax.nami1k.ballots import BOTH_BAD, Ballots
 from nami_jax.nami1k.prompt_set import Prompt, PromptSet
 from nami_jax.nami1k.questions import AXES
 from nami_jax.nami1k.rater_checks import agreement, rater_records, self_agreement
-from nami_jax.nami1k.strengths import bradley_terry_points, pair_counts
+from nami_jax.nami1k.strengths import newman_points, pair_counts
 from nami_jax.nami1k.vote_statistics import Scores, one_axis, power, state_scores, state_side_bias, votes_to_flip
 
 LEAST = 10  # votes for a report
@@ -85,9 +85,9 @@ def _scores(counted: Ballots, weights: Mapping[str, float], draws: int) -> dict[
     for i, (name, found) in enumerate(zip((*AXES, "weighted"), stated, strict=True)):
         scores[name] = _by_model(models, found)
         if name != "weighted":
-            plain = bradley_terry_points(counts[i], len(models)).tolist()
-            for row, other in zip(scores[name], plain, strict=True):
-                row["bradley_terry"] = other
+            other = newman_points(counts[i], len(models))
+            for k, row in enumerate(scores[name]):
+                row["newman"] = None if other is None else float(other[k])
     overall = stated[OVERALL]
     best, second = np.argsort([-score.value for score in overall.scores])[:2].tolist()
     leading = overall.errors[min(best, second), max(best, second)]
