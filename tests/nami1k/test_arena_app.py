@@ -1,11 +1,12 @@
 """The arena over HTTP: who may see what, what a vote may be, and what an answer says when something fails."""
 
+import re
 import time
 
 import pytest
 from starlette.testclient import TestClient
 
-from nami_jax.nami1k.arena_app import make_app
+from nami_jax.nami1k.arena_app import PAGES, make_app
 from nami_jax.nami1k.guarding import HEADERS
 from tests.support.arena import ANSWERS, Files
 
@@ -236,3 +237,16 @@ def test_a_clock_that_jumps_does_no_harm(arena, monkeypatch):
     assert [client.get(f"/api/answered/{back}").json()["id"] for back in (3, 2, 1)] == order
     assert said["done"] == 3
     assert arena.votes._rows("SELECT at FROM votes ORDER BY sequence")[1][0].startswith("1970")
+
+
+def test_the_page_asks_for_its_own_files_alone_and_names_only_what_it_has():
+    page, script, style = ((PAGES / name).read_text() for name in ("arena.html", "arena.js", "arena.css"))
+    assert not re.findall(
+        r"https?:|//\w+\.|@import|url\(|<style|style=|\son\w+=|innerHTML|eval\(", page + script + style
+    )
+    named = re.findall(r'\bat\("([\w-]+)"\)', script)
+    assert set(named) <= set(re.findall(r'id="([\w-]+)"', page))
+    texts = re.findall(r"^  (?:en|zh): \{(.*?)^  \},", script, flags=re.DOTALL | re.MULTILINE)
+    keys = [set(re.findall(r"^    (?:.*?, )?(\w+): ", text, flags=re.MULTILINE)) for text in texts]
+    assert len(texts) == 2
+    assert keys[0] == keys[1]

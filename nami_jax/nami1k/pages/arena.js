@@ -118,7 +118,7 @@ async function load() {
   if (wanted !== task) return;
   ready = true;
   since = performance.now();
-  say("");
+  if (at("message").textContent === TEXTS[language].loading) say("");
   draw();
 }
 
@@ -191,8 +191,10 @@ async function next() {
   draw();
   const milliseconds = Math.min(Math.round(performance.now() - since), 86400000);
   const read = task.prompt[language] ? language : "en";
+  const vote = { id: task.id, revision: task.revision, answers: answers(), language: read, milliseconds };
   try {
-    take(await ask("/api/votes", { id: task.id, revision: task.revision, answers: answers(), language: read, milliseconds }));
+    take(await ask("/api/votes", vote));
+    say("");
   } catch (error) {
     say(error.message);
     if (error.status === 409) {
