@@ -1,7 +1,7 @@
 """Rows of numbers from another process: so that a program which must not load jax can use a network that needs it.
 
-The other process reads one JSON list of texts (captions, paths, ...) a line on its standard input, and answers each list
-with one row of float32 for each text, in their order, as raw bytes. It first says how long a row is, in 4 bytes. Whoever
+The other process reads a JSON list of texts (captions, paths, ...) a line on its standard input, and answers each list
+with a row of float32 for each text, in their order, as raw bytes. It first says how long a row is, in 4 bytes. Whoever
 asks chooses how many texts are on the way at once, and so how much memory both take.
 """
 
