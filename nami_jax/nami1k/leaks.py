@@ -20,6 +20,7 @@ MEASURES: tuple[Measure, ...] = ("exact", "normalised", "n-grams", "embedding")
 MOST_PAIRS = 10_000
 CHUNK = 256  # captions at once
 LEAST_GRAMS = 4  # of a caption that may count as part of a prompt: "a red door" is in many
+LEAST_TOLD = 0.5  # words of a caption to words of a prompt: "a kite" cannot say what a long prompt says
 # Cosine of MiniLM's vectors. `python -m benchmarks.prompt_audit` derives it: of the pairs of different prompts of
 # NAMI-1K, which are of one hand and style, fewer than FALSE_ALARMS are so near.
 ALIKE, FALSE_ALARMS = 0.64, 1e-4
@@ -77,7 +78,9 @@ class PromptIndex:
         self._english = [number for number, text in enumerate(self._texts) if text.language == "en"]
         self._vectors = vectors
         if vectors is not None:
-            self._matrix = in_vectors([self._texts[number].text for number in self._english], vectors)  # (P, D)
+            english = [self._texts[number].text for number in self._english]
+            self._matrix = in_vectors(english, vectors)  # (P, D)
+            self._words = np.array([len(text.split()) for text in english])  # (P,)
 
     def leaks(self, captions: Sequence[Caption]) -> Iterator[Leak]:
         """Yields what a chunk of captions leaks: for a caption and a prompt's text, the strongest measure alone."""
@@ -97,8 +100,10 @@ class PromptIndex:
         found: list[list[tuple[int, float]]] = [[] for _ in captions]
         rows = [row for row, caption in enumerate(captions) if not is_chinese(caption.text)]
         if self._vectors is not None and rows:
-            cosines = self._vectors([captions[row].text for row in rows]) @ self._matrix.T  # (rows, P)
-            for row, column in np.argwhere(cosines >= ALIKE).tolist():
+            texts = [captions[row].text for row in rows]
+            cosines = self._vectors(texts) @ self._matrix.T  # (rows, P)
+            told = np.array([len(text.split()) for text in texts])[:, None] >= LEAST_TOLD * self._words  # (rows, P)
+            for row, column in np.argwhere((cosines >= ALIKE) & told).tolist():
                 found[rows[row]].append((self._english[column], float(cosines[row, column])))
         return found
 

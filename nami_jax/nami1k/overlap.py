@@ -1,6 +1,6 @@
 """Word sequences that texts share: near-duplicates among a set, and prompts that stand in a caption.
 
-An n-gram is three words that follow each other in `plain` text, or four Chinese characters. Of two texts that share
+An n-gram is three words that follow each other in `plain` text, or three Chinese characters. Of two texts that share
 half of them one was made from the other.
 """
 
@@ -13,7 +13,7 @@ from datasketch import MinHash, MinHashLSH
 
 from nami_jax.nami1k.prompt_set import plain
 
-WORDS, CHARACTERS = 3, 4
+WORDS, CHARACTERS = 3, 3
 CHINESE = re.compile(r"[\u3400-\u9fff]")
 PERMUTATIONS = 128
 SHARED = 0.5  # of the n-grams
