@@ -95,8 +95,8 @@ class PromptSet:
 
 def plain(text: str) -> str:
     """Returns a text without what a copy changes: letter case, widths, punctuation, symbols and spacing."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    kept = (letter if unicodedata.category(letter)[0] in "LNM" else " " for letter in text.replace("'", "").replace("’", ""))
+    text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("’", "")
+    kept = (letter if unicodedata.category(letter)[0] in "LNM" else " " for letter in text)
     return " ".join("".join(kept).split())
 
 

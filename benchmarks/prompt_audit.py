@@ -1,0 +1,194 @@
+"""Proves the audit of NAMI-1K's prompts on planted leaks: `python -m benchmarks.prompt_audit --out audit.json`.
+
+Plants 200 leaks, each of another prompt: 50 copied, 50 reordered, 50 paraphrased and 50 translated to Chinese and back,
+the last two by hand (tests/nami1k/leaks.jsonl). Among them stand captions that leak nothing: the other 800 prompts in
+both languages, of the same hand and topics, and the captions of the emoji data set. Prints recall and false alarms by
+kind, how the threshold of the embedding follows from 60 other paraphrases, and captions per second.
+"""
+
+import collections
+import json
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from benchmarks.timing import about
+from nami_jax.data.emoji_captions.catalogue import catalogue
+from nami_jax.files.disk import written_whole
+from nami_jax.files.row_pipe import RowProcess
+from nami_jax.nami1k.audit import SENTENCES
+from nami_jax.nami1k.caption_files import Caption
+from nami_jax.nami1k.leaks import ALIKE, FALSE_ALARMS, TextAudit, Vectors, audit_texts, in_vectors
+from nami_jax.nami1k.prompt_set import Prompt, PromptSet, read_prompts
+from nami_jax.planning.tables import table
+from nami_jax.terminal.command_line import parse_flags
+
+TEXTS = Path(__file__).parent.parent / "tests" / "nami1k"
+BY_SCRIPT = 50  # leaks that are copied, and that are reordered
+COPIES = ("{}", "{}", "Stock image: {}", "{} | 1024 x 768", "wow!! {} #art", "{}")
+
+
+def copied(prompt: Prompt, number: int) -> str:
+    """Returns a prompt as a crawl would hold it: verbatim, in capitals, without punctuation, or with words around."""
+    text = prompt.zh if number % 3 == 2 and prompt.zh else prompt.en
+    changed = (text, text.upper(), re.sub(r"[,.:;“”，。：；]", " ", text))[number // 3 % 3]
+    return COPIES[number % len(COPIES)].format(changed)
+
+
+def reordered(prompt: Prompt, number: int, seed: random.Random) -> str:
+    """Returns a prompt with its clauses in another order, or its halves exchanged if it has but one."""
+    text, gap = (prompt.zh, "，") if number % 4 == 3 and prompt.zh else (prompt.en, ", ")
+    clauses = [clause for clause in re.split(r"[,.;:，。；：]\s*", text) if clause]
+    if len(clauses) < 2:
+        words = text.split()
+        return " ".join(words[len(words) // 2 :] + words[: len(words) // 2])
+    order = list(range(len(clauses)))
+    while order == sorted(order):
+        seed.shuffle(order)
+    return gap.join(clauses[i] for i in order)
+
+
+def planted(prompts: Sequence[Prompt]) -> dict[str, list[tuple[str, str]]]:
+    """Returns kind of leak -> (the prompt's id, the caption that leaks it), no prompt twice."""
+    kinds: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)
+    for line in (TEXTS / "leaks.jsonl").read_text().splitlines():
+        leak = json.loads(line)
+        kinds[leak["kind"]].append((leak["id"], leak["text"]))
+    taken = {prompt for leaks in kinds.values() for prompt, _ in leaks}
+    seed = random.Random(0)
+    free = [prompt for prompt in prompts if prompt.id not in taken and len(prompt.en.split()) > 5]
+    chosen = seed.sample(free, 2 * BY_SCRIPT)
+    by_script = {
+        "copied": [(p.id, copied(p, i)) for i, p in enumerate(chosen[:BY_SCRIPT])],
+        "reordered": [(p.id, reordered(p, i, seed)) for i, p in enumerate(chosen[BY_SCRIPT:])],
+    }
+    return by_script | kinds
+
+
+def prove(prompts: PromptSet, vectors: Vectors | None) -> tuple[list[dict[str, Any]], TextAudit]:
+    """Audits planted leaks and clean captions against the prompts that leak.
+
+    Returns:
+        For each kind of caption: how many, how many were found for the right prompt, and pairs with a wrong one.
+    """
+    leaks = planted(prompts.prompts)
+    targets = {prompt for some in leaks.values() for prompt, _ in some}
+    leaking = PromptSet(tuple(p for p in prompts.prompts if p.id in targets), prompts.digest)
+    other = [text for p in prompts.prompts if p.id not in targets for text in p.texts().values()]
+    clean = {"other prompts": other, "emoji captions": [text for entry in catalogue() for text in entry.captions]}
+    captions = [Caption(text, kind, i) for kind, some in leaks.items() for i, (_, text) in enumerate(some)]
+    captions += [Caption(text, kind, i) for kind, texts in clean.items() for i, text in enumerate(texts)]
+    found = audit_texts(leaking, captions, vectors)
+    right, wrong = collections.Counter(), collections.Counter()
+    measures: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    seen = set()
+    for leak in found.leaks:
+        kind, line = leak.caption.file, leak.caption.line
+        if kind in clean or leaks[kind][line][0] != leak.prompt:
+            wrong[kind] += 1
+        elif (kind, line) not in seen:
+            seen.add((kind, line))
+            right[kind] += 1
+            measures[kind][leak.measure] += 1
+    rows = [
+        {
+            "kind": kind,
+            "captions": len(some),
+            "found": right[kind] if kind in leaks else None,
+            "false_pairs": wrong[kind],
+            "by": dict(measures[kind]),
+        }
+        for kind, some in (leaks | clean).items()
+    ]
+    return rows, found
+
+
+def calibrate(prompts: Sequence[Prompt], vectors: Vectors) -> dict[str, Any]:
+    """Derives the embedding's threshold: the lowest, in hundredths, with fewer than `FALSE_ALARMS` false pairs.
+
+    Returns:
+        It, the share of false pairs above it among all pairs of different prompts, and of paraphrases above it.
+    """
+    pairs = [json.loads(line) for line in (TEXTS / "paraphrases.jsonl").read_text().splitlines()]
+    first, second = (in_vectors([pair[i] for pair in pairs], vectors) for i in (0, 1))
+    alike = (first * second).sum(1)
+    matrix = in_vectors([prompt.en for prompt in prompts], vectors)
+    different = (matrix @ matrix.T)[np.triu_indices(len(matrix), 1)]
+    for threshold in np.arange(0.4, 1, 0.01).round(2):
+        if (different >= threshold).mean() < FALSE_ALARMS:
+            break
+    return {
+        "threshold": float(threshold),
+        "false_pairs": float((different >= threshold).mean()),
+        "paraphrases": len(pairs),
+        "found": float((alike >= threshold).mean()),
+    }
+
+
+def synthetic(count: int) -> Iterator[Caption]:
+    """Yields captions of 6 to 20 words, drawn from the words of the emoji captions."""
+    words = sorted({word for entry in catalogue() for caption in entry.captions for word in caption.split()})
+    seed = random.Random(0)
+    for number in range(count):
+        yield Caption(" ".join(seed.choices(words, k=seed.randint(6, 20))), "synthetic", number)
+
+
+def rate(prompts: PromptSet, vectors: Vectors | None, count: int) -> float:
+    """Returns captions compared per second."""
+    captions = list(synthetic(count))
+    start = time.perf_counter()
+    audit_texts(prompts, captions, vectors)
+    return count / (time.perf_counter() - start)
+
+
+def show(result: Mapping[str, Any]) -> str:
+    """Returns the tables."""
+    rows = [
+        (
+            row["kind"],
+            str(row["captions"]),
+            "" if row["found"] is None else str(row["found"]),
+            str(row["false_pairs"]),
+            ", ".join(f"{count} {measure}" for measure, count in row["by"].items()),
+        )
+        for row in result["proof"]
+    ]
+    lines = [table(("captions", "number", "found", "false pairs", "found by"), rows)]
+    calibration = result["calibration"]
+    lines.append(
+        f"threshold {calibration['threshold']:.2f} (in use: {ALIKE}): {calibration['false_pairs']:.1e} of the pairs of "
+        f"different prompts, {calibration['found']:.0%} of {calibration['paraphrases']} other paraphrases"
+    )
+    lines += [f"{name}: {value:.0f} captions a second" for name, value in result["captions_per_second"].items()]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Proves, calibrates, times and writes."""
+    del argv
+    args, prompts = flags.FLAGS, read_prompts()
+    with RowProcess(SENTENCES) as vectors:
+        proof, _ = prove(prompts, vectors)
+        calibration = calibrate(prompts.prompts, vectors)
+        rates = {"without embedding": rate(prompts, None, args.captions)}
+        if args.embedded:
+            rates["with embedding"] = rate(prompts, vectors, args.embedded)
+    numbers = {"captions": args.captions, "embedded": args.embedded}
+    result = {"proof": proof, "calibration": calibration, "captions_per_second": rates, "timed": numbers}
+    print(show(result))
+    if args.out:
+        with written_whole(Path(args.out)) as unfinished:
+            unfinished.write_text(json.dumps({**about(), "prompt_set": prompts.version, **result}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("captions", 100_000, "synthetic captions that are timed without embeddings")
+    flags.DEFINE_integer("embedded", 10_000, "synthetic captions that are timed with embeddings")
+    flags.DEFINE_string("out", None, "file for the result as JSON")
+    app.run(main, flags_parser=parse_flags)
