@@ -16,6 +16,7 @@ COMMANDS = {
     "check": ("nami_jax.nami1k.check", 1),
     "serve": ("nami_jax.nami1k.serve", 0),
     "report": ("nami_jax.nami1k.report_votes", 0),
+    "simulate": ("nami_jax.nami1k.simulate", 0),
 }
 
 

@@ -1,7 +1,9 @@
 """Folders of pictures by models, `ID.png` for each prompt: looked at without decoding, and served without metadata."""
 
+import errno
 import hashlib
 import io
+import math
 import os
 import stat
 import struct
@@ -14,10 +16,9 @@ import numpy as np
 from PIL import Image
 
 from nami_jax.config import ConfigError, require, shown
+from nami_jax.nami1k.image_folder import MOST_BYTES, MOST_PIXELS
 from nami_jax.terminal.progress import progress_bar
 
-MOST_BYTES = 64 * 2**20
-MOST_SIDE = 8192  # pixels
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Chunks that say how pixels look. All others, such as the texts in which programs note their name and prompt, are left
 # out of what a rater gets.
@@ -73,18 +74,18 @@ def read_folders(given: Sequence[str], prompts: Sequence[str]) -> list[PictureFo
         rule="two models have one name",
         remedy="Name them: --images NAME=FOLDER",
     )
-    with progress_bar(total=len(named) * len(prompts), desc="pictures", unit="picture") as bar:
-        found = []
-        for name, folder in named:
-            _require_all(folder, prompts)
-            digest, sizes = hashlib.sha256(), {}
-            for prompt in prompts:
-                content = _checked(folder, prompt)
-                sizes[prompt] = len(content)
-                digest.update(f"{prompt} {len(content)} ".encode() + hashlib.sha256(content).digest())
-                bar.update()
-            found.append(PictureFolder(name, folder, digest.hexdigest(), sizes))
-    return found
+    return [read_folder(name, folder, prompts) for name, folder in named]
+
+
+def read_folder(name: str, folder: Path, prompts: Sequence[str]) -> PictureFolder:
+    """Opens one folder; as `read_folders`."""
+    _require_all(folder, prompts)
+    digest, sizes = hashlib.sha256(), {}
+    for prompt in progress_bar(prompts, desc=f"pictures of {name}", unit="picture"):
+        content = _checked(folder, prompt)
+        sizes[prompt] = len(content)
+        digest.update(f"{prompt} {len(content)} ".encode() + hashlib.sha256(content).digest())
+    return PictureFolder(name, folder, digest.hexdigest(), sizes)
 
 
 def _named(text: str) -> tuple[str, Path]:
@@ -125,17 +126,17 @@ def _checked(folder: Path, prompt: str) -> bytes:
         content = _read(folder, prompt)
         without_metadata(content)  # else a file that was cut would be found by a rater
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the sides are checked here
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here
             with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
                 sides = picture.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or ("is no PNG" if "identify" in str(error) else str(error))
         raise ConfigError(f"--images = {shown(str(path))}: {reason}. Replace it by a PNG.") from error
     require(
-        max(sides) <= MOST_SIDE,
+        math.prod(sides) <= MOST_PIXELS,
         field="--images",
         value=str(path),
-        rule=f"is {sides[0]} x {sides[1]} pixels, where a side has {MOST_SIDE} at most",
+        rule=f"has {sides[0]} x {sides[1]} pixels, where a picture has {MOST_PIXELS} at most",
         remedy="Make it smaller",
     )
     return content
@@ -143,7 +144,12 @@ def _checked(folder: Path, prompt: str) -> bytes:
 
 def _read(folder: Path, prompt: str) -> bytes:
     """Reads a picture, which is a file of the folder itself: no link, device or pipe."""
-    handle = os.open(folder / f"{prompt}.png", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        handle = os.open(folder / f"{prompt}.png", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(0, "is a link, which may lead out of the folder") from error
+        raise
     with open(handle, "rb") as file:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from nami_jax.config import ConfigError, nearest, require
+from nami_jax.config import nearest, require
 from nami_jax.files.disk import written_whole
 from nami_jax.files.output_folder import make_folder
 from nami_jax.nami1k.ballots import read_ballots
@@ -34,17 +34,14 @@ def main(argv: list[str]) -> None:
     """Reads the votes, and writes and prints what they say."""
     del argv
     args = flags.FLAGS
-    try:
-        weights = parse_weights(args.weights)
-        prompts = read_prompts(None if args.prompts is None else Path(args.prompts))
-        report = make_report(read_ballots(Path(args.votes), prompts.digest), prompts, weights, args.draws)
-        out = Path(args.out)
-        make_folder(out, field="--out")
-        for name, text in (("report.json", json.dumps(report, indent=1) + "\n"), ("report.html", make_page(report))):
-            with written_whole(out / name) as path:
-                path.write_text(text)
-    except ConfigError as error:
-        raise SystemExit(f"error: {error}") from error
+    weights = parse_weights(args.weights)
+    prompts = read_prompts(None if args.prompts is None else Path(args.prompts))
+    report = make_report(read_ballots(Path(args.votes), prompts.digest), prompts, weights, args.draws)
+    out = Path(args.out)
+    make_folder(out, field="--out")
+    for name, text in (("report.json", json.dumps(report, indent=1) + "\n"), ("report.html", make_page(report))):
+        with written_whole(out / name) as path:
+            path.write_text(text)
     if report["simulated"]:
         print(f"simulated votes, which say nothing about people: {'; '.join(report['simulated'])}")
     for row in sorted(report["scores"]["overall"], key=lambda row: -row["value"]):

@@ -42,23 +42,20 @@ def main(argv: list[str]) -> None:
     """Opens everything, prints the links, and serves until it is stopped."""
     del argv
     args = flags.FLAGS
-    try:
-        prompts = read_prompts(None if args.prompts is None else Path(args.prompts))
-        folders = read_folders(args.images, [prompt.id for prompt in prompts.prompts])
-        models = {folder.name: folder.digest for folder in folders}
-        with contextlib.closing(open_votes(Path(args.votes), prompts.digest, models)) as votes:
-            listening = _listen(args.host, args.port)
-            address = args.address or f"http://{_host(args.host)}:{listening.getsockname()[1]}"
-            _give_links(votes, args.raters, args.renew, address.rstrip("/"))
-            arena = Arena(votes, prompts, folders, args.votes_each)
-            pairs = len(folders) * (len(folders) - 1) // 2 * len(prompts.prompts)
-            print(
-                f"{len(folders)} models, {len(prompts.prompts)} prompts: {pairs} pairs. Serving on {address}",
-                flush=True,
-            )
-            _serve(arena, args.votes_per_minute, listening)
-    except ConfigError as error:
-        raise SystemExit(f"error: {error}") from error
+    prompts = read_prompts(None if args.prompts is None else Path(args.prompts))
+    folders = read_folders(args.images, [prompt.id for prompt in prompts.prompts])
+    models = {folder.name: folder.digest for folder in folders}
+    with contextlib.closing(open_votes(Path(args.votes), prompts.digest, models)) as votes:
+        listening = _listen(args.host, args.port)
+        address = args.address or f"http://{_host(args.host)}:{listening.getsockname()[1]}"
+        _give_links(votes, args.raters, args.renew, address.rstrip("/"))
+        arena = Arena(votes, prompts, folders, args.votes_each)
+        pairs = len(folders) * (len(folders) - 1) // 2 * len(prompts.prompts)
+        print(
+            f"{len(folders)} models, {len(prompts.prompts)} prompts: {pairs} pairs. Serving on {address}",
+            flush=True,
+        )
+        _serve(arena, args.votes_per_minute, listening)
 
 
 def _host(host: str) -> str:

@@ -43,7 +43,7 @@ def test_votes_become_a_page_and_json(tmp_path):
     assert found["self_agreement"]["overall"]["opposite"] == 0
     assert (tmp_path / "report" / "report.html").read_text().startswith("<!doctype html>")
     failed = report("--votes", files.votes, "--out", tmp_path / "other")
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert "is on the prompt set" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert not (tmp_path / "other").exists()

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,11 @@ class Files:
         own = [f"--prompts={self.prompts}", f"--votes={self.votes}"]
         return [sys.executable, "-m", "nami_jax.nami1k", "serve", *given, *own, *map(str, flags)]
 
-    def start(self, *flags: Any) -> str:
-        """Starts the server, waits until it serves, and returns its address."""
+    def start(self, *flags: Any, within: Callable[[list[str]], list[str]] = list) -> str:
+        """Starts the server, waits until it serves, and returns its address; `within` changes the command."""
+        command = within(self.command(*flags))
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(*flags), stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
-            )
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
         assert self.process.stdout is not None
         for line in self.process.stdout:
             with self.log.open("a") as log:
