@@ -118,8 +118,9 @@ class Pairing:
         row, column = cell
         lean = int(self._leaning_of[rater][column]) if rater in self._leaning_of else 0
         lean = lean or int(np.sign(self._leaning[column]))
-        sides = self.pairs[column] if dice.random() < 0.5 - lean / 4 else self.pairs[column][::-1]
-        return Showing(kind, self.prompts[row], *sides)
+        first, second = self.pairs[column]
+        left, right = (first, second) if dice.random() < 0.5 - lean / 4 else (second, first)
+        return Showing(kind, self.prompts[row], left, right)
 
     def _next_check(self, rater: int, place: int, dice: random.Random) -> Showing | None:
         model, spoiled = dice.randrange(self.models), dice.choice(("left", "right"))

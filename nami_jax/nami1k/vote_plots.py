@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's own colour of text
 COLOURS = ("#3b82c4", "#d68910", "#2e9e6b", "#c0503f", "#8e6bbf", "#7a8b99", "#b5679a", "#8a9a2e")
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "votes",
     "font.family": "sans-serif",

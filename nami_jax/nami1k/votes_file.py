@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 
 from nami_jax.config import ConfigError, shown
 from nami_jax.files.disk import lock
-from nami_jax.nami1k.questions import ANSWERS, AXES
+from nami_jax.nami1k.questions import ANSWERS, AXES, Answer, Axis
 
 VERSION = 1
 APPLICATION = 0x4E314B56  # "N1KV", by which SQLite's `application_id` knows the file
@@ -100,7 +100,7 @@ class Assignment:
 class Vote:
     """Answers by axis, in which language the prompt was read, and how long it took."""
 
-    answers: Mapping[str, str]
+    answers: Mapping[Axis, Answer]
     language: str
     milliseconds: int
 
@@ -242,7 +242,8 @@ _COLUMNS = "sequence, id, rater, place, kind, prompt, left, right, spoiled, othe
 
 
 def _assignment(row: tuple) -> Assignment:
-    return Assignment(*row[:4], Showing(*row[4:]))
+    sequence, name, rater, place, *shown = row
+    return Assignment(sequence, name, rater, place, Showing(*shown))
 
 
 def open_votes(path: Path, prompts: str, models: Mapping[str, str]) -> VotesFile:

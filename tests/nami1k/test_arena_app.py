@@ -20,7 +20,7 @@ def arena(tmp_path):
     arena.votes.close()
 
 
-def client_of(arena, token="token-one", **limits):
+def client_of(arena, token: str | None = "token-one", **limits):
     client = TestClient(make_app(arena, **limits), base_url="http://arena.test")
     if token:
         assert client.get(f"/r/{token}", follow_redirects=False).status_code == 303
@@ -201,10 +201,9 @@ def test_a_full_disk_answers_503_in_plain_words_and_keeps_what_is_stored(arena):
     task = client.get("/api/tasks").json()["waiting"][0]
     db = arena.votes._connection
     db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
-    for revision in range(1000):
-        answer = client.post("/api/votes", json=vote(task, revision=revision))
-        if answer.status_code != 200:
-            break
+    revision = 0
+    while (answer := client.post("/api/votes", json=vote(task, revision=revision))).status_code == 200:
+        revision += 1
     assert answer.status_code == 503
     assert "disk is full" in answer.json()["error"]
     assert count(arena) == revision > 0

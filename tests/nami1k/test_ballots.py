@@ -28,7 +28,7 @@ def fill(votes):
     votes.assign(other.rater, 1, Showing("pair", "p3", 0, 1))  # no vote
     votes.store(again, 0, Vote(ANSWERS, "en", 100))
     votes.store(first, 0, Vote(ANSWERS, "en", 100))
-    votes.store(first, 1, Vote(ANSWERS | {"overall": "both_bad"}, "zh", 200))
+    votes.store(first, 1, Vote({**ANSWERS, "overall": "both_bad"}, "zh", 200))
     votes.store(check, 0, Vote(ANSWERS, "en", 300))
 
 

@@ -25,7 +25,9 @@ def test_votes_become_a_page_and_json(tmp_path):
         rater = arena.votes.add_rater(name, name)
         for _ in range(30):
             task = arena.tasks(rater)["waiting"][0]
-            showing = arena.votes.find(rater.rater, task["id"]).showing
+            assignment = arena.votes.find(rater.rater, task["id"])
+            assert assignment is not None
+            showing = assignment.showing
             good = "right" if showing.spoiled == "left" or (not showing.spoiled and showing.right == 1) else "left"
             form = {**task, "answers": dict.fromkeys(ANSWERS, good), "language": "en", "milliseconds": 2000}
             del form["prompt"]

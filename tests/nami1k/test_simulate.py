@@ -63,7 +63,7 @@ def test_votes_go_through_the_arena_and_are_called_simulated(tmp_path):
     prompts = read_prompts(files.prompts)
     report = make_report(read_ballots(files.votes, prompts.digest), prompts, {"overall": 1.0}, draws=50)
     assert report["simulated"] == ["by an angle"]
-    assert report["votes"]["all"] == count > 12
+    assert report["votes"]["all"] == count >= 12
     assert report["raters"][0]["failed"] == 0
     assert report["scores"]["overall"][0]["value"] > 90
 

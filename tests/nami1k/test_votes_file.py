@@ -10,7 +10,7 @@ from tests.support.arena import ANSWERS
 
 MODELS = {"A": "digest of A", "B": "digest of B"}
 VOTE = Vote(ANSWERS, "en", 1200)
-OTHER = Vote(ANSWERS | {"overall": "tie"}, "zh", 800)
+OTHER = Vote({**ANSWERS, "overall": "tie"}, "zh", 800)
 
 
 @pytest.fixture

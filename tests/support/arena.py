@@ -17,11 +17,12 @@ from PIL.PngImagePlugin import PngInfo
 from nami_jax.nami1k.arena_app import Arena
 from nami_jax.nami1k.picture_folders import read_folders
 from nami_jax.nami1k.prompt_set import read_prompts
+from nami_jax.nami1k.questions import AXES, Answer, Axis
 from nami_jax.nami1k.votes_file import open_votes
 from tests.support.paths import ROOT
 
 SERVING = re.compile(r"Serving on (http://[\w.]+:(\d+))")
-ANSWERS = dict.fromkeys(("relevance", "coherence", "aesthetics", "realism", "overall"), "left")
+ANSWERS: dict[Axis, Answer] = dict.fromkeys(AXES, "left")
 
 
 def write_prompts(path: Path, count: int) -> Path:

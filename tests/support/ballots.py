@@ -21,19 +21,22 @@ def made_ballots(
     kinds = kinds or [("pair", -1, -1)] * len(votes)
     answers = [[vote[4]] * len(AXES) if isinstance(vote[4], str) else vote[4] for vote in votes]
     raters, prompts = (1 + max(vote[i] for vote in votes) for i in (0, 1))
-    columns = [np.array([vote[i] for vote in votes]) for i in range(4)]
+    rater, prompt, left, right = (np.array([vote[i] for vote in votes]) for i in range(4))
     return Ballots(
-        tuple(models),
-        tuple(f"p{i:03}" for i in range(prompts)),
-        tuple(f"rater-{i:02}" for i in range(raters)),
-        (simulated,) * raters,
-        np.arange(len(votes)),
-        *columns,
-        np.array([kind for kind, _, _ in kinds]),
-        np.array([spoiled for _, spoiled, _ in kinds]),
-        np.array([repeats for _, _, repeats in kinds]),
-        np.array([[ANSWERS.index(answer) for answer in row] for row in answers]),
-        np.full(len(votes), 4000),
+        models=tuple(models),
+        prompts=tuple(f"p{i:03}" for i in range(prompts)),
+        raters=tuple(f"rater-{i:02}" for i in range(raters)),
+        simulated=(simulated,) * raters,
+        sequence=np.arange(len(votes)),
+        rater=rater,
+        prompt=prompt,
+        left=left,
+        right=right,
+        kind=np.array([kind for kind, _, _ in kinds]),
+        spoiled=np.array([spoiled for _, spoiled, _ in kinds]),
+        repeats=np.array([repeats for _, _, repeats in kinds]),
+        answers=np.array([[ANSWERS.index(answer) for answer in row] for row in answers]),
+        milliseconds=np.full(len(votes), 4000),
     )
 
 
