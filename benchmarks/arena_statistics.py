@@ -26,9 +26,9 @@ from nami_jax.files.output_folder import make_folder
 from nami_jax.nami1k.ballots import LEFT, RIGHT, TIE, Ballots
 from nami_jax.nami1k.pairing import Pairing
 from nami_jax.nami1k.questions import ANSWERS, AXES
+from nami_jax.nami1k.showings import Assignment
 from nami_jax.nami1k.strengths import points
 from nami_jax.nami1k.vote_statistics import Statement, one_axis, state_scores, state_side_bias
-from nami_jax.nami1k.votes_file import Assignment
 from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.terminal.progress import progress_bar

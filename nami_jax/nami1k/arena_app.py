@@ -29,7 +29,8 @@ from nami_jax.nami1k.pairing import Pairing, rebuilt
 from nami_jax.nami1k.picture_folders import PictureFolder, noised
 from nami_jax.nami1k.prompt_set import PromptSet
 from nami_jax.nami1k.questions import AXES, Answer, Axis
-from nami_jax.nami1k.votes_file import SIDES, Assignment, Rater, Vote, VoteConflictError, VotesFile
+from nami_jax.nami1k.showings import SIDES, Assignment
+from nami_jax.nami1k.votes_file import Rater, Vote, VoteConflictError, VotesFile
 
 PAGES = Path(__file__).with_name("pages")
 KINDS_OF_PAGE = {"arena.css": "text/css", "arena.js": "text/javascript", "arena.svg": "image/svg+xml"}
@@ -69,15 +70,11 @@ class Arena:
         self.votes, self.folders, self.votes_each = votes, folders, votes_each
         self.prompts = {prompt.id: prompt for prompt in prompts.prompts}
         self._turn, self._drawing = threading.Lock(), threading.Lock()
-        overall = {}
-        assignments = votes.assignments()
-        for assignment in assignments:
-            if revisions := votes.votes_on(assignment):
-                overall[assignment.sequence] = revisions[-1].answers["overall"]
-        self._pairing = rebuilt(Pairing(tuple(self.prompts), len(folders), votes.seed), assignments, overall)
+        pairing = Pairing(tuple(self.prompts), len(folders), votes.seed)
+        self._pairing = rebuilt(pairing, votes.assignments(), votes.final_answers("overall"))
 
     def tasks(self, rater: Rater) -> dict[str, Any]:
-        """Returns what a rater's page shows next and how far he is; gives out what is missing."""
+        """Returns what a rater's page shows next and how far they are; gives out what is missing."""
         with self._turn:
             waiting = self.votes.unanswered(rater.rater)
             given, done = self.votes.places(rater.rater)
@@ -100,7 +97,7 @@ class Arena:
         return {"done": done, "of": of, "waiting": [self._task(assignment) for assignment in waiting]}
 
     def answered(self, rater: Rater, back: int) -> dict[str, Any] | None:
-        """Returns the `back`th last assignment that a rater voted on, with his answers, to correct them."""
+        """Returns the `back`th last assignment that a rater voted on, with the answers, to correct them."""
         assignment = self.votes.answered(rater.rater, back)
         return None if assignment is None else self._task(assignment)
 
@@ -118,7 +115,7 @@ class Arena:
         return True
 
     def picture(self, rater: Rater, name: str, side: str) -> bytes | None:
-        """Returns the picture on one side of a rater's assignment as PNG, or None if it is none of his."""
+        """Returns the picture on one side of a rater's assignment as PNG, or None if it is not theirs."""
         assignment = self.votes.find(rater.rater, name)
         if assignment is None:
             return None

@@ -9,7 +9,8 @@ import numpy as np
 
 from nami_jax.config import ConfigError, shown
 from nami_jax.nami1k.questions import ANSWERS, AXES
-from nami_jax.nami1k.votes_file import SIDES, require_prompts, require_votes_file
+from nami_jax.nami1k.showings import SIDES
+from nami_jax.nami1k.votes_file import require_prompts, require_votes_file
 
 COUNTED = ("pair", "shared")  # kinds of showings whose votes count towards scores
 LEFT, RIGHT, TIE, BOTH_BAD = range(4)  # indices of ANSWERS

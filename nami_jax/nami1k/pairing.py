@@ -4,7 +4,7 @@ Of all pairs of models the one comes next that has been shown least for its weig
 shown least with it. A pair's weight is 1 + 4 p (1 - p), where p is how often its first model was preferred so far: so a
 pair that is even is shown up to twice as often as one whose winner is plain, and within a pair all prompts are seen
 evenly. What else stands in a rater's row, twenty places at a time in an order of its own: two pairs that all raters
-get, from which their agreement is known, one attention check, and one pair of his own again with its sides swapped.
+get, from which their agreement is known, one attention check, and one pair of their own again with its sides swapped.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from nami_jax.nami1k.votes_file import Assignment, Showing
+from nami_jax.nami1k.showings import Assignment, Showing
 
 BLOCK = 20  # places that are planned together
 PLAN = ("shared", "shared", "check", "repeat", *["pair"] * (BLOCK - 4))
@@ -71,7 +71,7 @@ class Pairing:
         self.tally[column] += times * np.array([half, 1 - half])
 
     def next(self, rater: int, place: int) -> Showing | None:
-        """Returns what a rater is shown at a place of his row; None if he has seen all pairs."""
+        """Returns what a rater is shown at a place of their row; None if they have seen all pairs."""
         dice = random.Random(f"{self._seed}:{rater}:{place}")
         kind = self._planned(rater, place)
         found = None

@@ -1,4 +1,4 @@
-"""What votes say of the raters: attention checks, who is set aside, who agrees with others and with himself."""
+"""What votes say of the raters: attention checks, who is set aside, who agrees with others and with themselves."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ import pandas as pd
 from nami_jax.nami1k.ballots import BOTH_BAD, COUNTED, LEFT, RIGHT, Ballots
 from nami_jax.nami1k.questions import AXES
 
-FAILED_SHARE = 0.25  # of a rater's checks; above it, and with two failures at least, he is set aside
+FAILED_SHARE = 0.25  # of a rater's checks; above it, and with two failures at least, a rater is set aside
 FAILED_LEAST = 2
 
 

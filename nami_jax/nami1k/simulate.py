@@ -18,7 +18,8 @@ from nami_jax.nami1k.arena_app import Arena, VoteForm
 from nami_jax.nami1k.picture_folders import PictureFolder, read_folder, read_folders
 from nami_jax.nami1k.prompt_set import read_prompts
 from nami_jax.nami1k.questions import AXES, Answer
-from nami_jax.nami1k.votes_file import Rater, Showing, open_votes
+from nami_jax.nami1k.showings import Showing
+from nami_jax.nami1k.votes_file import Rater, open_votes
 from nami_jax.terminal.progress import progress_bar
 
 FEATURES = "nami_jax.evaluation.feature_rows"
@@ -104,7 +105,7 @@ def main(argv: list[str]) -> None:
 
 
 def vote_all(arena: Arena, rater: Rater, voter: FeatureRater, rng: np.random.Generator) -> int:
-    """Lets a rater vote until his row ends, and returns how often he did."""
+    """Lets a rater vote until the row ends, and returns how many votes that were."""
     count = 0
     while waiting := arena.tasks(rater)["waiting"]:
         for task in waiting:

@@ -19,11 +19,10 @@ from typing import IO, Any, NamedTuple
 from nami_jax.config import ConfigError, shown
 from nami_jax.files.disk import lock
 from nami_jax.nami1k.questions import ANSWERS, AXES, Answer, Axis
+from nami_jax.nami1k.showings import KINDS, Assignment, Showing
 
 VERSION = 1
 APPLICATION = 0x4E314B56  # "N1KV", by which SQLite's `application_id` knows the file
-KINDS = ("pair", "shared", "repeat", "noised", "other_prompt")
-SIDES = ("left", "right")
 
 
 def _one_of(column: str, names: Sequence[str]) -> str:
@@ -59,41 +58,6 @@ class Rater(NamedTuple):
     rater: int
     name: str
     simulated: str | None
-
-
-@dataclass(frozen=True)
-class Showing:
-    """What is shown to a rater at one place of his row.
-
-    Attributes:
-        kind: "pair"; "shared", a pair that all raters get; "repeat", a pair of his again with its sides swapped;
-            "noised" or "other_prompt", where one side is spoiled.
-        prompt: its id.
-        left: number of the model whose picture is on the left.
-        right: that on the right; a spoiled pair has one model on both sides.
-        spoiled: the side that has noise over it, or another prompt's picture.
-        other_prompt: of which that picture is.
-        repeats: sequence number of the assignment that is shown again.
-    """
-
-    kind: str
-    prompt: str
-    left: int
-    right: int
-    spoiled: str | None = None
-    other_prompt: str | None = None
-    repeats: int | None = None
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A showing that was given to a rater: its sequence number, opaque id, and place in the rater's row from 0."""
-
-    sequence: int
-    id: str
-    rater: int
-    place: int
-    showing: Showing
 
 
 @dataclass(frozen=True)
@@ -165,6 +129,10 @@ class VotesFile:
     def assignments(self) -> list[Assignment]:
         """Returns all assignments in the order in which they were made."""
         return [_assignment(row) for row in self._rows(f"SELECT {_COLUMNS} FROM assignments ORDER BY sequence")]
+
+    def final_answers(self, axis: Axis) -> dict[int, Answer]:
+        """Returns what counts on one axis, by the assignment's sequence number."""
+        return dict(self._rows(f"SELECT assignment, {axis} FROM final_votes"))
 
     def find(self, rater: int, name: str) -> Assignment | None:
         """Returns a rater's assignment by its id; nobody else's."""

@@ -7,7 +7,8 @@ import pytest
 
 from nami_jax.config import ConfigError
 from nami_jax.nami1k.ballots import BOTH_BAD, LEFT, read_ballots
-from nami_jax.nami1k.votes_file import Showing, Vote, open_votes
+from nami_jax.nami1k.showings import Showing
+from nami_jax.nami1k.votes_file import Vote, open_votes
 from tests.support.arena import ANSWERS
 
 MODELS = {"A": "a", "B": "b", "C": "c"}

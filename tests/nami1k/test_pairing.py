@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nami_jax.nami1k.pairing import BLOCK, Pairing, rebuilt
-from nami_jax.nami1k.votes_file import Assignment, Showing
+from nami_jax.nami1k.showings import Assignment, Showing
 
 PROMPTS = [f"p{i}" for i in range(60)]
 

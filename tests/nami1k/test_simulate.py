@@ -7,9 +7,9 @@ import pytest
 
 from nami_jax.nami1k.ballots import read_ballots
 from nami_jax.nami1k.prompt_set import read_prompts
+from nami_jax.nami1k.showings import Showing
 from nami_jax.nami1k.simulate import FeatureRater, vote_all
 from nami_jax.nami1k.vote_report import make_report
-from nami_jax.nami1k.votes_file import Showing
 from tests.support.arena import Files, write_pictures
 from tests.support.paths import ROOT
 

@@ -5,7 +5,8 @@ import sqlite3
 import pytest
 
 from nami_jax.config import ConfigError
-from nami_jax.nami1k.votes_file import Showing, Vote, VoteConflictError, open_votes, token_hash
+from nami_jax.nami1k.showings import Showing
+from nami_jax.nami1k.votes_file import Vote, VoteConflictError, open_votes, token_hash
 from tests.support.arena import ANSWERS
 
 MODELS = {"A": "digest of A", "B": "digest of B"}
