@@ -3,11 +3,13 @@
 import re
 import time
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from nami_jax.nami1k.arena_app import PAGES, make_app
+from nami_jax.nami1k.arena_app import PAGES, Arena, make_app
 from nami_jax.nami1k.guarding import HEADERS
+from nami_jax.nami1k.prompt_set import PromptSet
 from tests.support.arena import ANSWERS, Files
 
 
@@ -58,6 +60,23 @@ def test_a_vote_sent_twice_is_one_and_another_answer_is_a_conflict(arena):
     changed = client.post("/api/votes", json=vote(task, answers=ANSWERS | {"overall": "tie"}))
     assert changed.status_code == 409
     assert count(arena) == 1
+
+
+def test_what_comes_next_follows_the_votes_over_a_restart(arena):
+    client = client_of(arena)
+    for _ in range(6):
+        task = client.get("/api/tasks").json()["waiting"][0]
+        client.post("/api/votes", json=vote(task))
+    client.post("/api/votes", json=vote(client.get("/api/answered/2").json(), answers=ANSWERS | {"overall": "right"}))
+    tally = np.zeros(2)
+    for assignment in arena.votes.assignments():
+        revisions = arena.votes.votes_on(assignment)
+        if revisions and assignment.showing.kind in ("pair", "shared"):
+            winner = getattr(assignment.showing, revisions[-1].answers["overall"])
+            tally[winner] += 1
+    assert arena._pairing.tally.tolist() == [tally.tolist()]
+    again = Arena(arena.votes, PromptSet(tuple(arena.prompts.values()), ""), arena.folders, 10)
+    assert again._pairing.tally.tolist() == [tally.tolist()]
 
 
 def test_undo_shows_earlier_answers_and_stores_a_revision(arena):

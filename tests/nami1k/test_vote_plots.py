@@ -14,7 +14,7 @@ def test_scores_in_the_colour_of_the_page():
     assert "currentColor" in text
     assert INK not in text
     for name in ("cost $5 and $6", "模型", "tag_$a$ (30)"):
-        assert name in text
+        assert f">{name}</text>" in text
     assert text == draw_scores({"overall": ROWS, "tag_$a$ (30)": ROWS})
 
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,23 +74,20 @@ class Files:
 
     def start(self, *flags: Any, within: Callable[[list[str]], list[str]] = list) -> str:
         """Starts the server, waits until it serves, and returns its address; `within` changes the command."""
-        command = within(self.command(*flags))
+        before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self.log.open("a") as log:
-                log.write(line)
-            if found := SERVING.search(line):
+            self.process = subprocess.Popen(within(self.command(*flags)), stdout=log, stderr=log, cwd=ROOT)
+        while True:
+            ended, said = self.process.poll() is not None, self.log.read_text()[before:]
+            if found := SERVING.search(said):
                 return found[1]
-        raise AssertionError(self.log.read_text())
+            assert not ended, said
+            time.sleep(0.02)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         if self.process is not None:
             os.kill(self.process.pid, how)
             self.process.wait()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
             self.process = None
 
     def links(self) -> dict[str, str]:
