@@ -24,7 +24,7 @@ class Voter(threading.Thread):
         self._dice = random.Random(seed)
         self.confirmed: dict[tuple[str, int], tuple] = {}
         self.sent: dict[tuple[str, int], tuple] = {}
-        self.again = 0
+        self.again = self.asked_again = 0
 
     def run(self) -> None:
         with httpx.Client(base_url=self._address, timeout=20) as client:
@@ -41,6 +41,7 @@ class Voter(threading.Thread):
                     "milliseconds": 1,
                 }
                 name = (task["id"], task["revision"])
+                self.asked_again += name in self.confirmed
                 self.sent[name] = tuple(answers.values())
                 said = self._until_answered(lambda vote=vote: client.post("/api/votes", json=vote))
                 if said:
@@ -102,6 +103,7 @@ def test_kills_lose_and_double_no_vote(tmp_path, kills):
     print(f"{len(confirmed)} votes confirmed, {len(stored)} stored; sent again {sum(v.again for v in voters)} times")
     assert len(stored) == len(rows)  # none doubled
     assert stored.items() >= confirmed.items()  # none lost
+    assert not sum(voter.asked_again for voter in voters)  # for what was confirmed
     assert sent.items() >= stored.items()  # none changed
     assert len(set(counts)) > kills // 2  # and votes came in between the kills
     assert len(confirmed) > counts[-1]
