@@ -182,6 +182,21 @@ def test_on_a_phone(browser, files):
         assert answers(files) == [[RIGHT] * 5]
 
 
+def test_a_long_prompt_is_shown_whole_and_a_tap_folds_it(browser, files):
+    files.prompts.write_text(files.prompts.read_text().replace(" number ", f" number{' word' * 110} "))
+    address = files.start("--port=0", "--raters=1")
+    for size in (WIDE, PHONE):
+        with opened(browser, address, files.links()["rater-01"], size) as page:
+            page.keyboard.press("Enter")
+            ready(page)
+            assert page.locator("#prompt").evaluate("element => element.scrollHeight <= element.clientHeight")
+            assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+            if size == PHONE:
+                page.click("#prompt")
+                assert page.locator("#prompt").bounding_box()["height"] < 100
+                assert page.evaluate("document.documentElement.scrollHeight") <= 844
+
+
 def test_pictures_of_unlike_sizes_are_shown_at_one_size_and_the_next_are_there(browser, files):
     address = files.start("--port=0", "--raters=1")
     with opened(browser, address, files.links()["rater-01"]) as page:

@@ -13,6 +13,7 @@ const TEXTS = {
       "You are not told which program drew which, and the sides change.",
     choices: "Answer “Same” if they are equally good, and “Both bad” if neither will do. Some pairs come twice, and in some " +
       "one picture is spoiled: they tell whether answers can be relied on.",
+    taps: "A tap on a picture makes both larger; one on a long text folds it.",
     stored: "Your answers are stored with the language that you read and the time that each took. Your name is not.",
     begin: "Begin", back: "Back", next: "Next", left: "Left", right: "Right", tie: "Same", both_bad: "Both bad",
     thanks: "That was all. Thank you! You may close this page.",
@@ -37,6 +38,7 @@ const TEXTS = {
     title: "两张图，五个问题",
     task: "两个程序根据图片上方的文字各画了一张图。请看完两张图，选出更好的一张。您不会知道哪张出自哪个程序，左右位置也会变化。",
     choices: "一样好请选“一样”，两张都不行请选“都差”。有些图会出现两次，有些图中有一张被故意弄坏，用来确认回答是否可靠。",
+    taps: "点一下图片可放大两张图；点一下长文字可将其折叠。",
     stored: "我们会保存您的回答、阅读的语言和所用的时间，不保存您的姓名。",
     begin: "开始", back: "返回", next: "下一组", left: "左边", right: "右边", tie: "一样", both_bad: "都差",
     thanks: "全部完成，谢谢！现在可以关闭本页。",
@@ -100,6 +102,7 @@ async function show(next) {
   if (task && !drafts.has(task.id)) drafts.set(task.id, { ...task.answers });
   axis = task ? Math.max(0, AXES.findIndex((name) => !answers()[name])) : 0;
   zoom(0);
+  at("prompt").classList.remove("folded");
   draw();
   if (task) await load();
 }
@@ -143,7 +146,7 @@ function draw() {
   const prompt = task.prompt[language] || task.prompt.en;
   at("prompt").textContent = prompt;
   at("prompt").lang = task.prompt[language] ? language : "en";
-  at("prompt").className = prompt.length > 220 || (language === "zh" && prompt.length > 90) ? "long" : "";
+  at("prompt").classList.toggle("long", prompt.length > (at("prompt").lang === "zh" ? 90 : 220));
   at("left").alt = texts.left;
   at("right").alt = texts.right;
   at("panes").classList.toggle("loading", !ready);
@@ -309,6 +312,9 @@ for (const side of ["left", "right"]) {
   at(side).draggable = false;
 }
 at("panes").addEventListener("pointermove", point);
+at("prompt").addEventListener("click", () => {
+  if (!getSelection().toString()) at("prompt").classList.toggle("folded");
+});
 at("next").addEventListener("click", next);
 at("back").addEventListener("click", () => step(1));
 at("language").addEventListener("click", speak);
