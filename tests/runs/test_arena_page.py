@@ -182,6 +182,16 @@ def test_on_a_phone(browser, files):
         assert answers(files) == [[RIGHT] * 5]
 
 
+def test_all_fits_into_the_window_of_a_laptop(browser, files):
+    address = files.start("--port=0", "--raters=1")
+    with opened(browser, address, files.links()["rater-01"], {"width": 1366, "height": 620}) as page:
+        page.keyboard.press("Enter")
+        ready(page)
+        assert page.evaluate("document.documentElement.scrollHeight") == 620
+        assert page.locator("#panel").evaluate("panel => panel.scrollHeight <= panel.clientHeight")
+        assert page.locator("#left").bounding_box()["width"] > 400
+
+
 def test_a_long_prompt_is_shown_whole_and_a_tap_folds_it(browser, files):
     files.prompts.write_text(files.prompts.read_text().replace(" number ", f" number{' word' * 110} "))
     address = files.start("--port=0", "--raters=1")
