@@ -15,7 +15,7 @@ Miller, "Robust inference with multiway clustering", JBES 29 (2011); Owen, "The 
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import evalica
@@ -117,19 +117,28 @@ def two_way_spread(
     """
     rng = np.random.default_rng(seed)
     variances, freedoms = [], []
-    for clusters in (ballots.prompt, ballots.rater, np.arange(len(ballots))):
-        names, cluster = np.unique(clusters, return_inverse=True)
-        if len(names) < 2:
-            # One rater or prompt: it cannot be resampled, and what is found holds for it alone.
+    for table, numbers in _tables(columns, ballots, width):
+        total = int(numbers.sum())
+        if total < 2:  # one rater or prompt: it cannot be resampled, and what is found holds for it alone
             variances.append(None)
             continue
-        table = np.zeros((len(names), width))
-        np.add.at(table, (np.repeat(cluster, columns.shape[1]), columns.ravel()), 1)
-        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
-        drawn = statistic(times @ table)
-        variances.append(drawn.var(0, ddof=1) * len(names) / (len(names) - 1))
-        freedoms.append(len(names) - 1.0)
+        drawn = statistic(rng.multinomial(total, numbers / total, draws) @ table)
+        variances.append(drawn.var(0, ddof=1) * total / (total - 1))
+        freedoms.append(total - 1.0)
     return _joined(variances, freedoms)
+
+
+def _tables(columns: np.ndarray, ballots: Ballots, width: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields what is resampled, prompts, raters, votes: their counts (n, width), and how often each is there (n,)."""
+    for names in (ballots.prompt, ballots.rater):
+        distinct, cluster = np.unique(names, return_inverse=True)
+        table = np.zeros((len(distinct), width))
+        np.add.at(table, (cluster[:, None], columns), 1)
+        yield table, np.ones(len(distinct))
+    alike, numbers = np.unique(columns, axis=0, return_counts=True)
+    table = np.zeros((len(alike), width))
+    np.add.at(table, (np.arange(len(alike))[:, None], alike), 1)
+    yield table, numbers
 
 
 def _joined(variances: list, freedoms: list[float]) -> Spread:

@@ -56,14 +56,18 @@ def _warning(simulated: Sequence[str]) -> Iterator[str]:
 def _in_short(report: Mapping[str, Any], best: Mapping[str, Any]) -> Iterator[str]:
     votes, flip, power = report["votes"], report["flip"], report["power"]
     apart = [row for row in report["differences"] if row["told_apart"]]
+    raters = sum(record["votes"] > 0 and not record["set_aside"] for record in report["raters"])
+    few = " All intervals are over prompts alone, and say nothing of other raters." if raters == 1 else ""
     yield (
-        f"<p>{votes['counted']} votes count, on {votes['prompts_seen']} of {votes['prompts']} prompts. "
+        f"<p>{votes['counted']} votes by {raters} rater{'s' if raters > 1 else ''} count, on {votes['prompts_seen']} of "
+        f"{votes['prompts']} prompts. "
         f"<b>{e(best['model'])}</b> is first with {_points(best)} points. "
         f"{len(apart)} of {len(report['differences'])} pairs of models are told apart. "
         f"Without {flip['votes']} of the votes ({100 * flip['votes'] / flip['of']:.1f} %), chosen against "
         f"{e(flip['first'])}, {e(flip['rival'])} would be as good or better. Between {e(power['first'])} and "
         f"{e(power['second'])} an arena like this tells {power['smallest']:.1f} points; "
-        f"{power['goal']:g} points would take about {power['votes']} votes, with as many more prompts and raters.</p>"
+        f"{power['goal']:g} points would take about {power['votes']} votes, with as many more prompts and "
+        f"raters.{few}</p>"
     )
 
 

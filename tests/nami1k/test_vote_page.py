@@ -44,6 +44,16 @@ def test_simulated_votes_carry_a_warning(page):
     assert "a distance of &lt;features&gt;" in text
 
 
+def test_one_rater_is_no_people(page, tmp_path):
+    assert "votes by 4 raters count" in page()
+    assert "say nothing of other raters" not in page()
+    votes = [(0, prompt, 0, 1, "left") for prompt in range(20)]
+    prompts = read_prompts(tmp_path / "prompts.jsonl")
+    text = make_page(make_report(made_ballots(votes), prompts, {"overall": 1.0}, draws=50))
+    assert "votes by 1 rater count" in text
+    assert "say nothing of other raters" in text
+
+
 def test_the_caveat_and_who_is_set_aside_are_said(page):
     text = page()
     assert "Its weights are not known to us" in text
