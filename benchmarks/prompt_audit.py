@@ -3,27 +3,32 @@
 Plants 200 leaks, each of another prompt: 50 copied, 50 reordered, 50 paraphrased and 50 translated to Chinese and back,
 the last two by hand (tests/nami1k/leaks.jsonl). Among them stand captions that leak nothing: the other 800 prompts in
 both languages, of the same hand and topics, and the captions of the emoji data set. Prints recall and false alarms by
-kind, how the threshold of the embedding follows from 60 other paraphrases, and captions per second.
+kind, how the threshold of the embedding follows from 60 other paraphrases, and captions per second. Then audits changed
+copies of emoji (recompressed, smaller, darker, mirrored, cropped) against the emoji themselves.
 """
 
 import collections
+import io
 import json
 import random
 import re
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import app, flags
+from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.timing import about
 from nami_jax.data.emoji_captions.catalogue import catalogue
 from nami_jax.files.disk import written_whole
 from nami_jax.files.row_pipe import RowProcess
-from nami_jax.nami1k.audit import SENTENCES
+from nami_jax.nami1k.audit import FEATURES, SENTENCES
 from nami_jax.nami1k.caption_files import Caption
+from nami_jax.nami1k.image_copies import Features, find_copies
 from nami_jax.nami1k.leaks import ALIKE, FALSE_ALARMS, TextAudit, Vectors, audit_texts, in_vectors
 from nami_jax.nami1k.prompt_set import Prompt, PromptSet, read_prompts
 from nami_jax.planning.tables import table
@@ -31,6 +36,7 @@ from nami_jax.terminal.command_line import parse_flags
 
 TEXTS = Path(__file__).parent.parent / "tests" / "nami1k"
 BY_SCRIPT = 50  # leaks that are copied, and that are reordered
+PICTURES, CHANGED, SIDE = 300, 60, 144  # emoji that stand as training pictures, how many are copied, pixels
 COPIES = ("{}", "{}", "Stock image: {}", "{} | 1024 x 768", "wow!! {} #art", "{}")
 
 
@@ -147,6 +153,49 @@ def rate(prompts: PromptSet, vectors: Vectors | None, count: int) -> float:
     return count / (time.perf_counter() - start)
 
 
+def recompressed(image: Image.Image) -> Image.Image:
+    """Returns the picture after JPEG of quality 40."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=40)
+    return Image.open(file).convert("RGB")
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "the same": lambda image: image,
+    "JPEG of quality 40": recompressed,
+    "half the size": lambda image: image.resize((SIDE // 2, SIDE // 2)),
+    "a fifth darker": lambda image: ImageEnhance.Brightness(image).enhance(0.8),
+    "mirrored": ImageOps.mirror,
+    "cropped to 90 %": lambda image: image.crop((7, 7, SIDE - 7, SIDE - 7)),
+    "cropped to 80 %": lambda image: image.crop((14, 14, SIDE - 14, SIDE - 14)),
+}
+
+
+def prove_pictures(features: Features | None) -> list[dict[str, Any]]:
+    """Audits changed copies of emoji; returns for each change how many were found, and false pairs."""
+    drawn = [entry for entry in catalogue() if entry.category not in ("Flags", "Symbols")]
+    chosen = random.Random(0).sample(drawn, PICTURES)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        training = Path(folder) / "training"
+        training.mkdir()
+        pictures = []
+        for number, entry in enumerate(chosen):
+            art = Image.fromarray(entry.thumbnail).resize((SIDE, SIDE))
+            pictures.append(Image.alpha_composite(Image.new("RGBA", art.size, "white"), art).convert("RGB"))
+            pictures[-1].save(training / f"{number}.png")
+        for name, change in CHANGES.items():
+            generated = Path(folder) / name
+            generated.mkdir()
+            for number, picture in enumerate(pictures[:CHANGED]):
+                change(picture).save(generated / f"{number}.png")
+            copies = find_copies(generated, training, features).copies
+            same = [Path(copy.generated).name == Path(copy.training).name for copy in copies]
+            false_pairs = len(same) - sum(same)
+            rows.append({"change": name, "copies": CHANGED, "found": sum(same), "false_pairs": false_pairs})
+    return rows
+
+
 def show(result: Mapping[str, Any]) -> str:
     """Returns the tables."""
     rows = [
@@ -166,6 +215,8 @@ def show(result: Mapping[str, Any]) -> str:
         f"different prompts, {calibration['found']:.0%} of {calibration['paraphrases']} other paraphrases"
     )
     lines += [f"{name}: {value:.0f} captions a second" for name, value in result["captions_per_second"].items()]
+    rows = [(row["change"], *map(str, (row["copies"], row["found"], row["false_pairs"]))) for row in result["pictures"]]
+    lines += ["", table((f"copies among {PICTURES} emoji", "number", "found", "false pairs"), rows)]
     return "\n".join(lines)
 
 
@@ -179,8 +230,11 @@ def main(argv: Sequence[str]) -> None:
         rates = {"without embedding": rate(prompts, None, args.captions)}
         if args.embedded:
             rates["with embedding"] = rate(prompts, vectors, args.embedded)
+    with RowProcess(FEATURES) as features:
+        pictures = prove_pictures(features)
     numbers = {"captions": args.captions, "embedded": args.embedded}
     result = {"proof": proof, "calibration": calibration, "captions_per_second": rates, "timed": numbers}
+    result |= {"pictures": pictures}
     print(show(result))
     if args.out:
         with written_whole(Path(args.out)) as unfinished:

@@ -5,13 +5,14 @@ with a row of float32 for each text, in their order, as raw bytes. It first says
 asks chooses how many texts are on the way at once, and so how much memory both take.
 """
 
+import contextlib
 import json
 import os
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import IO, NoReturn, Self
 
 import numpy as np
 
@@ -54,17 +55,19 @@ class RowProcess:
         """
         self._module = module
         code = f"import {module}; {module}.main()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=False
-        )
+        command = [sys.executable, "-c", code]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._texts: IO[bytes] = self._process.stdin
+        self._rows: IO[bytes] = self._process.stdout
         (self.width,) = SIZE.unpack(self._read(SIZE.size))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Returns (n, width) float32 for n texts; raises `ConfigError` if the process has ended."""
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(list(texts)).encode() + b"\n")
-            self._process.stdin.flush()
+            self._texts.write(json.dumps(list(texts)).encode() + b"\n")
+            self._texts.flush()
         except BrokenPipeError:
             self._ended()
         answer = self._read(len(texts) * self.width * 4)
@@ -77,15 +80,20 @@ class RowProcess:
     def __exit__(self, *_: object) -> None:
         """Ends the process and waits for it."""
         self._process.kill()
-        self._process.communicate()
+        self._close()
 
     def _read(self, size: int) -> bytes:
-        assert self._process.stdout is not None
-        answer = self._process.stdout.read(size)
+        answer = self._rows.read(size)
         if len(answer) < size:
             self._ended()
         return answer
 
-    def _ended(self) -> None:
-        status = self._process.wait()
+    def _close(self) -> int:
+        for pipe in (self._texts, self._rows):
+            with contextlib.suppress(BrokenPipeError):  # what it has not read is flushed once more
+                pipe.close()
+        return self._process.wait()
+
+    def _ended(self) -> NoReturn:
+        status = self._close()
         raise ConfigError(f"{self._module} ended with status {status}: see what it printed above, and correct that.")

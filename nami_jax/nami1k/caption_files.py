@@ -28,7 +28,7 @@ class Caption(NamedTuple):
 
 
 def read_captions(path: Path, keys: tuple[str, ...] = KEYS) -> Iterator[Caption]:
-    """Yields the captions of a file or folder as they are read; empty ones are left out.
+    """Returns the captions of a file or folder, which are read as they are asked for; empty ones are left out.
 
     Args:
         path: a text file with one caption a line, JSON Lines of texts or objects, a Parquet file, or a folder with any
@@ -42,10 +42,7 @@ def read_captions(path: Path, keys: tuple[str, ...] = KEYS) -> Iterator[Caption]
     files = sorted(file for file in path.rglob("*") if file.suffix in KINDS) if path.is_dir() else [path]
     wrong = [file for file in files if file.suffix not in KINDS]
     require(bool(files) and not wrong, field="captions", value=str(path), rule="holds nothing to read", remedy=REMEDY)
-    for file in files:
-        for line, text in _texts(file, keys):
-            if text.strip():
-                yield Caption(text, str(file), line)
+    return (Caption(text, str(file), line) for file in files for line, text in _texts(file, keys) if text.strip())
 
 
 def in_chunks(captions: Iterable[Caption], size: int) -> Iterator[list[Caption]]:

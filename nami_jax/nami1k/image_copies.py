@@ -20,7 +20,7 @@ from nami_jax.data.images import BrokenImageError
 from nami_jax.nami1k.image_folder import open_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-NEAR_BITS = 6  # of 64 that may differ; of pictures that have nothing in common about 32 do
+NEAR_BITS = 8  # of 64 that may differ; of pictures that have nothing in common about 30 do
 ALIKE = 0.9  # cosine of features
 CHUNK = 64
 MOST_PAIRS = 10_000
