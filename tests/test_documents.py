@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,8 @@ from nami_jax.training.flags import parse_run_flags
 from tests.support.flags import defined
 from tests.support.paths import ROOT
 
-PAGES = ["README.md", "CONTRIBUTING.md", "launch/README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+BESIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "launch/README.md")
+PAGES = [*BESIDE, *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 PROGRAMS = re.compile(r"(make|python|nami-\w+|pip|bash|gcloud|xpk|sky|launch/\w+\.sh|\.venv/bin/\S+) ")
 COMMAND = re.compile(r"-m nami_jax\.(\w+)|\bnami-(\w+)")
 OTHERS = "not ours"
@@ -29,6 +29,7 @@ RUN_BY = {
     r"make test$": ".ci/run",  # a part of test-all
     r"make parity": "tests/live/test_nami_live.py",
     r"make gpu-check": "tests/test_plan.py",
+    r"make docs": "tests/test_site.py",
     r"make launch-check": "tests/live/test_launch_live.py",
     r"make train CONFIG=configs/(my_images|my_latents|emoji_latent)": "tests/runs/test_training_on_pixels.py",
     r"make train CONFIG=configs/(my_autoenc|autoenc)": "tests/training/autoencoder/test_autoencoder_task.py",
@@ -143,9 +144,3 @@ def test_each_command_has_flags_and_fields_that_exist(page, command, monkeypatch
         module: Any = importlib.import_module(home)
         with defined(module.define_flags):
             parse(arguments)
-
-
-def test_every_file_that_a_page_links_to_is_there():
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
-            assert (Path(ROOT / page).parent / target).exists(), f"{page}: {target}"

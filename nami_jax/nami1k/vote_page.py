@@ -59,8 +59,8 @@ def _in_short(report: Mapping[str, Any], best: Mapping[str, Any]) -> Iterator[st
     raters = sum(record["votes"] > 0 and not record["set_aside"] for record in report["raters"])
     few = " All intervals are over prompts alone, and say nothing of other raters." if raters == 1 else ""
     yield (
-        f"<p>{votes['counted']} votes by {raters} rater{'s' if raters > 1 else ''} count, on {votes['prompts_seen']} of "
-        f"{votes['prompts']} prompts. "
+        f"<p>{votes['counted']} votes by {raters} rater{'s' if raters > 1 else ''} count, on {votes['prompts_seen']} "
+        f"of {votes['prompts']} prompts. "
         f"<b>{e(best['model'])}</b> is first with {_points(best)} points. "
         f"{len(apart)} of {len(report['differences'])} pairs of models are told apart. "
         f"Without {flip['votes']} of the votes ({100 * flip['votes'] / flip['of']:.1f} %), chosen against "
