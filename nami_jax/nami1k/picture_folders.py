@@ -114,7 +114,7 @@ def _require_all(folder: Path, prompts: Sequence[str]) -> None:
         field="--images",
         value=str(folder),
         rule=f"lacks {len(missing)} of {len(prompts)} pictures: {', '.join(f'{name}.png' for name in missing[:5])}"
-        + (", ..." if len(missing) > 5 else ""),
+        + (" and more" if len(missing) > 5 else ""),
         remedy="Draw them, or give --prompts a file with those prompts only that all folders have",
     )
 

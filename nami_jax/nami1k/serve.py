@@ -17,7 +17,7 @@ from pathlib import Path
 import uvicorn
 from absl import flags
 
-from nami_jax.config import ConfigError, nearest, require
+from nami_jax.config import ConfigError, require
 from nami_jax.nami1k.arena_app import Arena, make_app
 from nami_jax.nami1k.picture_folders import read_folders
 from nami_jax.nami1k.prompt_set import read_prompts
@@ -80,7 +80,7 @@ def _give_links(votes: VotesFile, count: int, renew: Sequence[str], address: str
             field="--renew",
             value=name,
             rule="no rater is called so",
-            remedy=nearest(name, list(people)).strip(" ."),
+            remedy=f"There are: {', '.join(people) or 'none yet'}",
         )
     path, links = votes.path.with_name(f"{votes.path.name}.links.txt"), []
     try:
@@ -99,7 +99,7 @@ def _give_links(votes: VotesFile, count: int, renew: Sequence[str], address: str
             links.append(line)
     if sys.stdout.isatty():  # a log keeps no token
         print(*links, sep="\n")
-    print(f"{len(people) + len(links) - len(renew)} raters; their links are in {path}, which belongs to you alone.")
+    print(f"Raters: {len(people) + len(links) - len(renew)}. Their links are in {path}, which only you can read.")
 
 
 def _serve(arena: Arena, votes_per_minute: float, listening: socket.socket) -> None:
