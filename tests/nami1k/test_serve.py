@@ -38,6 +38,8 @@ def test_links_last_over_restarts_and_no_log_has_a_token(files):
         vote = {"id": task["id"], "revision": 0, "answers": ANSWERS, "language": "en", "milliseconds": 5}
         assert client.post("/api/votes", json=vote).json()["done"] == 1
         assert client.get("/r/wrong-token").status_code == 401
+        behind = client.get(links["rater-02"], headers={"X-Forwarded-Proto": "https"}, follow_redirects=False)
+        assert "; secure" in behind.headers["set-cookie"].lower()  # as a web server with HTTPS before it says
     files.stop()
     address = files.start("--raters=3", "--renew=rater-02", "--port=0")
     again = files.links()
