@@ -25,18 +25,27 @@ def test_simulated_raters_vote_by_the_arena_and_pass_its_checks():
     assert (counted.answers == 0).mean() > 0.9  # they lean to the left
 
 
-@pytest.mark.parametrize(
-    ("arenas", "low", "high"), [(12, 0.8, 1.0), pytest.param(200, 0.92, 0.98, marks=pytest.mark.slow)]
-)
-def test_intervals_hold_the_truth_as_often_as_they_say(arenas, low, high):
-    size = Size(100, 8, 60)
-    rows = list(check(World(side=0.6), size, arenas, draws=100))
-    found = {(row["interval"], row["of"]): row for row in summary(rows)}
+def found_in(world: World, size: Size, arenas: int, draws: int):
+    rows = list(check(world, size, arenas, draws))
+    return {(row["interval"], row["of"]): row for row in summary(rows)}
+
+
+def test_few_arenas_hold_the_truth_and_a_plain_bias_is_found():
+    found = found_in(World(side=0.6), Size(100, 8, 60), arenas=12, draws=100)
     for what in ("score", "difference", "side bias"):
-        assert low <= found["two-way", what]["coverage"] <= high, what
+        assert found["two-way", what]["coverage"] >= 0.8, what
         assert abs(found["two-way", what]["error"]) < 3
     assert found["independent", "score"]["coverage"] < found["two-way", "score"]["coverage"]
     assert found["two-way", "side bias"]["side found"] > 0.8
+
+
+@pytest.mark.slow  # what docs/nami-1k-arena.md says
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    found = found_in(World(), Size(), arenas=200, draws=200)
+    for what in ("score", "difference", "side bias"):
+        assert 0.92 <= found["two-way", what]["coverage"] <= 0.98, what
+        assert abs(found["two-way", what]["error"]) < 0.5
+    assert found["independent", "score"]["coverage"] < 0.9
 
 
 def test_the_command_leaves_its_figures(tmp_path):

@@ -82,16 +82,16 @@ def test_by_keyboard_alone(browser, files):
         page.keyboard.press(" ")
         wait_for_count(page, 2)
         assert answers(files) == [[LEFT, TIE, RIGHT, BOTH_BAD, RIGHT], [LEFT] * 4 + [TIE]]
-        now = page.inner_text("#prompt")
+        now = page.evaluate("task.id")
         page.keyboard.press("ArrowLeft")  # is kept while the pair before is mended
         page.keyboard.press("Backspace")
-        page.wait_for_function("text => document.getElementById('prompt').textContent !== text", arg=now)
+        page.wait_for_function("id => task.id !== id", arg=now)
         ready(page)
         assert page.locator("[aria-checked=true]").count() == 5
         page.keyboard.press("1")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
-        page.wait_for_function("text => document.getElementById('prompt').textContent === text", arg=now)
+        page.wait_for_function("id => task.id === id", arg=now)
         assert answers(files)[1] == [RIGHT] + [LEFT] * 3 + [TIE]
         assert page.inner_text("#count").startswith("2 /")
         assert page.locator("[aria-checked=true]").count() == 1
