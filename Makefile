@@ -35,7 +35,8 @@ READY_STYLES := $(VENV)/.ready-styles
 READY_PLAN := $(VENV)/.ready-plan
 READY_GPU_PLAN := $(VENV)/.ready-gpu-plan
 READY_DEV := $(VENV)/.ready-dev
-READY_TEST := $(READY_DEV) $(if $(findstring Linux x86_64,$(shell uname -sm)),$(READY_PLAN))
+READY_DOCS := $(VENV)/.ready-docs
+READY_TEST := $(READY_DEV) $(READY_DOCS) $(if $(findstring Linux x86_64,$(shell uname -sm)),$(READY_PLAN))
 READY_PARITY := $(VENV)/.ready-parity
 READY_LAUNCH := $(LAUNCH_VENV)/.ready
 TPU_COMPILER := $(VENV)/tpu_compiler
@@ -56,7 +57,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train sample styles prepare plan test test-all parity gpu-check launch-check lint format bench lock clean
+.PHONY: help train sample styles prepare plan docs docs-serve test test-all parity gpu-check launch-check lint format bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -75,6 +76,13 @@ prepare: $(READY_PREPARE)  ## prepare images and captions of SOURCE for CONFIG: 
 
 plan: $(if $(PLANS_GPUS),$(READY_GPU_PLAN),$(READY_PLAN))  ## plan a run of CONFIG on TOPOLOGY, e.g. v5e:16x16 or h100:8x4, without them: memory, time, cost
 	PYTHONPATH="$(if $(PLANS_GPUS),$(GPU_COMPILER),$(TPU_COMPILER))" $(BIN)/python -m nami_jax.plan --config "$(CONFIG)" --topology "$(TOPOLOGY)" $(ARGS)
+
+docs: $(READY_DOCS)  ## build these pages as a site into build/docs; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
+	@echo "Open build/docs/index.html, or run make docs-serve, whose pages can be searched."
+
+docs-serve: $(READY_DOCS)  ## show that site at 127.0.0.1:8000, and again whenever a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve $(ARGS)
 
 test: $(READY_TEST)  ## run the tests but the slow ones: 10 to 20 minutes on two cores; ARGS="-k jump" picks tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
@@ -107,7 +115,7 @@ bench: $(READY)  ## time sampling against the single-stage baseline, and the tra
 	$(BIN)/python -m benchmarks.train_step
 
 lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
-	@for extra in cuda tpu prepare styles dev; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load( \
+	@for extra in cuda tpu prepare styles dev docs; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load( \
 	  sys.stdin.buffer)["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra \
 	  < pyproject.toml > $(VENV)/$$extra.in; done
 	$(call resolve,$(VENV)/all.txt,--group weights --extra prepare pyproject.toml)
@@ -117,6 +125,7 @@ lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
 	$(call resolve,requirements-prepare.txt,$(VENV)/prepare.in -c requirements.txt)
 	$(call resolve,requirements-styles.txt,$(VENV)/styles.in)
 	$(call resolve,requirements-dev.txt,$(VENV)/dev.in -c requirements.txt -c requirements-prepare.txt -c requirements-styles.txt)
+	$(call resolve,requirements-docs.txt,$(VENV)/docs.in -c requirements.txt -c requirements-prepare.txt -c requirements-dev.txt)
 	@$(INSTALL) --no-deps -r requirements-styles.txt
 	@mkdir -p $(STYLES) && cp package.json $(STYLES) && rm -f $(STYLES)/package-lock.json
 	@$(call npm,install --package-lock-only) && cp $(STYLES)/package-lock.json .
@@ -185,6 +194,10 @@ $(READY_GPU_PLAN): $(READY) requirements-cuda.txt
 
 $(READY_DEV): $(READY_PREPARE) requirements-dev.txt
 	@$(INSTALL) --no-deps -r requirements-dev.txt
+	@touch $@
+
+$(READY_DOCS): $(READY) requirements-docs.txt
+	@$(INSTALL) --no-deps -r requirements-docs.txt
 	@touch $@
 
 $(READY_LAUNCH): requirements-launch.txt

@@ -25,8 +25,7 @@ from benchmarks.timing import about, interleave
 from benchmarks.train_step import Trainer
 from nami_jax.checkpoints.checkpoint import CheckpointError
 from nami_jax.checkpoints.orbax import mute_orbax
-from nami_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, MeshConfig, require
-from nami_jax.evaluation.evaluator import Evaluation
+from nami_jax.config import Config, ConfigError, EvaluationConfig, MeshConfig, require
 from nami_jax.evaluation.run_evaluation import evaluate
 from nami_jax.files.disk import written_whole
 from nami_jax.monitoring.flops import training_flops
@@ -107,7 +106,9 @@ class Bench:
             pipe = NamiPipeline.from_pretrained(workdir, step)
             for guidance in self._guidance or (cfg.sample.guidance_scale,):
                 sample = pipe.cfg.sample.changed({"guidance_scale": guidance})
-                evaluated = evaluate(pipe, sample=sample, evaluation=self._evaluation(cfg.data))
+                kept = self._evaluations.get(cfg.data)
+                evaluated = evaluate(pipe, cfg.data, self._settings, sample=sample, evaluation=kept)
+                self._evaluations[cfg.data] = evaluated.evaluation
                 scores = {name: score["value"] for name, score in evaluated.report["scores"].items()}
                 known = {
                     name: {key: score[key] for key in ("real", "chance", "higher_is_better")}
@@ -123,11 +124,6 @@ class Bench:
                     }
                 )
         return found
-
-    def _evaluation(self, data: DataConfig) -> Evaluation:
-        if data not in self._evaluations:
-            self._evaluations[data] = Evaluation(data, self._settings)
-        return self._evaluations[data]
 
 
 def step_seconds(names: Sequence[str], rounds: int, steps: int) -> dict[str, list[float]]:

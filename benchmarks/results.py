@@ -1,7 +1,8 @@
 """Draws docs/results from its records: `python -m benchmarks.results`, which prints the tables of docs/results.md.
 
-`docs/results/ablations` has a record of each arm and seed at the end of its training, `docs/results/convergence` those of
-the method and its baseline at several points. Needs matplotlib, which `make test` installs.
+`docs/results/tuning` has records of the trials and `docs/results/ablations` of each arm and seed, all at the end of
+their training, `docs/results/convergence` those of the method and its baseline at several points. Needs matplotlib,
+which `make test` installs.
 """
 
 import json
@@ -23,7 +24,6 @@ from nami_jax.terminal.command_line import parse_flags
 # What is shown of an evaluation, and what a reader should call it.
 SHOWN = {
     "concept_closer": "concept closer",
-    "style_closer": "style closer",
     "concept": "right concept",
     "kid/efficientnet_lite0": "KID",
     "frechet/efficientnet_lite0": "Fréchet distance",
@@ -31,6 +31,7 @@ SHOWN = {
 }
 COLOURS = {NAMI: "#2a78c8", SINGLE_FLOW: "#d2622a"}  # readable on white and on black
 GREY = "#808080"
+TABLES = "tuning", "ablations"
 TERA = 1e12
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]  # by arm, then by seed
@@ -102,19 +103,21 @@ def _rising(values: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def savings(records: Records, score: str) -> list[float]:
-    """Returns for each seed the baseline's FLOPs over the method's FLOPs to reach what the baseline ends with.
+    """Returns for each seed the baseline's FLOPs over the method's to reach what both reach: the worse one's best.
 
-    Seeds are paired: both arms of one seed see the pictures in the same order. More than 1: the method needs fewer.
+    More than 1: the method needs fewer. Seeds are paired: both arms of one seed see the pictures in the same order.
     """
     ratios = []
     for ours, theirs in zip(records[NAMI], records[SINGLE_FLOW], strict=True):
         better = ours["points"][-1]["known"][score]["higher_is_better"]
-        level = curve(theirs, score)[1][-1]
-        ratios.append(theirs["points"][-1]["flops"] / flops_to_reach(ours, score, level, better))
+        best, worst = (max, min) if better else (min, max)
+        level = worst(best(curve(record, score)[1]) for record in (ours, theirs))
+        needed, saved = (flops_to_reach(record, score, level, better) for record in (theirs, ours))
+        ratios.append(needed / saved)
     return ratios
 
 
-def ablation_rows(records: Records) -> list[tuple[str, ...]]:
+def last_rows(records: Records) -> list[tuple[str, ...]]:
     """Returns a row for each arm, the method first: name, what it is, seeds, and the scores at the end of training."""
     rows = []
     for name in sorted(records, key=lambda name: (name != NAMI, name != SINGLE_FLOW, name)):
@@ -173,11 +176,12 @@ def show(folder: Path) -> None:
     Raises:
         ConfigError: the folder has no records.
     """
-    ablations, convergence = load(folder / "ablations"), load(folder / "convergence")
-    print(table(("arm", "what", "seeds", *SHOWN.values()), ablation_rows(ablations)))
+    for name in TABLES:
+        print(f"{name}\n\n{table(('arm', 'what', 'seeds', *SHOWN.values()), last_rows(load(folder / name)))}\n")
+    convergence = load(folder / "convergence")
     seconds = json.loads((folder / "convergence" / "step_seconds.json").read_text())["seconds"]
     draw_curves(convergence, seconds, folder / "convergence.svg")
-    print("\nThe baseline's FLOPs over the method's to equal quality, by seed (0: the method does not reach it)\n")
+    print("The baseline's FLOPs over the method's to the best that both reach\n")
     print(table(("score", "ratio", "95 % interval", "seeds"), [saving_row(convergence, score) for score in SHOWN]))
 
 
@@ -185,8 +189,6 @@ def saving_row(records: Records, score: str) -> tuple[str, ...]:
     """Returns a score's name, the geometric mean of its savings, the mean's interval and the savings themselves."""
     ratios = savings(records, score)
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    if min(ratios) == 0:
-        return SHOWN[score], "", "", each
     logs = mean([math.log(ratio) for ratio in ratios])
     low, high = (math.exp(logs.value + sign * logs.reach) for sign in (-1, 1))
     return SHOWN[score], f"{math.exp(logs.value):.2f}", f"{low:.2f} to {high:.2f}", each

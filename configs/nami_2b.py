@@ -6,8 +6,8 @@ make plan CONFIG=configs/nami_2b.py TOPOLOGY=v5e:16x16                          
 python -m nami_jax.train --config configs/nami_2b.py --workdir runs/nami_2b --distributed   # on every host
 python -m nami_jax.sample --checkpoint runs/nami_2b --prompt "…"
 
-Hardware: 256 chips of TPU v5e, 64 of v6e or 32 of v5p, 64 H100, or 8 with a quarter of the batch (docs/plans.md). It
-has not been run.
+Hardware: 256 chips of TPU v5e, 64 of v6e or 32 of v5p, 64 H100, or 8 with a quarter of the batch
+(docs/nami_2b_plans.md). It has not been run.
 """
 
 import dataclasses

@@ -7,18 +7,19 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nami_jax import prepare
+from nami_jax.nami1k.__main__ import COMMANDS as COMMANDS_OF_NAMI1K
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.training.flags import parse_run_flags
 from tests.support.flags import defined
 from tests.support.paths import ROOT
 
-PAGES = ["README.md", "CONTRIBUTING.md", "launch/README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+BESIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "launch/README.md")
+PAGES = [*BESIDE, *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 PROGRAMS = re.compile(r"(make|python|nami-\w+|pip|bash|gcloud|xpk|sky|launch/\w+\.sh|\.venv/bin/\S+) ")
 COMMAND = re.compile(r"-m nami_jax\.(\w+)|\bnami-(\w+)")
 OTHERS = "not ours"
@@ -28,6 +29,7 @@ RUN_BY = {
     r"make test$": ".ci/run",  # a part of test-all
     r"make parity": "tests/live/test_nami_live.py",
     r"make gpu-check": "tests/test_plan.py",
+    r"make docs": "tests/test_site.py",
     r"make launch-check": "tests/live/test_launch_live.py",
     r"make train CONFIG=configs/(my_images|my_latents|emoji_latent)": "tests/runs/test_training_on_pixels.py",
     r"make train CONFIG=configs/(my_autoenc|autoenc)": "tests/training/autoencoder/test_autoencoder_task.py",
@@ -46,6 +48,10 @@ RUN_BY = {
     r"python -m nami_jax.evaluate": "tests/test_evaluate.py",
     r"python -m nami_jax.parity": "tests/test_parity.py",
     r"python -m nami_jax.convert": "tests/test_convert.py",
+    r"python -m nami_jax.nami1k serve": "tests/nami1k/test_serve.py",
+    r"python -m nami_jax.nami1k report": "tests/nami1k/test_report_votes.py",
+    r"python -m nami_jax.nami1k simulate": "tests/nami1k/test_simulate.py",
+    r"python -m benchmarks.arena_statistics": "tests/benchmarks/test_arena_statistics.py",
     r"python -m benchmarks.attention": "tests/benchmarks/test_attention_benchmark.py",
     r"python -m benchmarks.budget": "tests/benchmarks/test_budget.py",
     r"python -m benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
@@ -128,14 +134,13 @@ def test_each_command_has_flags_and_fields_that_exist(page, command, monkeypatch
             continue
         name = match[1] or match[2]
         start = next(i for i, word in enumerate(words) if COMMAND.fullmatch(word) or word == f"nami_jax.{name}")
+        home, parse = f"nami_jax.{name}", PARSERS.get(name, parse_flags)
+        if name == "nami1k":  # a command of commands
+            start += 1
+            home, positional = COMMANDS_OF_NAMI1K[words[start]]
+            parse = functools.partial(parse_flags, positional=positional)
         arguments = [name, *words[start + 1 :]]
         monkeypatch.setattr(sys, "argv", arguments)
-        module: Any = importlib.import_module(f"nami_jax.{name}")
+        module: Any = importlib.import_module(home)
         with defined(module.define_flags):
-            PARSERS.get(name, parse_flags)(arguments)
-
-
-def test_every_file_that_a_page_links_to_is_there():
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
-            assert (Path(ROOT / page).parent / target).exists(), f"{page}: {target}"
+            parse(arguments)

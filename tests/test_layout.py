@@ -29,6 +29,7 @@ OTHER_TESTS = {
     "test_documents.py",
     "test_layout.py",
     "test_package.py",
+    "test_site.py",
 }
 
 IMPORT_ALL = """

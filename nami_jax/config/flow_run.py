@@ -193,6 +193,13 @@ class Config(Settings):
         return dataclasses.replace(self, **replaced)
 
     def __post_init__(self) -> None:
+        self._require_stages()
+        self._require_data()
+        self._require_training()
+        self._require_bridge()
+
+    def _require_stages(self) -> None:
+        """Checks that all that is set for each stage has as many values as there are stages, and the sampler's grid."""
         stages = self.model.num_stages
         per_stage: list[tuple[str, tuple[float, ...]]] = [("sample.steps", self.sample.steps)]
         per_stage += [("train.stage_batches", b) for b in self.train.stage_batches]
@@ -214,6 +221,16 @@ class Config(Settings):
                 rule="each stage needs at least one image in every step",
                 remedy=f"Set e.g. {tuple(max(b, 1) for b in batch)}",
             )
+        require(
+            self.flow.sigma_ends is None or self.sample.grid != "released",
+            field="sample.grid",
+            value=self.sample.grid,
+            rule="the released grid works only with the default flow.sigma_ends",
+            remedy="Set 'linear'",
+        )
+
+    def _require_data(self) -> None:
+        """Checks that the images are what the network and the autoencoder take."""
         require(
             self.autoencoder.folder is not None or self.model.channels == 3,
             field="model.channels",
@@ -242,13 +259,12 @@ class Config(Settings):
             rule="a flow of pixels has no latents, and pools pixels in any case",
             remedy="Set 'latents', or autoencoder.folder",
         )
-        require(
-            self.flow.sigma_ends is None or self.sample.grid != "released",
-            field="sample.grid",
-            value=self.sample.grid,
-            rule="the released grid works only with the default flow.sigma_ends",
-            remedy="Set 'linear'",
-        )
+        for side in (self.data.side, *itertools.chain.from_iterable(self.data.bucket_sizes)):
+            name = "data.side" if side == self.data.side else "data.buckets"
+            require_side(side, self.model, name, self.autoencoder.downscale)
+
+    def _require_training(self) -> None:
+        """Checks that LoRA, the optimizer and the contrastive loss have what they need."""
         require(
             self.model.lora_rank is None or self.train.init_from is not None,
             field="model.lora_rank",
@@ -272,10 +288,6 @@ class Config(Settings):
             f"{self.train.accumulation_steps} parts of a step, and train.stage_batches has a stage of {fewest}",
             remedy=f"Set 0, or {2 * self.train.accumulation_steps} images or more of each stage",
         )
-        self._require_bridge()
-        require_side(self.data.side, self.model, "data.side", self.autoencoder.downscale)
-        for side in itertools.chain.from_iterable(self.data.bucket_sizes):
-            require_side(side, self.model, "data.buckets", self.autoencoder.downscale)
 
     def _require_bridge(self) -> None:
         """Checks that a bridge fits the stages and the images, and is sampled with if there is one."""

@@ -180,7 +180,7 @@ class Budget(NamedTuple):
 UNGUIDED_END = {"guidance_interval": (0.39, 1.0), "shift": 1.6, "cfg_zero_star": True}
 
 # Sampler settings by name. "released": what the demo of the released NAMI-2B uses. The others were found by
-# `python -m benchmarks.budget`: docs/performance.md has what they cost and lose.
+# `python -m benchmarks.budget`: docs/presets.md has what they cost and lose.
 SAMPLE_PRESETS: dict[str, SampleConfig | Budget] = {
     "released": SampleConfig((10, 10, 10), 3.0, grid="released", solver="euler", transition="bridge"),
     "fast": Budget(0.7, 1.0, UNGUIDED_END),

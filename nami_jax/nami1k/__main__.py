@@ -14,6 +14,9 @@ COMMANDS = {
     "describe": ("nami_jax.nami1k.describe", 0),
     "audit": ("nami_jax.nami1k.audit", 0),
     "check": ("nami_jax.nami1k.check", 1),
+    "serve": ("nami_jax.nami1k.serve", 0),
+    "report": ("nami_jax.nami1k.report_votes", 0),
+    "simulate": ("nami_jax.nami1k.simulate", 0),
 }
 
 

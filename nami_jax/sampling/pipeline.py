@@ -39,7 +39,7 @@ from nami_jax.weights import WeightsError
 class NamiPipeline:
     """A trained model ready to draw.
 
-    Example:
+    Examples:
         >>> pipe = NamiPipeline.from_pretrained("runs/emoji_tiny")
         >>> pipe("red apple", steps=(10, 10, 10), guidance_scale=3.0, seed=0)[0].save("apple.png")
     """

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import inference, step_parts, train_step
 from benchmarks.timing import interleave
-from configs import emoji_single_flow, emoji_tiny, presets
+from configs import presets, styles, styles_single_flow
 from nami_jax.config import Config, ConfigError, SampleConfig
 from nami_jax.flow.schedule import Grid
 from nami_jax.flow.solver import euler
@@ -69,16 +69,16 @@ def test_training_flops_agree_with_xla(lora_rank):
     assert ours == pytest.approx(xla, rel=0.05)
 
 
-def test_single_flow_config_has_the_parameters_steps_and_images_of_emoji_tiny():
-    tiny, single = (Config.from_dict(file.get_config().to_dict()) for file in (emoji_tiny, emoji_single_flow))
+def test_single_flow_config_has_the_parameters_and_flops_of_styles():
+    nested, single = (Config.from_dict(file.get_config().to_dict()) for file in (styles, styles_single_flow))
     assert single.model.num_stages == 1
-    assert abstract_model(single.model)[1] == abstract_model(tiny.model)[1]
-    assert sum(single.sample.steps) == sum(tiny.sample.steps)
-    for ours, theirs in zip(single.train.stage_batches, tiny.train.stage_batches, strict=True):
-        assert sum(ours) == sum(theirs)
-    follows = {"stage_batches": tiny.train.stage_batches}
-    assert dataclasses.replace(tiny.train, **follows) == dataclasses.replace(single.train, **follows)
-    assert (single.data, single.text) == (tiny.data, tiny.text)
+    assert abstract_model(single.model)[1] == abstract_model(nested.model)[1]
+    assert sum(single.sample.steps) == sum(nested.sample.steps)
+    of_nested = [sum(training_flops(nested, batch)) for batch in nested.train.stage_batches]
+    assert sum(training_flops(single, single.train.stage_batches[0])) == pytest.approx(np.mean(of_nested), rel=0.02)
+    follows = {name: getattr(nested.train, name) for name in ("stage_batches", "phase_starts", "phase_learning_rates")}
+    assert nested.train == dataclasses.replace(single.train, **follows)
+    assert (single.data, single.text, single.flow) == (nested.data, nested.text, nested.flow)
 
 
 def test_programs_take_turns_after_a_round_of_warm_up():

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from benchmarks import results
-from benchmarks.arms import ARMS, NAMI, SINGLE_FLOW, STEPS, all_arms, configured, trials
+from benchmarks.arms import ARMS, NAMI, RATE, SINGLE_FLOW, STEPS, all_arms, configured, trials
 from benchmarks.experiments import Bench, flops_until, mean_flops, phase_flops, run_config
+from configs import styles_single_flow
 from nami_jax.config import Config, ConfigError
 from tests.support.runs import card_config
 
@@ -39,6 +40,13 @@ def test_method_and_baseline_are_tuned_by_as_many_trials_of_the_same_kind():
     assert max(rates) == 4 * min(rates)
 
 
+def test_the_baseline_is_the_config_that_users_have():
+    arm, config = configured(ARMS[SINGLE_FLOW]), styles_single_flow.get_config()
+    config.sample.steps = (STEPS,)
+    assert arm.to_dict() == config.to_dict()
+    assert configured(ARMS[NAMI]).train.phase_learning_rates == (RATE, RATE)
+
+
 def test_all_arms_sample_with_as_many_steps():
     assert {sum(Config.from_dict(configured(arm).to_dict()).sample.steps) for arm in all_arms().values()} == {STEPS}
 
@@ -68,12 +76,15 @@ def test_flops_to_reach_a_level_lie_between_points():
     assert results.flops_to_reach(falling, "squared_error", 4.0, False) == pytest.approx(math.sqrt(2) * 1e12)
 
 
-def test_savings_compare_seed_by_seed():
+def test_savings_compare_seed_by_seed_at_what_both_reach():
     records = {
         NAMI: [record(NAMI, 0, (0.1, 0.3, 0.5)), record(NAMI, 1, (0.1, 0.2, 0.3))],
-        SINGLE_FLOW: [record(SINGLE_FLOW, 0, (0.1, 0.2, 0.3)), record(SINGLE_FLOW, 1, (0.1, 0.2, 0.4))],
+        SINGLE_FLOW: [record(SINGLE_FLOW, 0, (0.1, 0.2, 0.3)), record(SINGLE_FLOW, 1, (0.1, 0.3, 0.4))],
     }
-    assert results.savings(records, "concept") == pytest.approx([2.0, 0.0])
+    assert results.savings(records, "concept") == pytest.approx([2.0, 0.5])
+    errors = {NAMI: [record(NAMI, 0, (4.0, 3.0, 2.0), higher=False)]}
+    errors[SINGLE_FLOW] = [record(SINGLE_FLOW, 0, (5.0, 4.0, 3.0), higher=False)]
+    assert results.savings(errors, "squared_error") == pytest.approx([2.0])
 
 
 def test_interval_of_three_seeds_is_student_s():
@@ -84,7 +95,7 @@ def test_interval_of_three_seeds_is_student_s():
 
 
 def test_figures_and_tables_are_made_from_files(tmp_path, capsys):
-    for folder in ("ablations", "convergence"):
+    for folder in ("tuning", "ablations", "convergence"):
         (tmp_path / folder).mkdir()
         for seed in (0, 1):
             for arm, scores in {NAMI: (0.1, 0.3, 0.5), SINGLE_FLOW: (0.1, 0.2, 0.3 + seed / 10)}.items():

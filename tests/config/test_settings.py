@@ -7,13 +7,13 @@ import pytest
 from configs import (
     emoji,
     emoji_latent,
-    emoji_single_flow,
     emoji_tiny,
     emoji_tiny_bridge,
     emoji_tiny_conv_bridge,
     flowers,
     nami_2b_finetune,
     styles,
+    styles_single_flow,
 )
 from nami_jax.config import BridgeConfig, Config, ConfigError, PipelineConfig, SampleConfig, fixed_fields
 from nami_jax.config.settings import Epsilon, Settings, Width, declared, field, sections, settings
@@ -30,10 +30,10 @@ def test_dict_round_trip_through_json_types_gives_the_same_config():
 @pytest.mark.parametrize(
     "config",
     [emoji_tiny, emoji, flowers, emoji_tiny_bridge, emoji_tiny_conv_bridge, emoji_latent, nami_2b_finetune,
-     emoji_single_flow, styles],
+     styles_single_flow, styles],
 )  # fmt: skip
 def test_every_config_is_valid(config):
-    stages = 1 if config is emoji_single_flow else 3
+    stages = 1 if config is styles_single_flow else 3
     assert Config.from_dict(config.get_config().to_dict()).model.num_stages == stages
 
 
