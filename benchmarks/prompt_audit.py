@@ -35,6 +35,7 @@ from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 
 TEXTS = Path(__file__).parent.parent / "tests" / "nami1k"
+PARTS = ("proof", "rates", "pictures")
 BY_SCRIPT = 50  # leaks that are copied, and that are reordered
 PICTURES, CHANGED, SIDE = 300, 60, 144  # emoji that stand as training pictures, how many are copied, pixels
 COPIES = ("{}", "{}", "Stock image: {}", "{} | 1024 x 768", "wow!! {} #art", "{}")
@@ -197,51 +198,69 @@ def prove_pictures(features: Features | None) -> list[dict[str, Any]]:
 
 
 def show(result: Mapping[str, Any]) -> str:
-    """Returns the tables."""
-    rows = [
-        (
-            row["kind"],
-            str(row["captions"]),
-            "" if row["found"] is None else str(row["found"]),
-            str(row["false_pairs"]),
-            ", ".join(f"{count} {measure}" for measure, count in row["by"].items()),
+    """Returns what was measured as tables."""
+    lines = []
+    if "proof" in result:
+        rows = [
+            (
+                row["kind"],
+                str(row["captions"]),
+                "" if row["found"] is None else str(row["found"]),
+                str(row["false_pairs"]),
+                ", ".join(f"{count} {measure}" for measure, count in row["by"].items()),
+            )
+            for row in result["proof"]
+        ]
+        lines.append(table(("captions", "number", "found", "false pairs", "found by"), rows))
+        derived = result["calibration"]
+        lines.append(
+            f"threshold {derived['threshold']:.2f} (in use: {ALIKE}): {derived['false_pairs']:.1e} of the pairs of "
+            f"different prompts, {derived['found']:.0%} of {derived['paraphrases']} other paraphrases"
         )
-        for row in result["proof"]
-    ]
-    lines = [table(("captions", "number", "found", "false pairs", "found by"), rows)]
-    calibration = result["calibration"]
-    lines.append(
-        f"threshold {calibration['threshold']:.2f} (in use: {ALIKE}): {calibration['false_pairs']:.1e} of the pairs of "
-        f"different prompts, {calibration['found']:.0%} of {calibration['paraphrases']} other paraphrases"
-    )
-    lines += [f"{name}: {value:.0f} captions a second" for name, value in result["captions_per_second"].items()]
-    rows = [(row["change"], *map(str, (row["copies"], row["found"], row["false_pairs"]))) for row in result["pictures"]]
-    lines += ["", table((f"copies among {PICTURES} emoji", "number", "found", "false pairs"), rows)]
-    return "\n".join(lines)
+    for name, timed in result.get("rates", {}).items():
+        lines.append(f"{name}: {timed['captions_per_second']:.0f} captions a second, over {timed['captions']}")
+    if "pictures" in result:
+        rows = [tuple(map(str, row.values())) for row in result["pictures"]]
+        lines.append(table((f"copies among {PICTURES} emoji", "number", "found", "false pairs"), rows))
+    return "\n\n".join(lines)
+
+
+def measured(parts: Sequence[str], prompts: PromptSet, captions: int, embedded: int) -> dict[str, Any]:
+    """Runs the parts that are named."""
+    result: dict[str, Any] = {}
+    if "pictures" in parts:
+        with RowProcess(FEATURES) as features:
+            result["pictures"] = prove_pictures(features)
+    with RowProcess(SENTENCES) as vectors:
+        if "proof" in parts:
+            result["proof"], _ = prove(prompts, vectors)
+            result["calibration"] = calibrate(prompts.prompts, vectors)
+        if "rates" in parts:
+            kinds = {"without embedding": (None, captions), "with embedding": (vectors, embedded)}
+            result["rates"] = {
+                name: {"captions": count, "captions_per_second": rate(prompts, which, count)}
+                for name, (which, count) in kinds.items()
+            }
+    return result
 
 
 def main(argv: Sequence[str]) -> None:
-    """Proves, calibrates, times and writes."""
+    """Measures, prints and writes; what other parts have written into the file stays."""
     del argv
     args, prompts = flags.FLAGS, read_prompts()
-    with RowProcess(SENTENCES) as vectors:
-        proof, _ = prove(prompts, vectors)
-        calibration = calibrate(prompts.prompts, vectors)
-        rates = {"without embedding": rate(prompts, None, args.captions)}
-        if args.embedded:
-            rates["with embedding"] = rate(prompts, vectors, args.embedded)
-    with RowProcess(FEATURES) as features:
-        pictures = prove_pictures(features)
-    numbers = {"captions": args.captions, "embedded": args.embedded}
-    result = {"proof": proof, "calibration": calibration, "captions_per_second": rates, "timed": numbers}
-    result |= {"pictures": pictures}
+    result = measured(args.parts, prompts, args.captions, args.embedded)
     print(show(result))
     if args.out:
-        with written_whole(Path(args.out)) as unfinished:
-            unfinished.write_text(json.dumps({**about(), "prompt_set": prompts.version, **result}, indent=1) + "\n")
+        path = Path(args.out)
+        before = json.loads(path.read_text()) if path.exists() else {}
+        with written_whole(path) as unfinished:
+            unfinished.write_text(
+                json.dumps(before | about() | {"prompt_set": prompts.version} | result, indent=1) + "\n"
+            )
 
 
 if __name__ == "__main__":
+    flags.DEFINE_list("parts", list(PARTS), f"of {', '.join(PARTS)}")
     flags.DEFINE_integer("captions", 100_000, "synthetic captions that are timed without embeddings")
     flags.DEFINE_integer("embedded", 10_000, "synthetic captions that are timed with embeddings")
     flags.DEFINE_string("out", None, "file for the result as JSON")
