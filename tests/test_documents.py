@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nami_jax import prepare
+from nami_jax.nami1k.__main__ import COMMANDS as COMMANDS_OF_NAMI1K
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.training.flags import parse_run_flags
 from tests.support.flags import defined
@@ -47,6 +48,10 @@ RUN_BY = {
     r"python -m nami_jax.evaluate": "tests/test_evaluate.py",
     r"python -m nami_jax.parity": "tests/test_parity.py",
     r"python -m nami_jax.convert": "tests/test_convert.py",
+    r"python -m nami_jax.nami1k serve": "tests/nami1k/test_serve.py",
+    r"python -m nami_jax.nami1k report": "tests/nami1k/test_report_votes.py",
+    r"python -m nami_jax.nami1k simulate": "tests/nami1k/test_simulate.py",
+    r"python -m benchmarks.arena_statistics": "tests/benchmarks/test_arena_statistics.py",
     r"python -m benchmarks.attention": "tests/benchmarks/test_attention_benchmark.py",
     r"python -m benchmarks.budget": "tests/benchmarks/test_budget.py",
     r"python -m benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
@@ -129,8 +134,13 @@ def test_each_command_has_flags_and_fields_that_exist(page, command, monkeypatch
             continue
         name = match[1] or match[2]
         start = next(i for i, word in enumerate(words) if COMMAND.fullmatch(word) or word == f"nami_jax.{name}")
+        home, parse = f"nami_jax.{name}", PARSERS.get(name, parse_flags)
+        if name == "nami1k":  # a command of commands
+            start += 1
+            home, positional = COMMANDS_OF_NAMI1K[words[start]]
+            parse = functools.partial(parse_flags, positional=positional)
         arguments = [name, *words[start + 1 :]]
         monkeypatch.setattr(sys, "argv", arguments)
-        module: Any = importlib.import_module(f"nami_jax.{name}")
+        module: Any = importlib.import_module(home)
         with defined(module.define_flags):
-            PARSERS.get(name, parse_flags)(arguments)
+            parse(arguments)
