@@ -30,7 +30,8 @@ from nami_jax.parallel.sharding import make_mesh, state_shardings
 from nami_jax.sampling.parts import REMEDY, load_parts
 from nami_jax.sampling.pictures import to_images
 from nami_jax.sampling.prompts import check_prompts, picture_batches
-from nami_jax.sampling.sampler import Networks, Request, make_sampler
+from nami_jax.sampling.sampler import Request, Watching, make_sampler
+from nami_jax.sampling.stage_programs import Networks
 from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
 from nami_jax.weights import WeightsError
@@ -302,7 +303,7 @@ class NamiPipeline:
         networks, downscale = Networks(self.model, self._check(sample, height, width)), self.cfg.autoencoder.downscale
         numbers = range(len(text.pooled)) if numbers is None else numbers
         request = Request(height // downscale, width // downscale, draw.seed, numbers, initial)
-        return self.sampler(networks, text, negative, sample, request, progress)
+        return self.sampler(networks, text, negative, sample, request, Watching(progress))
 
     def decode(self, latents: Any) -> list[Image.Image]:
         """Turns latents (B, h, w, C) into pictures.

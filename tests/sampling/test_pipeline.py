@@ -16,7 +16,7 @@ from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps, sample_pre
 from nami_jax.flow.stages import make_stages
 from nami_jax.parallel.kept_programs import IN_MEMORY, compilations
 from nami_jax.sample import file_name
-from nami_jax.sampling.sampler import draw_noise, image_noise, run_stage
+from nami_jax.sampling.stage_programs import draw_noise, image_noise, run_stage
 from nami_jax.weights import WeightsError
 from tests.support import patience
 from tests.support.paths import ROOT
