@@ -48,8 +48,8 @@ class Solver:
     """A solver, by its single step.
 
     Attributes:
-        move: takes a velocity (of latents and of what `prepare` made of a global time), where the integration stands and
-            a step to where it stands then.
+        move: takes a velocity (of latents and of what `prepare` made of a global time), where the integration stands
+            and a step to where it stands then.
         asks: where within a step it asks for velocities: 0 at its beginning, 1 at its end.
     """
 

@@ -19,7 +19,6 @@ from nami_jax.sampling.source_paths import Source, SourcePaths
 from nami_jax.sampling.stage_programs import (
     Networks,
     draw_noise,
-    estimate_clean,
     image_noise,
     run_stage,
     run_stage_by_steps,
@@ -129,26 +128,7 @@ class Sampler:
                 initial latents of another shape.
         """
         *_, final = self.stage_ends(networks, text, negative, sample, request, watching)
-        return self._fetched(final.x, len(request.numbers))
-
-    def clean_stages(
-        self,
-        networks: Networks,
-        text: tuple[Any, Any],
-        negative: tuple[Any, Any],
-        sample: SampleConfig,
-        request: Request,
-        watching: Watching = UNWATCHED,
-    ) -> list[np.ndarray]:
-        """Samples as a call does, and returns what each stage ended in, without the noise that is still in it.
-
-        Returns:
-            (B, H_k, W_k, C) float32 for each stage that was run, coarsest first; the last is what a call returns.
-        """
-        ends = self.stage_ends(networks, text, negative, sample, request, watching)
-        stages, white = self.stages[-len(ends) :], networks.transition.needs_noise
-        clean = [estimate_clean((stage, white, self.layout), end) for stage, end in zip(stages, ends, strict=True)]
-        return [self._fetched(latents, len(request.numbers)) for latents in clean]
+        return self.fetched(final.x, len(request.numbers))
 
     def stage_ends(
         self,
@@ -160,27 +140,42 @@ class Sampler:
         watching: Watching = UNWATCHED,
     ) -> list[Moving]:
         """Samples as a call does, and returns where each stage that was run ended, of the filled batch, on devices."""
-        # The batch is filled up with its own first images, which are dropped again.
-        count, parts = len(request.numbers), self.layout.batch_parts
-        rows = np.arange(-(-count // parts) * parts) % count
-        embeds, pooled = (
-            np.concatenate([t[rows], np.broadcast_to(n, t.shape)[rows]]) for t, n in zip(text, negative, strict=True)
-        )
-        filled = request._replace(
-            numbers=np.asarray(request.numbers)[rows].tolist(),
-            initial=None if request.initial is None else np.asarray(request.initial)[rows],
-            source=None if request.source is None else request.source.rows(rows),
-        )
+        states, filled = self.filled(text, negative, request)
         plans = self.plans(sample, request.source)
         total, ends = sum(len(plan.grid.times) - 1 for plan in plans), []
         with progress_bar(total=total, desc="sampling", unit="step", disable=not watching.progress) as bar:
-            by_stage = self.by_stage(networks, (embeds, pooled), sample, filled, watching.hook(bar))
+            by_stage = self.by_stage(networks, states, sample, filled, watching.hook(bar))
             for plan, end in zip(plans, by_stage, strict=True):
                 ends.append(end)
                 if watching.progress and watching.on_step is None:
                     end.x.block_until_ready()
                     bar.update(len(plan.grid.times) - 1)
         return ends
+
+    def filled(
+        self, text: tuple[Any, Any], negative: tuple[Any, Any], request: Request
+    ) -> tuple[tuple[np.ndarray, np.ndarray], Request]:
+        """Fills a batch up with its own first images, to be dropped again, for the layout to share evenly.
+
+        Args:
+            text: token states (B, T, D) and pooled vectors (B, P) of the prompts, or of one.
+            negative: the same of the negative prompts.
+            request: of B images.
+
+        Returns:
+            Both of both halves, (2B', T, D) and (2B', P), and the request of B' images.
+        """
+        count, parts = len(request.numbers), self.layout.batch_parts
+        rows = np.arange(-(-count // parts) * parts) % count
+        embeds, pooled = (
+            np.concatenate([np.broadcast_to(x, (count, *t.shape[1:]))[rows] for x in (t, n)])
+            for t, n in zip(text, negative, strict=True)
+        )
+        return (embeds, pooled), request._replace(
+            numbers=np.asarray(request.numbers)[rows].tolist(),
+            initial=None if request.initial is None else np.asarray(request.initial)[rows],
+            source=None if request.source is None else request.source.rows(rows),
+        )
 
     def compile(self, networks: Networks, text: tuple[Any, Any], sample: SampleConfig, request: Request) -> None:
         """Compiles what a call runs on its devices, and runs nothing.
@@ -306,7 +301,8 @@ class Sampler:
             )
         ]
 
-    def _fetched(self, x: jax.Array, count: int) -> np.ndarray:
+    def fetched(self, x: jax.Array, count: int) -> np.ndarray:
+        """Returns the latents (B, H, W, C) of the first `count` pictures."""
         return np.asarray(self.layout.replicate(x))[:count]  # cut by jax, it would compile for each count
 
     def shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:

@@ -29,8 +29,9 @@ class Source(NamedTuple):
     mask: Any = None
 
     def rows(self, rows: np.ndarray) -> Self:
-        """Returns the sources of some pictures."""
-        return self._replace(latents=self.latents[rows], mask=None if self.mask is None else self.mask[rows])
+        """Returns the sources of some pictures; one source is that of all."""
+        latents, mask = (x if x is None else x[rows % len(x)] for x in (self.latents, self.mask))
+        return self._replace(latents=latents, mask=mask)
 
 
 class Held(NamedTuple):
@@ -90,8 +91,13 @@ class SourcePaths:
         mask = self._source.mask
         if mask is None:
             return None, point
-        side = stage.downscale
-        return Held(x_start, x_end, einops.reduce(mask, "b (h p) (w q) c -> b h w c", "max", p=side, q=side)), point
+        return Held(x_start, x_end, pooled_mask(mask, stage)), point
+
+
+def pooled_mask(mask: np.ndarray, stage: Stage) -> np.ndarray:
+    """Returns a mask (B, H, W, 1) at a stage's size: what holds anything that is drawn, is drawn."""
+    side = stage.downscale
+    return einops.reduce(mask, "b (h p) (w q) c -> b h w c", "max", p=side, q=side)
 
 
 @BoundedJit

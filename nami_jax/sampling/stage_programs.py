@@ -83,7 +83,7 @@ def run_stage(
     before, layout, solver = program.before, program.layout, SOLVERS[program.solver]
     x = layout.latents(x if before is None else networks.transition(x, noise, before))
     moving, after = begin(x), None if held is None else held.after
-    for guided, part in _runs(program.guided, grid):
+    for guided, part in guided_runs(program.guided, grid):
         velocity = stage_velocity(networks.model, guidance, program, guided)
         moving = solver.integrate(velocity.at, begin(moving.x), solver.steps(part), velocity.prepare, after)
     return moving
@@ -106,7 +106,7 @@ def run_stage_by_steps(
     layout, solver = program.layout, SOLVERS[program.solver]
     if program.before is not None:
         x = jump((program.before, layout), networks.transition, x, noise)
-    for guided, part in _runs(program.guided, grid):
+    for guided, part in guided_runs(program.guided, grid):
         moving, steps = Moving(x, np.zeros_like(x)), solver.steps(part)
         one = program._replace(before=None, guided=(guided,))
         for i in range(len(steps.length)):
@@ -141,7 +141,7 @@ def estimate_clean(kind: tuple[Stage, bool, Layout], end: Moving) -> jax.Array:
     return layout.latents(clean_estimate(*end, stage, white))
 
 
-def _runs(guided: Sequence[bool], grid: Grid) -> Iterator[tuple[bool, Grid]]:
+def guided_runs(guided: Sequence[bool], grid: Grid) -> Iterator[tuple[bool, Grid]]:
     """Yields the parts of a grid that are guided or not: where guidance begins or ends, the velocity jumps."""
     first = 0
     for value, steps in itertools.groupby(guided):
