@@ -14,6 +14,7 @@ from nami_jax.sampling.sampler import Request, Sampler, Watching
 from nami_jax.sampling.source_paths import Source
 from nami_jax.sampling.source_pictures import SourcePictures
 from nami_jax.sampling.stage_programs import Networks, estimate_clean
+from nami_jax.text.encoders import TextStates
 
 Decode = Callable[[np.ndarray], np.ndarray]  # latents (B, h, w, C) -> pixels (B, H, W, 3) in [-1, 1]
 Batch = tuple[np.ndarray, list[np.ndarray]]  # of which prompt each picture is (B,), and the latents of its stages
@@ -54,7 +55,11 @@ class Drawing(NamedTuple):
             which = prompts[some]
             begun = None if source is None else source.rows(which)
             request = Request(*self.size, draw.seed, numbers[some].tolist(), source=begun)
-            chosen = Texts(*(states and _of(states, which) for states in texts))
+            chosen = Texts(
+                _of(texts.prompts, which),
+                _of(texts.negatives, which),
+                None if texts.edited is None else _of(texts.edited, which),
+            )
             stages = self._stages(chosen, request, draw.return_stages)
             yield which[:count], [latents[:count] for latents in stages]
 
@@ -71,7 +76,7 @@ class Drawing(NamedTuple):
         return [self.sampler.fetched(latents, len(request.numbers)) for latents in clean]
 
 
-def _of(states: Any, which: np.ndarray) -> Any:
+def _of(states: TextStates, which: np.ndarray) -> TextStates:
     return states if len(states.pooled) == 1 else rows(states, which)
 
 

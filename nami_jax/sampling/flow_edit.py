@@ -74,15 +74,17 @@ def edited_stages(
     count = len(request.numbers)
     target, filled = sampler.filled(texts.prompts, texts.negatives, request)
     shown, _ = sampler.filled(texts.edited, texts.negatives, request)
-    clean, delta, stages = filled.source.latents, None, []
-    plans = sampler.plans(sample, request.source)
+    source = filled.source
+    assert source is not None, "as before"
+    delta, stages = None, []
+    plans = sampler.plans(sample, request.source.begin)
     with progress_bar(total=sum(map(len, (p.program.guided for p in plans))), desc="editing", unit="step",
                       disable=not watching.progress) as bar:  # fmt: skip
         for plan in plans:
             stage = plan.program.stage
             before = None if stage.number == 1 else sampler.stages[stage.number - 2]
-            levels = at_stage((stage, sampler.layout), clean)
-            drawn = None if filled.source.mask is None else pooled_mask(filled.source.mask, stage)
+            levels = at_stage((stage, sampler.layout), source.latents)
+            drawn = None if source.mask is None else pooled_mask(source.mask, stage)
             edited = Edited(levels, drawn, np.uint32(request.seed), np.asarray(filled.numbers, np.uint32))
             scales = np.float32(plan.scale), np.float32(sample.guidance_rescale)
             guidances = Guidance(shown, *scales), Guidance(target, *scales)

@@ -2,21 +2,13 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from PIL import Image
 
-from nami_jax.autoencoder.codec import Autoencoder
-from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER, require_same_networks
 from nami_jax.config import (
     DrawConfig,
-    MeshConfig,
-    PipelineConfig,
     PresetPrompt,
     SampleChanges,
     SampleConfig,
@@ -25,129 +17,25 @@ from nami_jax.config import (
 )
 from nami_jax.config import preset_prompt as preset_texts
 from nami_jax.flow.transition import Transition, make_transition
-from nami_jax.models.bridge import AnyBridge
-from nami_jax.models.layout import ONE_DEVICE, Layout
-from nami_jax.models.nami import Nami
-from nami_jax.parallel.activations import MeshLayout
-from nami_jax.parallel.sharding import make_mesh, state_shardings
 from nami_jax.sampling.drawings import Drawing, finish, require_together
-from nami_jax.sampling.parts import REMEDY, load_parts
-from nami_jax.sampling.pictures import to_images
+from nami_jax.sampling.pretrained import Pretrained
 from nami_jax.sampling.prompts import GivenStates, read_texts
-from nami_jax.sampling.sampler import Request, Watching, make_sampler
+from nami_jax.sampling.sampler import Request, Watching
 from nami_jax.sampling.source_pictures import read_sources
 from nami_jax.sampling.stage_programs import Networks
-from nami_jax.text.encoder_files import encoder_id
-from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
-from nami_jax.weights import WeightsError
+from nami_jax.text.encoders import TextStates
 
 # (pipeline, number of the step, 1000 times the global time, {"latents": ...}) -> such a mapping, or None.
 Callback = Callable[[Any, int, float, dict[str, Any]], Any]
 
 
-class NamiPipeline:
+class NamiPipeline(Pretrained):
     """A trained model ready to draw.
 
     Example:
         >>> pipe = NamiPipeline.from_pretrained("runs/emoji_tiny")
         >>> pipe("red apple", steps=(10, 10, 10), guidance_scale=3.0, seed=0)[0].save("apple.png")
     """
-
-    def __init__(
-        self,
-        model: Nami,
-        cfg: PipelineConfig,
-        load_encoder: Callable[[], TextEncoder],
-        *,
-        autoencoder: Autoencoder | None = None,
-        bridge: AnyBridge | None = None,
-        source: str = "",
-        keep_encoder: bool = True,
-        layout: Layout = ONE_DEVICE,
-    ):
-        """Puts the parts together.
-
-        Args:
-            model: the network.
-            cfg: its settings.
-            load_encoder: makes the text encoder, when prompts are first encoded.
-            autoencoder: between pixels and latents; None for a model of pixels.
-            bridge: the learned transition, if the model has one.
-            source: where all this comes from, for the pictures' metadata.
-            keep_encoder: whether the text encoder stays in memory once it has encoded.
-            layout: how pictures and the network are spread over devices.
-        """
-        self.model, self.cfg, self.source = model, cfg, source
-        self.autoencoder, self.bridge, self.keep_encoder = autoencoder, bridge, keep_encoder
-        self._load_encoder, self._encoder = load_encoder, None
-        self.sampler = make_sampler(model.cfg, cfg.flow.sigma_ends, layout)
-
-    def __repr__(self) -> str:
-        """Says what it draws, and with what."""
-        cfg, sizes = self.cfg, [leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param))]
-        return (
-            f"NamiPipeline({self.source or 'no source'}: {sum(sizes):,} parameters, {cfg.model.num_stages} stages, "
-            f"{cfg.side}x{cfg.side} pixels, text by {cfg.text.encoder}, {cfg.sample})"
-        )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        step: int | None = None,
-        *,
-        dtype: str | None = None,
-        keep_encoder: bool = True,
-        mesh: MeshConfig | None = None,
-    ) -> Self:
-        """Loads a training run or a folder of converted weights; everything is read from there.
-
-        Args:
-            path: a run's workdir, or a folder that `nami_jax.convert` wrote.
-            step: which checkpoint of a run; None takes the newest.
-            dtype: compute type of all networks, "float32" or "bfloat16", in which converted weights are also held;
-                None: as configured.
-            keep_encoder: False frees the text encoder after each use, which leaves its memory to the network.
-            mesh: draw on all devices, arranged so; pictures go to (data, fsdp), a picture's tokens to `sequence`. None:
-                on the first device.
-
-        Raises:
-            CheckpointError: a run has no finished checkpoint, or it cannot be read.
-            ConfigError: a part is missing, or the autoencoder is another than the run was trained with; of the text
-                encoder this is raised when prompts are first encoded.
-            WeightsError: weights are missing or damaged.
-        """
-        require(
-            isinstance(path, str | Path),
-            field="path",
-            value=path,
-            rule="must be a path",
-            remedy=REMEDY,
-        )
-        path = Path(path)
-        devices = make_mesh(devices=jax.devices()[:1]) if mesh is None else make_mesh(mesh)
-        shardings = None if mesh is None else functools.partial(state_shardings, mesh=devices)
-        model, cfg, bridge, source, frozen = load_parts(path, step, dtype, shardings)
-        compute = jnp.dtype(cfg.model.dtype)
-        autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
-        if autoencoder is not None and AUTOENCODER in frozen:
-            require_same_networks(frozen, {AUTOENCODER: autoencoder.fingerprint}, path)
-
-        def load_encoder() -> TextEncoder:
-            if TEXT_ENCODER in frozen:
-                require_same_networks(frozen, {TEXT_ENCODER: encoder_id(cfg.text)}, path)
-            return load_text_encoder(cfg.text, dtype=compute)
-
-        return cls(
-            model,
-            cfg,
-            load_encoder,
-            autoencoder=autoencoder,
-            bridge=bridge,
-            source=source,
-            keep_encoder=keep_encoder,
-            layout=MeshLayout(devices),
-        )
 
     def __call__(
         self,
@@ -236,10 +124,10 @@ class NamiPipeline:
         wanted = read_texts(prompts, negative_prompt, edit, given, added, self.cfg.model)
         require_together(image, {"strength": strength, "mask": mask, "edit": edit}, callback_on_step_end)
         sources = None if image is None else read_sources(image, mask, strength, wanted.count, size)
+        self.sampler.plans(settings, 1.0 if sources is None else sources.strength)  # some step is to be done
         on_step = callback_on_step_end and functools.partial(_on_step, self, callback_on_step_end)
-        latents_size = tuple(side // self.cfg.autoencoder.downscale for side in size)
         watching = Watching(progress, on_step)
-        drawing = Drawing(self.sampler, Networks(self.model, transition), settings, latents_size, watching)
+        drawing = Drawing(self.sampler, Networks(self.model, transition), settings, self._latents_size(*size), watching)
         source = None if sources is None else sources.latents(self.autoencoder)
         texts = wanted.encoded(self.encode)
         return finish(list(drawing.batches(texts, source, draw)), sources, self.pixels, draw)
@@ -252,22 +140,6 @@ class NamiPipeline:
         """
         own = self.cfg.sample
         return (own if preset is None else sample_preset(preset, own)).changed(given)
-
-    def encode(self, prompts: Sequence[str], split: int) -> tuple[TextStates, TextStates]:
-        """Encodes prompts, loading the text encoder if it is not in memory; returns the first `split` and the rest."""
-        encoder = self._encoder or self._load_encoder()
-        self._encoder = encoder if self.keep_encoder else None
-        states = encoder(prompts)
-        if not all(np.isfinite(part).all() for part in states):
-            raise WeightsError(
-                "the text encoder gives states that are not finite: its weights are damaged, or too large for the "
-                "compute type. Fetch them again, or set another dtype."
-            )
-        return TextStates(*(x[:split] for x in states)), TextStates(*(x[split:] for x in states))
-
-    def free_encoder(self) -> None:
-        """Drops the text encoder from memory; the next prompts load it again."""
-        self._encoder = None
 
     def sample_latents(
         self,
@@ -304,37 +176,20 @@ class NamiPipeline:
         sample = sample or self.cfg.sample
         draw = DrawConfig.from_dict({"height": height, "width": width, "seed": seed})
         height, width = self._size(draw)
-        networks, downscale = Networks(self.model, self._check(sample, height, width)), self.cfg.autoencoder.downscale
+        networks = Networks(self.model, self._check(sample, height, width))
         numbers = range(len(text.pooled)) if numbers is None else numbers
-        request = Request(height // downscale, width // downscale, draw.seed, numbers, initial)
+        request = Request(*self._latents_size(height, width), draw.seed, numbers, initial)
         return self.sampler(networks, text, negative, sample, request, Watching(progress))
-
-    def decode(self, latents: Any) -> list[Image.Image]:
-        """Turns latents (B, h, w, C) into pictures; raises as `pixels`."""
-        return to_images(self.pixels(latents))
-
-    def pixels(self, latents: Any) -> np.ndarray:
-        """Turns latents (B, h, w, C) into pixels (B, H, W, 3), about in [-1, 1].
-
-        Raises:
-            WeightsError: the latents, or the pixels made of them, are not finite.
-        """
-        what, pixels = "latents", np.asarray(latents)
-        if self.autoencoder is not None and np.isfinite(pixels).all():
-            what, pixels = "pixels", np.asarray(self.autoencoder.decode(pixels))
-        if not np.isfinite(pixels).all():
-            network = "network" if what == "latents" else "autoencoder"
-            raise WeightsError(
-                f"the {network} of {self.source or 'this pipeline'} gives {what} that are not finite, and no picture: "
-                "its weights are damaged or diverged, or guidance_scale is too large. Use an earlier checkpoint "
-                "(step), fetch the weights again, or set guidance_scale = 3."
-            )
-        return pixels
 
     def _size(self, draw: DrawConfig) -> tuple[int, int]:
         """Returns the height and the width of the pictures, pixels."""
         height, width = (self.cfg.side if side is None else side for side in (draw.height, draw.width))
         return height, width
+
+    def _latents_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the height and the width of the latents of pictures of that size."""
+        downscale = self.cfg.autoencoder.downscale
+        return height // downscale, width // downscale
 
     def _check(self, sample: SampleConfig, height: int, width: int) -> Transition:
         """Checks a request before anything is compiled; returns what makes the jumps."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -141,7 +142,7 @@ class Sampler:
     ) -> list[Moving]:
         """Samples as a call does, and returns where each stage that was run ended, of the filled batch, on devices."""
         states, filled = self.filled(text, negative, request)
-        plans = self.plans(sample, request.source)
+        plans = self.plans(sample, 1.0 if request.source is None else request.source.begin)
         total, ends = sum(len(plan.grid.times) - 1 for plan in plans), []
         with progress_bar(total=total, desc="sampling", unit="step", disable=not watching.progress) as bar:
             by_stage = self.by_stage(networks, states, sample, filled, watching.hook(bar))
@@ -236,10 +237,10 @@ class Sampler:
             remedy=f"Pass latents of shape {wanted}",
         )
         paths = None if source is None else SourcePaths(source, networks.transition, self.stages, noise, self.layout)
-        for plan in self.plans(sample, source):
+        for plan in self.plans(sample, 1.0 if source is None else source.begin):
             program, held, added = plan.program, None, None
             begins = program.before is None
-            if paths is not None and (begins or source.mask is not None):
+            if source is not None and paths is not None and (begins or source.mask is not None):
                 held, point = paths.at(program.stage, plan.grid.taus[0])
                 x = point if begins else x
             if not begins and networks.transition.needs_noise:
@@ -260,14 +261,15 @@ class Sampler:
         assert moving is not None, "a stage has steps"
         return moving if changed is None else moving._replace(x=changed)
 
-    def plans(self, sample: SampleConfig, source: Source | None = None) -> list[StagePlan]:
-        """Returns what is to be run: of every stage all, or what follows the global time where a source begins.
+    def plans(self, sample: SampleConfig, begin: float = 1.0) -> list[StagePlan]:
+        """Returns what is to be run if drawing begins at a global time: the steps that start there or later.
 
         Raises:
-            ConfigError: no step begins as late as that.
+            ConfigError: none does.
         """
-        begin, plans = 1.0 if source is None else source.begin, []
+        plans, latest = [], 1.0
         for (program, grid), scale in zip(self.programs(sample), sample.stage_scales, strict=True):
+            latest = float(grid.times[-2])
             skipped = 0 if plans else int(np.sum(grid.times[:-1] > begin + ROUNDING))
             if skipped < len(program.guided):
                 cut = program._replace(before=program.before if plans else None, guided=program.guided[skipped:])
@@ -277,7 +279,7 @@ class Sampler:
             field="strength",
             value=begin,
             rule="no step begins as late as that",
-            remedy="Set a larger one, or more steps",
+            remedy=f"Set at least {math.ceil(1000 * latest) / 1000}, or more steps",
         )
         return plans
 

@@ -38,9 +38,9 @@ class SourcePictures:
         clean = np.asarray(autoencoder.encode(clean))
         if self.drawn is None:
             return Source(clean, self.strength)
-        n, h, w, _ = clean.shape
-        blocks = self.drawn.reshape(n, h, autoencoder.downscale, w, autoencoder.downscale)
-        return Source(clean, self.strength, blocks.any((2, 4))[..., None])
+        _, h, w, _ = clean.shape
+        blocks = self.drawn.reshape(len(self.drawn), h, autoencoder.downscale, w, autoencoder.downscale)
+        return Source(clean, self.strength, np.any(blocks, axis=(2, 4))[..., None])
 
     def keep(self, pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Puts back what was not to be drawn: exactly, whatever an autoencoder made of it.

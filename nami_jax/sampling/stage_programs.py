@@ -107,7 +107,7 @@ def run_stage_by_steps(
     if program.before is not None:
         x = jump((program.before, layout), networks.transition, x, noise)
     for guided, part in guided_runs(program.guided, grid):
-        moving, steps = Moving(x, np.zeros_like(x)), solver.steps(part)
+        moving, steps = begin(x), solver.steps(part)
         one = program._replace(before=None, guided=(guided,))
         for i in range(len(steps.length)):
             step = jax.tree.map(lambda array, i=i: array[i : i + 1], steps)
