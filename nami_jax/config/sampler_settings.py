@@ -20,7 +20,7 @@ class SampleConfig(Settings):
 
     steps: tuple[SolverSteps, ...] = field("solver steps per stage", default=(10, 10, 10), may_change=True)
     guidance_scale: Scale | tuple[Scale, ...] = field(
-        "1 means no guidance, at half the cost; one number, or one per stage",
+        "1 or less means no guidance, at half the cost; one number, or one per stage",
         default=3.0,
         may_change=True,
     )
