@@ -10,9 +10,9 @@ With --image it begins from a picture: redrawn from --strength on, filled in whe
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from nami_jax.sampling.pipeline import NamiPipeline
+
+# Flags that are arguments of the call by the same name.
+PASSED_ON = "preset preset_prompt image strength mask height width seed num_images batch_size".split()
 
 
 def define_flags() -> None:
@@ -104,13 +107,34 @@ def load_adapters(pipe: "NamiPipeline", paths: Sequence[str], scales: Sequence[f
         pipe.load_lora(path, scales[i] if scales else 1.0, name=f"{i + 1}: {path}")
 
 
+def draw(pipe: "NamiPipeline", args: flags.FlagValues, given: Mapping[str, Any]) -> None:
+    """Draws what the flags ask for, with the sampler's settings in `given`, and saves it."""
+    from nami_jax.files.output_folder import output_folder
+
+    settings = dataclasses.asdict(pipe.settings(args.preset, **given))
+    texts = preset_prompt(args.preset) if args.preset_prompt else PresetPrompt()
+    negative = texts.negative if args.negative_prompt is None else args.negative_prompt
+    if texts.suffix:
+        print(
+            f"--preset={args.preset} adds {texts.suffix!r} to each prompt, and its negative prompt is "
+            f"{texts.negative!r}; --nopreset_prompt leaves both out"
+        )
+    asked = {name: args[name].value for name in PASSED_ON} | {"edit": args.edit_from, "negative_prompt": negative}
+    about = {**settings, **asked, "prompt_suffix": texts.suffix, "checkpoint": pipe.source, "loras": pipe.loras}
+    prompts, out = [prompt for prompt in args.prompt for _ in range(args.num_images)], Path(args.out)
+    with output_folder(out, field="out"):
+        drawn = pipe(args.prompt, **settings, **asked, progress=True, return_stages=args.stages)
+        save_pictures(drawn[-1] if args.stages else drawn, prompts, out, about, args.overwrite)
+        if args.stages:
+            save_stages(drawn, prompts, out, args.seed)
+
+
 def main(argv: list[str]) -> None:
     """Loads the checkpoint, draws and saves."""
     # Not at the top: jax, orbax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
     from nami_jax.checkpoints.checkpoint import CheckpointError
     from nami_jax.checkpoints.orbax import mute_orbax
     from nami_jax.files.disk import explain, print_anything
-    from nami_jax.files.output_folder import output_folder
     from nami_jax.parallel.kept_programs import keep_on_disk
     from nami_jax.sampling.pipeline import NamiPipeline
     from nami_jax.weights import WeightsError
@@ -131,30 +155,7 @@ def main(argv: list[str]) -> None:
             mesh=given_mesh(args),
         )
         load_adapters(pipe, args.lora or [], args.lora_scale)
-        settings = dataclasses.asdict(pipe.settings(args.preset, **given))
-        texts = preset_prompt(args.preset) if args.preset_prompt else PresetPrompt()
-        negative = texts.negative if args.negative_prompt is None else args.negative_prompt
-        if texts.suffix:
-            print(
-                f"--preset={args.preset} adds {texts.suffix!r} to each prompt, and its negative prompt is "
-                f"{texts.negative!r}; --nopreset_prompt leaves both out"
-            )
-        about = {
-            **settings, "prompt_suffix": texts.suffix, "negative_prompt": negative, "seed": args.seed,
-            "checkpoint": pipe.source, "loras": pipe.loras, "image": args.image, "strength": args.strength,
-            "mask": args.mask, "edit_from": args.edit_from,
-        }  # fmt: skip
-        with output_folder(Path(args.out), field="out"):
-            drawn = pipe(
-                args.prompt, negative_prompt=negative, preset=args.preset, preset_prompt=args.preset_prompt,
-                image=args.image, strength=args.strength, mask=args.mask, edit=args.edit_from, height=args.height,
-                width=args.width, seed=args.seed, num_images=args.num_images, batch_size=args.batch_size,
-                progress=True, return_stages=args.stages, **settings,
-            )  # fmt: skip
-            prompts = [prompt for prompt in args.prompt for _ in range(args.num_images)]
-            save_pictures(drawn[-1] if args.stages else drawn, prompts, Path(args.out), about, args.overwrite)
-            if args.stages:
-                save_stages(drawn, prompts, Path(args.out), args.seed)
+        draw(pipe, args, given)
     except (ConfigError, CheckpointError, WeightsError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     except OSError as error:

@@ -7,6 +7,7 @@ and all other modules receive the dataclasses (never a ConfigDict, never flags).
 from nami_jax.config.evaluation_settings import EvaluationConfig
 from nami_jax.config.flow_run import Config, DrawConfig, PipelineConfig, TrainConfig
 from nami_jax.config.sampler_settings import (
+    PRESET_PROMPTS,
     SAMPLE_PRESETS,
     Budget,
     PresetPrompt,
@@ -41,6 +42,7 @@ from nami_jax.config.settings import (
 )
 
 __all__ = [
+    "PRESET_PROMPTS",
     "SAMPLE_PRESETS",
     "AutoencoderConfig",
     "BridgeConfig",

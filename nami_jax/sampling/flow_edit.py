@@ -78,8 +78,8 @@ def edited_stages(
     assert source is not None, "as before"
     delta, stages = None, []
     plans = sampler.plans(sample, request.source.begin)
-    with progress_bar(total=sum(map(len, (p.program.guided for p in plans))), desc="editing", unit="step",
-                      disable=not watching.progress) as bar:  # fmt: skip
+    total = sum(len(plan.program.guided) for plan in plans)
+    with progress_bar(total=total, desc="editing", unit="step", disable=not watching.progress) as bar:
         for plan in plans:
             stage = plan.program.stage
             before = None if stage.number == 1 else sampler.stages[stage.number - 2]

@@ -18,7 +18,7 @@ from nami_jax.config import (
 from nami_jax.config import preset_prompt as preset_texts
 from nami_jax.flow.transition import Transition, make_transition
 from nami_jax.sampling.drawings import Drawing, finish, require_together
-from nami_jax.sampling.pretrained import Pretrained
+from nami_jax.sampling.loaded import LoadedModel
 from nami_jax.sampling.prompts import GivenStates, read_texts
 from nami_jax.sampling.sampler import Request, Watching
 from nami_jax.sampling.source_pictures import read_sources
@@ -29,7 +29,7 @@ from nami_jax.text.encoders import TextStates
 Callback = Callable[[Any, int, float, dict[str, Any]], Any]
 
 
-class NamiPipeline(Pretrained):
+class NamiPipeline(LoadedModel):
     """A trained model ready to draw.
 
     Example:

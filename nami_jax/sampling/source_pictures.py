@@ -82,8 +82,10 @@ def read_sources(image: Any, mask: Any, strength: float | None, count: int, size
     )
     drawn = None
     if mask is not None:
-        masks = [ImageOps.fit(_mask(each), (width, height), Image.Resampling.NEAREST) for each in
-                 _several("mask", mask, count)]  # fmt: skip
+        masks = [
+            ImageOps.fit(_mask(each), (width, height), Image.Resampling.NEAREST)
+            for each in _several("mask", mask, count)
+        ]
         drawn = np.stack([np.asarray(each) > 127 for each in masks])[..., None]
         require(
             bool(drawn.any()),

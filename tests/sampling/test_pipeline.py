@@ -243,6 +243,27 @@ def test_command_writes_pictures_that_say_what_they_are(workdir, tmp_path):
     assert str(workdir) in about["checkpoint"]
 
 
+@pytest.mark.slow
+def test_command_begins_from_a_picture_and_saves_stages(workdir, tmp_path):
+    source, mask = Image.new("RGB", (16, 16), "navy"), Image.new("L", (16, 16))
+    mask.paste(255, (0, 0, 16, 5))
+    source.save(tmp_path / "source.png")
+    mask.save(tmp_path / "mask.png")
+    given = ("--image", str(tmp_path / "source.png"), "--mask", str(tmp_path / "mask.png"), "--stages")
+    run = command("nami_jax.sample", "--checkpoint", str(workdir), "--prompt", "red card", *given, "--preset=released",
+                  "--transition=renoise", "--steps=2,1,2", "--out", str(tmp_path / "out"))  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "--preset=released adds '.extremely detailed" in run.stdout
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"000-red-card-seed0.png", "000-red-card-seed0-stages.png"}
+    with Image.open(tmp_path / "out" / "000-red-card-seed0.png") as image:
+        found, about = np.asarray(image.convert("RGB")), image.text  # pyright: ignore[reportAttributeAccessIssue]
+    assert (found[5:] == np.asarray(source)[5:]).all()
+    assert not (found[:5] == np.asarray(source)[:5]).all()
+    assert about["mask"] == str(tmp_path / "mask.png")
+    assert about["negative_prompt"].startswith("(face asymmetry")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -28,7 +28,7 @@ from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
 from nami_jax.weights import WeightsError
 
 
-class Pretrained:
+class LoadedModel:
     """A model and its parts.
 
     Attributes:
