@@ -119,7 +119,8 @@ def draw(pipe: "NamiPipeline", args: flags.FlagValues, given: Mapping[str, Any])
             f"--preset={args.preset} adds {texts.suffix!r} to each prompt, and its negative prompt is "
             f"{texts.negative!r}; --nopreset_prompt leaves both out"
         )
-    asked = {name: args[name].value for name in PASSED_ON} | {"edit": args.edit_from, "negative_prompt": negative}
+    asked: dict[str, Any] = {name: args[name].value for name in PASSED_ON}
+    asked |= {"edit": args.edit_from, "negative_prompt": negative}
     about = {**settings, **asked, "prompt_suffix": texts.suffix, "checkpoint": pipe.source, "loras": pipe.loras}
     prompts, out = [prompt for prompt in args.prompt for _ in range(args.num_images)], Path(args.out)
     with output_folder(out, field="out"):

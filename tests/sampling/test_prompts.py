@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from tests.support.sizes import MODEL
 RELEASED = preset_prompt("released")
 
 
-def read(prompts="red", negative=None, edit=None, preset=RELEASED, **given):
+def read(prompts: Any = "red", negative=None, edit=None, preset=RELEASED, **given):
     return read_texts(prompts, negative, edit, GivenStates(**given), preset, MODEL)
 
 

@@ -78,7 +78,8 @@ def test_sampling_is_the_stages_one_after_another():
 def test_stages_are_yielded_coarsest_first_and_the_last_is_the_result():
     networks, sample, request = Networks(awake(), Renoise()), SampleConfig((1, 1, 1)), Request(16, 24, 0, [0, 1])
     sampler = make_sampler(MODEL)
-    states = tuple(np.concatenate([t, t]) for t in text(2))
+    embeds, pooled = (np.concatenate([t, t]) for t in text(2))
+    states = embeds, pooled
     latents = [end.x for end in sampler.by_stage(networks, states, sample, request)]
     assert [x.shape for x in latents] == [(2, *shape) for shape in sampler.shapes(16, 24)]
     np.testing.assert_array_equal(latents[-1], sampler(networks, text(2), text(2), sample, request))

@@ -41,7 +41,9 @@ def test_a_mask_is_true_white_or_above_half(tmp_path):
     half[:8] = True
     Image.fromarray(half).save(tmp_path / "m.png")
     for given in (half, half * 0.6, half * np.uint8(255), Image.fromarray(half), tmp_path / "m.png"):
-        np.testing.assert_array_equal(read_sources(picture(), given, None, 1, SIZE).drawn[0, :, :, 0], half)
+        drawn = read_sources(picture(), given, None, 1, SIZE).drawn
+        assert drawn is not None
+        np.testing.assert_array_equal(drawn[0, :, :, 0], half)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A pipeline around a small network with random weights, and states of prompts for it: no training, no text encoder."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def small_pipeline(seed: int = 0, dtype: str = "float32", **changes) -> NamiPipe
     return NamiPipeline(Parts(awake(cfg.model, seed), cfg, None, "a small network"), no_encoder)
 
 
-def states(count: int = 1, seed: int = 0, tokens: int = 5) -> dict[str, np.ndarray]:
+def states(count: int = 1, seed: int = 0, tokens: int = 5) -> dict[str, Any]:
     """Returns states of prompts, and of one negative prompt, as a call takes them."""
     rng = np.random.default_rng(seed)
     embeds, pooled = (

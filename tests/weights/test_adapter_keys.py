@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ def test_pairs_add_to_the_kernels_what_merging_them_does_also_when_read_back():
     plain = {path: np.asarray(leaf) for path, leaf in flatten_dict(others).items()}
     adapter = adapter_of(low_rank, MODEL, plain)
     again = read_adapter(adapter_tensors(adapter), MODEL, abstract_model(MODEL)[1], "here")
-    merged = flatten_dict(lora.merge(params))
+    merged: dict[Any, Any] = flatten_dict(lora.merge(params))
     for each in (adapter, again):
         kernels = {path: leaf.copy() for path, leaf in plain.items()}
         add_adapter(kernels, MODEL, each, 1.0)
