@@ -1,10 +1,10 @@
 """What a call of the pipeline draws, batch by batch, and what becomes of the latents."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from nami_jax.config import DrawConfig, SampleConfig, require
 from nami_jax.sampling.flow_edit import edited_stages
@@ -80,24 +80,21 @@ def _of(states: TextStates, which: np.ndarray) -> TextStates:
     return states if len(states.pooled) == 1 else rows(states, which)
 
 
-def finish(batches: Sequence[Batch], sources: SourcePictures | None, decode: Decode, draw: DrawConfig) -> Any:
-    """Turns latents into what a call returns: see `NamiPipeline.__call__`."""
-    stages = []
-    for each in zip(*(latents for _, latents in batches), strict=True):
+def finish(batches: Iterable[Batch], sources: SourcePictures | None, decode: Decode, draw: DrawConfig) -> Any:
+    """Turns latents into what a call returns, batch by batch: see `NamiPipeline.__call__`."""
+
+    def finished(latents: np.ndarray, which: np.ndarray) -> Any:
         if draw.output_type == "latent":
-            stages.append(np.concatenate(each))
-            continue
-        pixels = [decode(latents) for latents in each]
-        if sources is not None and pixels[0].shape[1:] == sources.levels.shape[1:]:
-            pixels = [sources.keep(x, which) for x, (which, _) in zip(pixels, batches, strict=True)]
-        stages.append(_pictures(np.concatenate(pixels), draw.output_type))
+            return latents
+        pixels = decode(latents)
+        if sources is not None and pixels.shape[1:] == sources.levels.shape[1:]:
+            pixels = sources.keep(pixels, which)
+        return to_images(pixels) if draw.output_type == "pil" else np.clip((pixels + np.float32(1)) / 2, 0, 1)
+
+    parts = [[finished(latents, which) for latents in stages] for which, stages in batches]
+    join = np.concatenate if draw.output_type != "pil" else lambda lists: list(itertools.chain.from_iterable(lists))
+    stages = [join(each) for each in zip(*parts, strict=True)]
     return stages if draw.return_stages else stages[-1]
-
-
-def _pictures(pixels: np.ndarray, output_type: str) -> np.ndarray | list[Image.Image]:
-    if output_type == "pil":
-        return to_images(pixels)
-    return np.clip((pixels + np.float32(1)) / 2, 0, 1)
 
 
 def require_together(image: Any, needing: dict[str, Any], callback: Any) -> None:

@@ -130,7 +130,7 @@ class NamiPipeline(LoadedModel):
         drawing = Drawing(self.sampler, Networks(self.model, transition), settings, self._latents_size(*size), watching)
         source = None if sources is None else sources.latents(self.autoencoder)
         texts = wanted.encoded(self.encode)
-        return finish(list(drawing.batches(texts, source, draw)), sources, self.pixels, draw)
+        return finish(drawing.batches(texts, source, draw), sources, self.pixels, draw)
 
     def settings(self, preset: str | None = None, **given: Any) -> SampleConfig:
         """Returns the sampler's settings: the preset's, or the model's own, with those in `given` that are not None.

@@ -51,8 +51,7 @@ class SourcePictures:
         """
         if self.drawn is None:
             return pixels
-        rows = rows % len(self.levels)
-        return np.where(self.drawn[rows % len(self.drawn)], pixels, to_stage(self.levels[rows], 1))
+        return np.where(self.drawn[rows % len(self.drawn)], pixels, to_stage(self.levels[rows % len(self.levels)], 1))
 
 
 def read_sources(image: Any, mask: Any, strength: float | None, count: int, size: tuple[int, int]) -> SourcePictures:

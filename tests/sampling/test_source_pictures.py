@@ -109,6 +109,8 @@ def test_each_prompt_may_have_a_picture_and_a_mask_of_its_own(pipe):
     sources, masks = [picture(1), picture(2)], np.zeros((2, *SIZE), bool)
     masks[0, :8], masks[1, 8:] = True, True
     drawn = pipe(**states(2), image=sources, mask=list(masks), num_images=2)
-    for i, each in enumerate(drawn):
-        prompt = i // 2
-        np.testing.assert_array_equal(np.asarray(each)[~masks[prompt]], sources[prompt][~masks[prompt]])
+    one = pipe(**states(2), image=sources[0], mask=list(masks), num_images=2)
+    for i, (each, of_one) in enumerate(zip(drawn, one, strict=True)):
+        outside = ~masks[i // 2]
+        np.testing.assert_array_equal(np.asarray(each)[outside], sources[i // 2][outside])
+        np.testing.assert_array_equal(np.asarray(of_one)[outside], sources[0][outside])
