@@ -29,7 +29,8 @@ from nami_jax.models.nami import Nami, abstract_model
 from nami_jax.monitoring.flops import sampling_flops
 from nami_jax.planning.tables import table
 from nami_jax.planning.xla_flops import sampling_xla_flops
-from nami_jax.sampling.sampler import Networks, Request, make_sampler
+from nami_jax.sampling.sampler import Request, make_sampler
+from nami_jax.sampling.stage_programs import Networks
 from nami_jax.terminal.command_line import parse_flags
 
 # NAMI-2B with one of its 16 heads and depths 2, 3, 4 for 9, 16, 22.
@@ -95,7 +96,8 @@ def sample_by_stage(
     """
     x, seconds, start = None, [], time.perf_counter()
     request = Request(workload.side, workload.side, seed=0, numbers=range(workload.batch))
-    for x in make_sampler(model.cfg, layout=layout).by_stage(Networks(model, Renoise()), text, sample, request):
+    for end in make_sampler(model.cfg, layout=layout).by_stage(Networks(model, Renoise()), text, sample, request):
+        x = end.x
         x.block_until_ready()
         seconds.append(time.perf_counter() - start - sum(seconds))
     assert x is not None

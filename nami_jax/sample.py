@@ -2,23 +2,31 @@
 
 Writes one PNG per picture and, for more than one, a captioned `grid.png`; earlier ones are replaced only with
 --overwrite. Prompt, seed, steps and checkpoint are stored in each PNG's metadata.
+
+With --image it begins from a picture: redrawn from --strength on, filled in where --mask is white, or changed from what
+--edit_from says it shows to the prompt.
 """
 
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
-from nami_jax.config import ConfigError
+from nami_jax.config import ConfigError, PresetPrompt, preset_prompt, require
 from nami_jax.terminal.command_line import parse_flags, run_command
 from nami_jax.terminal.sampler_flags import define_model_flags, define_sampler_flags, given_mesh, given_settings
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from nami_jax.sampling.pipeline import NamiPipeline
+
+# Flags that are arguments of the call by the same name.
+PASSED_ON = "preset preset_prompt image strength mask height width seed num_images batch_size".split()
 
 
 def define_flags() -> None:
@@ -26,8 +34,18 @@ def define_flags() -> None:
     define_model_flags()
     flags.DEFINE_bool("keep_encoder", True, "--nokeep_encoder frees the text encoder's memory before sampling")
     flags.DEFINE_multi_string("prompt", None, "what to draw; repeat it for several", required=True)
-    flags.DEFINE_string("negative_prompt", "", "what guidance steers away from")
+    flags.DEFINE_string("negative_prompt", None, "what guidance steers away from; the preset's, if it has one")
+    flags.DEFINE_bool("preset_prompt", True, "--nopreset_prompt leaves out the texts that --preset=released adds")
     define_sampler_flags()
+    flags.DEFINE_string("image", None, "picture to begin from; cut to the size that is drawn")
+    flags.DEFINE_float(
+        "strength", None, "global time, 1 being noise, from which --image is redrawn; 0.75, with a mask 1, if not given"
+    )
+    flags.DEFINE_string("mask", None, "picture that is white where --image is to be filled in; the rest stays as it is")
+    flags.DEFINE_string("edit_from", None, "what --image shows: it is edited by what differs in the prompt (FlowEdit)")
+    flags.DEFINE_multi_string("lora", None, "LoRA run or adapter file to add to the network; repeat it for several")
+    flags.DEFINE_multi_float("lora_scale", [], "of each --lora, in their order; 1 if none is given")
+    flags.DEFINE_bool("stages", False, "also save what each stage ended in")
     flags.DEFINE_integer("height", None, "pixels; as trained if not given")
     flags.DEFINE_integer("width", None, "pixels; as trained if not given")
     flags.DEFINE_integer("seed", 0, "seed of the noise")
@@ -66,13 +84,58 @@ def save_pictures(
         save(grid(prompts, [pictures]), "grid.png", prompts=prompts)
 
 
+def save_stages(stages: "Sequence[Sequence[Image.Image]]", prompts: Sequence[str], out: Path, seed: int) -> None:
+    """Saves for each picture what its stages ended in, coarsest first, beside one another."""
+    from nami_jax.sampling.pictures import grid, save_beside
+
+    for i, (pictures, prompt) in enumerate(zip(zip(*stages, strict=True), prompts, strict=True)):
+        sizes = [f"{picture.width}x{picture.height}" for picture in pictures]
+        sheet = grid(sizes, [pictures], prompt)
+        print(save_beside(sheet, out / file_name(i, prompt, seed).replace(".png", "-stages.png"), {"prompt": prompt}))
+
+
+def load_adapters(pipe: "NamiPipeline", paths: Sequence[str], scales: Sequence[float]) -> None:
+    """Adds the adapters that the flags name."""
+    require(
+        not scales or len(scales) == len(paths),
+        field="lora_scale",
+        value=list(scales),
+        rule=f"--lora names {len(paths)} adapters",
+        remedy="Give one for each, in their order, or none",
+    )
+    for i, path in enumerate(paths):
+        pipe.load_lora(path, scales[i] if scales else 1.0, name=f"{i + 1}: {path}")
+
+
+def draw(pipe: "NamiPipeline", args: flags.FlagValues, given: Mapping[str, Any]) -> None:
+    """Draws what the flags ask for, with the sampler's settings in `given`, and saves it."""
+    from nami_jax.files.output_folder import output_folder
+
+    settings = dataclasses.asdict(pipe.settings(args.preset, **given))
+    texts = preset_prompt(args.preset) if args.preset_prompt else PresetPrompt()
+    negative = texts.negative if args.negative_prompt is None else args.negative_prompt
+    if texts.suffix:
+        print(
+            f"--preset={args.preset} adds {texts.suffix!r} to each prompt, and its negative prompt is "
+            f"{texts.negative!r}; --nopreset_prompt leaves both out"
+        )
+    asked: dict[str, Any] = {name: args[name].value for name in PASSED_ON}
+    asked |= {"edit": args.edit_from, "negative_prompt": negative}
+    about = {**settings, **asked, "prompt_suffix": texts.suffix, "checkpoint": pipe.source, "loras": pipe.loras}
+    prompts, out = [prompt for prompt in args.prompt for _ in range(args.num_images)], Path(args.out)
+    with output_folder(out, field="out"):
+        drawn = pipe(args.prompt, **settings, **asked, progress=True, return_stages=args.stages)
+        save_pictures(drawn[-1] if args.stages else drawn, prompts, out, about, args.overwrite)
+        if args.stages:
+            save_stages(drawn, prompts, out, args.seed)
+
+
 def main(argv: list[str]) -> None:
     """Loads the checkpoint, draws and saves."""
     # Not at the top: jax, orbax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
     from nami_jax.checkpoints.checkpoint import CheckpointError
     from nami_jax.checkpoints.orbax import mute_orbax
     from nami_jax.files.disk import explain, print_anything
-    from nami_jax.files.output_folder import output_folder
     from nami_jax.parallel.kept_programs import keep_on_disk
     from nami_jax.sampling.pipeline import NamiPipeline
     from nami_jax.weights import WeightsError
@@ -92,20 +155,8 @@ def main(argv: list[str]) -> None:
             keep_encoder=args.keep_encoder,
             mesh=given_mesh(args),
         )
-        settings = pipe.settings(args.preset, **given)
-        about = dataclasses.asdict(settings) | {"negative_prompt": args.negative_prompt, "seed": args.seed}
-        with output_folder(Path(args.out), field="out"):
-            pictures = pipe(
-                args.prompt,
-                height=args.height,
-                width=args.width,
-                num_images=args.num_images,
-                batch_size=args.batch_size,
-                progress=True,
-                **about,
-            )
-            prompts = [prompt for prompt in args.prompt for _ in range(args.num_images)]
-            save_pictures(pictures, prompts, Path(args.out), {**about, "checkpoint": pipe.source}, args.overwrite)
+        load_adapters(pipe, args.lora or [], args.lora_scale)
+        draw(pipe, args, given)
     except (ConfigError, CheckpointError, WeightsError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     except OSError as error:

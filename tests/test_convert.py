@@ -102,7 +102,7 @@ def test_settings_to_sample_with_follow_the_release(ours):
     assert settings.text == TextConfig("t5_bert", 256, mask_padding=False, folder=".", pooled_length=77)
     assert (settings.sample.steps, settings.sample.grid, settings.sample.transition) == (
         (10, 10, 10),
-        "linear",
+        "released",
         "bridge",
     )
     assert settings.side == 16 * 8  # of the bridge's last shift
@@ -120,6 +120,8 @@ def test_a_release_without_bridge_renoises(changed, tmp_path):
 def test_export_gives_back_the_release_file_by_file(release, ours, tmp_path):
     export_release(ours, tmp_path / "back")
     found, expected = files(tmp_path / "back"), files(release)
+    index = json.loads(found.pop("model_index.json").read_text())
+    assert index["mt5"] == ["transformers", "MT5EncoderModel"]
     assert found.keys() == expected.keys()
     for name, path in expected.items():
         if path.suffix == ".safetensors":

@@ -1,7 +1,10 @@
 """Every command in the documentation: what it is given is parsed here, and something named here runs it."""
 
+import ast
+import dataclasses
 import functools
 import importlib
+import inspect
 import re
 import shlex
 import subprocess
@@ -9,14 +12,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from nami_jax import prepare
+from nami_jax import NamiPipeline, prepare
+from nami_jax.config import SampleChanges
 from nami_jax.nami1k.__main__ import COMMANDS as COMMANDS_OF_NAMI1K
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.training.flags import parse_run_flags
+from nami_jax.weights import save_tensors
 from tests.support.flags import defined
 from tests.support.paths import ROOT
+from tests.support.pipelines import small_pipeline
 
 BESIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "launch/README.md")
 PAGES = [*BESIDE, *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -43,6 +50,7 @@ RUN_BY = {
     r"python -m nami_jax.(train|prepare) --config configs/finetune.py": "tests/runs/test_begun_runs.py",
     r"(python -m nami_jax.train|nami-train) --config emoji_tiny": "tests/test_train.py",
     r"python -m nami_jax.sample .*--preset released": "tests/runs/test_finetune.py",
+    r"python -m nami_jax.sample .*--(image|lora)": "tests/sampling/test_pipeline.py",
     r"python -m nami_jax.sample .*--sequence": "tests/sampling/test_sampler.py",
     r"python -m nami_jax.sample": "tests/sampling/test_pipeline.py",
     r"python -m nami_jax.evaluate": "tests/test_evaluate.py",
@@ -55,6 +63,7 @@ RUN_BY = {
     r"python -m benchmarks.arena_statistics": "tests/benchmarks/test_arena_statistics.py",
     r"python -m benchmarks.attention": "tests/benchmarks/test_attention_benchmark.py",
     r"python -m benchmarks.budget": "tests/benchmarks/test_budget.py",
+    r"python -m benchmarks.editing": "tests/benchmarks/test_editing.py",
     r"python -m benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
     r"python -m benchmarks.gaussian_flow": "tests/benchmarks/test_gaussian_flow.py",
     r"python -m benchmarks.growth": "tests/benchmarks/test_growth.py",
@@ -146,3 +155,41 @@ def test_each_command_has_flags_and_fields_that_exist(page, command, monkeypatch
         module: Any = importlib.import_module(home)
         with defined(module.define_flags):
             parse(arguments)
+
+
+def snippets(page: str) -> list[str]:
+    """Returns the Python blocks of a page."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def model_in_place(tmp_path, monkeypatch):
+    """What the pages name: a small model that reads MiniLM's states, and two adapters of it."""
+    sizes = dataclasses.replace(small_pipeline().cfg.model, text_dim=384, pooled_dim=384)
+    small_pipeline(model=sizes).save_pretrained(tmp_path / "runs" / "emoji_tiny")
+    rng, key = np.random.default_rng(0), "transformer.single_transformer_blocks.0.attn.to_q"
+    pair = {f"{key}.lora_{part}.weight": rng.standard_normal(shape, np.float32) for part, shape in
+            (("A", (2, sizes.width)), ("B", (sizes.width, 2)))}  # fmt: skip
+    save_tensors(pair, tmp_path / "runs" / "emoji_lora", "adapter_model")
+    save_tensors(pair, tmp_path, "style")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("page", ["api.md", "editing.md"])
+def test_the_arguments_and_methods_in_python_blocks_exist(page):
+    known = set(inspect.signature(NamiPipeline.__call__).parameters) | set(SampleChanges.__annotations__)
+    calls = [node for block in snippets(page) for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    assert len(snippets(page)) >= 3
+    for call in calls:
+        if isinstance(call.func, ast.Name) and call.func.id in ("pipe", "again"):
+            assert {keyword.arg for keyword in call.keywords} <= known, ast.unparse(call)
+        if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "pipe":
+            assert hasattr(NamiPipeline, call.func.attr), ast.unparse(call)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["api.md", "editing.md"])
+def test_the_python_blocks_run_one_after_the_other(page, model_in_place):
+    names: dict[str, Any] = {}
+    for block in snippets(page):
+        exec(compile(block, f"docs/{page}", "exec"), names)

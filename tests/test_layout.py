@@ -14,7 +14,7 @@ PACKAGE = "nami_jax"
 
 # A folder may import those before it, never those behind it. Files at the top are commands: they import any folder.
 FOLDERS = (
-    "config terminal files flow models parallel weights text autoencoder checkpoints monitoring data sampling release "
+    "config terminal files flow models parallel weights text autoencoder checkpoints monitoring data release sampling "
     "evaluation training preparation planning host_checks nami1k"
 ).split()
 APART = {"flow", "models"}  # neither imports the other

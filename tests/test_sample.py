@@ -5,8 +5,10 @@ import sys
 import pytest
 from PIL import Image
 
-from nami_jax.sample import save_pictures
+from nami_jax.config import ConfigError
+from nami_jax.sample import load_adapters, save_pictures, save_stages
 from tests.support.paths import ROOT
+from tests.support.pipelines import small_pipeline
 
 IMPORT = """
 import importlib, sys
@@ -39,6 +41,20 @@ def test_pictures_of_other_prompts_or_settings_are_kept_unless_they_are_to_be_re
     assert len(names) == (3 if overwrite else 9)
     assert {f"{i:03d}-a-very-long-description-of-a-red-card-th-seed1.png" for i in (0, 1)} | {"grid.png"} <= names
     assert len(capsys.readouterr().out.splitlines()) == 12  # each picture is named, also one that was there
+
+
+def test_each_adapter_has_a_scale_or_none_has():
+    with pytest.raises(ConfigError, match=r"lora_scale = \[0\.5\]: --lora names 2 adapters\. Give one for each"):
+        load_adapters(small_pipeline(), ["a", "b"], [0.5])
+
+
+def test_the_stages_of_a_picture_stand_beside_one_another_at_one_size(tmp_path):
+    stages = [[Image.new("RGB", (side, side), colour) for colour in ("red", "blue")] for side in (8, 16, 32)]
+    save_stages(stages, ["red", "blue"], tmp_path, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {"000-red-seed0-stages.png", "001-blue-seed0-stages.png"}
+    with Image.open(tmp_path / "000-red-seed0-stages.png") as sheet:
+        assert sheet.size[0] == 8 + 3 * (96 + 8)
+        assert sheet.convert("RGB").getpixel((10 + 2 * 104, 40)) == (255, 0, 0)
 
 
 def test_drawing_pictures_imports_no_training():

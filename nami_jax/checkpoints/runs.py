@@ -72,6 +72,35 @@ def _load_step(checkpoints: Checkpoints, step: int, dtype: str | None, shardings
     return Run(cfg, nnx.merge(abstract_model(plain)[0], params), bridge, step, checkpoints.frozen(step))
 
 
+def load_pairs(workdir: Path, model: ModelConfig) -> Any:
+    """Loads the low-rank pairs of a LoRA run's newest whole checkpoint, its EMA, as nested dicts of float32.
+
+    Args:
+        workdir: of the run.
+        model: the network that they are to be added to.
+
+    Raises:
+        CheckpointError: there is no finished checkpoint, or it is damaged.
+        ConfigError: the run trains no pairs, or those of another network.
+    """
+    with Checkpoints(workdir) as checkpoints:
+
+        def load(step: int) -> Any:
+            cfg = checkpoints.config(step)
+            require(
+                cfg.model.lora_rank is not None,
+                field="lora",
+                value=str(workdir),
+                rule="is a run of a whole network, without low-rank pairs",
+                remedy="Pass a run with model.lora_rank, or draw with this one by itself",
+            )
+            require_same_network(model, cfg.model, workdir)
+            low_rank, _ = lora.split(abstract_model(cfg.model)[1])
+            return checkpoints.item(step, "ema", placed(low_rank, None))
+
+        return checkpoints.latest_valid(load)
+
+
 def placed(shapes: Any, shardings: Shardings | None) -> Any:
     """Returns ShapeDtypeStructs with `shardings`, or all on the first device of this process."""
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

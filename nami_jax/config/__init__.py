@@ -6,7 +6,16 @@ and all other modules receive the dataclasses (never a ConfigDict, never flags).
 
 from nami_jax.config.evaluation_settings import EvaluationConfig
 from nami_jax.config.flow_run import Config, DrawConfig, PipelineConfig, TrainConfig
-from nami_jax.config.sampler_settings import SAMPLE_PRESETS, Budget, SampleConfig, sample_preset
+from nami_jax.config.sampler_settings import (
+    PRESET_PROMPTS,
+    SAMPLE_PRESETS,
+    Budget,
+    PresetPrompt,
+    SampleChanges,
+    SampleConfig,
+    preset_prompt,
+    sample_preset,
+)
 from nami_jax.config.sections import (
     AutoencoderConfig,
     BridgeConfig,
@@ -33,6 +42,7 @@ from nami_jax.config.settings import (
 )
 
 __all__ = [
+    "PRESET_PROMPTS",
     "SAMPLE_PRESETS",
     "AutoencoderConfig",
     "BridgeConfig",
@@ -47,6 +57,8 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "PipelineConfig",
+    "PresetPrompt",
+    "SampleChanges",
     "SampleConfig",
     "Settings",
     "TextConfig",
@@ -58,6 +70,7 @@ __all__ = [
     "parse_scales",
     "parse_steps",
     "parse_taus",
+    "preset_prompt",
     "require",
     "require_side",
     "sample_preset",

@@ -140,13 +140,18 @@ class TrainConfig(Settings):
 
 @settings()
 class DrawConfig(Settings):
-    """What a call of `NamiPipeline` asks for, beside texts and the sampler's settings."""
+    """What a call of `NamiPipeline` asks for, beside texts, pictures and the sampler's settings."""
 
     height: Side | None = field("of the pictures, pixels; None: as trained", default=None, example=512)
     width: Side | None = field("of the pictures, pixels; None: as trained", default=None, example=512)
     seed: Seed = field("of the noise", default=0)
     num_images: int = field("pictures per prompt", default=1, ge=1, le=MOST_PICTURES)
     batch_size: int = field("pictures drawn at once", default=32, ge=1, le=MOST_PICTURES)
+    output_type: Literal["pil", "np", "latent"] = field(
+        "what pictures are returned as: PIL images, arrays (N, H, W, 3) in [0, 1], or latents", default="pil"
+    )
+    return_stages: bool = field("return what each stage ended in, coarsest first, in place of the last", default=False)
+    preset_prompt: bool = field("add the texts of the preset, if it has any, to the prompts", default=True)
 
 
 @settings()

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypedDict
 
 import pydantic
 
@@ -20,7 +20,7 @@ class SampleConfig(Settings):
 
     steps: tuple[SolverSteps, ...] = field("solver steps per stage", default=(10, 10, 10), may_change=True)
     guidance_scale: Scale | tuple[Scale, ...] = field(
-        "1 means no guidance, at half the cost; one number, or one per stage",
+        "1 or less means no guidance, at half the cost; one number, or one per stage",
         default=3.0,
         may_change=True,
     )
@@ -156,6 +156,22 @@ class SampleConfig(Settings):
         return scales if isinstance(scales, tuple) else (scales,) * len(self.steps)
 
 
+class SampleChanges(TypedDict, total=False):
+    """Fields of `SampleConfig` as a caller gives them, each of which may be None: as it was."""
+
+    steps: Sequence[int] | None
+    guidance_scale: float | Sequence[float] | None
+    guidance_interval: Sequence[float] | None
+    guidance_rescale: float | None
+    cfg_zero_star: bool | None
+    zero_init_steps: int | None
+    grid: str | None
+    shift: float | None
+    taus: Sequence[Sequence[float]] | None
+    solver: str | None
+    transition: str | None
+
+
 class Budget(NamedTuple):
     """Settings for a share of the cost, whatever the model's stages.
 
@@ -187,6 +203,27 @@ SAMPLE_PRESETS: dict[str, SampleConfig | Budget] = {
     "balanced": Budget(1.2, 1.0, UNGUIDED_END),
     "best": Budget(2.0, 1.0, UNGUIDED_END),
 }
+
+
+class PresetPrompt(NamedTuple):
+    """Texts that go with a preset."""
+
+    suffix: str = ""  # added to each prompt
+    negative: str = ""  # the negative prompt, where none is given
+
+
+# Of the released NAMI-2B's demo, which was tuned with them.
+PRESET_PROMPTS = {
+    "released": PresetPrompt(
+        ".extremely detailed,best quality,high quality,perfect composition",
+        "(face asymmetry, eyes asymmetry, deformed eyes, open mouth)",
+    )
+}
+
+
+def preset_prompt(name: str | None) -> PresetPrompt:
+    """Returns the texts that go with the preset called `name`, empty ones with most."""
+    return PRESET_PROMPTS.get(name or "", PresetPrompt())
 
 
 def sample_preset(name: str, own: SampleConfig) -> SampleConfig:

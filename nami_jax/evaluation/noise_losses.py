@@ -12,7 +12,8 @@ from nami_jax.flow.stages import Stage
 from nami_jax.flow.transition import Bridged, start_after
 from nami_jax.models.layout import Layout
 from nami_jax.parallel.kept_programs import BoundedJit
-from nami_jax.sampling.sampler import Networks, Sampler, image_noise
+from nami_jax.sampling.sampler import Sampler
+from nami_jax.sampling.stage_programs import Networks, image_noise
 from nami_jax.terminal.progress import progress_bar
 from nami_jax.text.encoders import TextStates
 

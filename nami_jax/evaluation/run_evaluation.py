@@ -23,7 +23,7 @@ from nami_jax.files.disk import written_whole
 from nami_jax.files.output_folder import make_folder
 from nami_jax.flow.transition import make_transition
 from nami_jax.sampling.pipeline import NamiPipeline
-from nami_jax.sampling.sampler import Networks
+from nami_jax.sampling.stage_programs import Networks
 from nami_jax.text.encoders import TextStates
 
 REPORT, PAGE = "evaluation.json", "index.html"

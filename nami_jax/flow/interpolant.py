@@ -2,7 +2,7 @@
 
 import jax
 
-from nami_jax.flow.resize import pool, upsample
+from nami_jax.flow.resize import pool, upsample, zero_block_mean
 from nami_jax.flow.stages import Stage
 
 
@@ -52,3 +52,45 @@ def interpolate(x_start: jax.Array, x_end: jax.Array, tau: jax.Array) -> tuple[j
     """Returns the point x_t on the path at local time `tau` (B,) in [0, 1], and the velocity x_start - x_end there."""
     tau = tau[:, None, None, None]
     return tau * x_start + (1 - tau) * x_end, x_start - x_end
+
+
+def carried_noise(before: jax.Array, fresh: jax.Array) -> jax.Array:
+    """Returns a stage's noise, given that of the stage before: what renoising makes of it.
+
+    Its pooled and doubled noise is that of the stage before, so that the end of one's path jumps to the start of the
+    other's (`transition.Renoise`), to rounding error.
+
+    Args:
+        before: (B, H/2, W/2, C) standard normal.
+        fresh: (B, H, W, C) standard normal, what the jump adds.
+
+    Returns:
+        (B, H, W, C) standard normal.
+    """
+    return upsample(before) / 2 + zero_block_mean(fresh)
+
+
+def clean_estimate(x_end: jax.Array, velocity: jax.Array, stage: Stage, white: bool = True) -> jax.Array:
+    """Returns the clean latents that the end of a stage's path and its velocity say.
+
+    x_start = x_end + velocity. The means of 2x2 blocks of `stage_ends` are two equations for those of D_k and of the
+    noise; within the blocks U(D_{k-1}) is constant, so that x_start has the noise alone, which is taken off x_end.
+
+    Args:
+        x_end: (B, H, W, C) where the stage ended.
+        velocity: (B, H, W, C) x_start - x_end as predicted last.
+        stage: the stage k.
+        white: whether the noise of x_start is that of x_end also within blocks. A bridge that adds none says nothing of
+            it: then D_k is given as constant in blocks, unless the stage ends without noise.
+
+    Returns:
+        (B, H, W, C).
+    """
+    start, end = stage.sigma_start, stage.sigma_end
+    x_start = x_end + velocity
+    if end == 0:
+        return x_end
+    if stage.number == 1:
+        return (x_end - end * x_start) / (1 - end)
+    blocks = upsample((start * pool(x_end) - end * pool(x_start)) / (start - end))
+    return blocks + (zero_block_mean(x_end) - end / start * zero_block_mean(x_start)) / (1 - end) if white else blocks

@@ -41,7 +41,8 @@ class Schedule(NamedTuple):
 def make_schedules(stages: Sequence[Stage], sample: SampleConfig) -> tuple[Schedule, ...]:
     """Returns what the steps of each stage are, coarsest first, as the sampler's settings say.
 
-    A step is guided if it begins within `guidance_interval` (arXiv 2404.07724), and unless its scale is 1.
+    A step is guided if it begins within `guidance_interval` (arXiv 2404.07724), and if its scale is above 1, as in
+    the release.
     """
     if sample.grid == "released":
         grids = released_grids(len(stages), sample.steps)
@@ -53,7 +54,7 @@ def make_schedules(stages: Sequence[Stage], sample: SampleConfig) -> tuple[Sched
         grids = (Grid(*(times[sample.zero_init_steps :] for times in grids[0])), *grids[1:])
     low, high = sample.guidance_interval
     return tuple(
-        Schedule(grid, tuple(bool(scale != 1 and low <= t <= high) for t in grid.times[:-1]), scale)
+        Schedule(grid, tuple(bool(scale > 1 and low <= t <= high) for t in grid.times[:-1]), scale)
         for grid, scale in zip(grids, sample.stage_scales, strict=True)
     )
 
@@ -84,7 +85,8 @@ def released_grids(num_stages: int, steps: Sequence[int]) -> tuple[Grid, ...]:
 
     That scheduler counts time in `TICKS` whole ticks and cuts the stages' windows at whole ticks. It spaces `steps[k]`
     points from a window's first tick to its last and then appends 0, so the last step of each stage is tiny: of N steps
-    about N - 1 do something. Use `linear_grids` where parity does not matter.
+    about N - 1 do something. Use `linear_grids` where parity does not matter. The scheduler can shift all of its noise
+    levels, windows included; the release sets that shift to 1, which is none, and so does this.
 
     Args:
         num_stages: K, with windows at the default noise levels.

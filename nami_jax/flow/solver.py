@@ -5,93 +5,137 @@ What a velocity needs of the time alone is prepared for all steps at once, befor
 Guidance is classifier-free (arXiv 2207.12598): one batch holds the prompts and then their negative prompts.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nami_jax.flow.schedule import Grid
 
 Velocity = Callable[[jax.Array, Any], jax.Array]
 Prepare = Callable[[Any], Any]
+After = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def euler(velocity: Velocity, x: jax.Array, grid: Grid, prepare: Prepare = jnp.asarray) -> jax.Array:
-    """Integrates from the grid's first local time to its last, one velocity per step.
+class Step(NamedTuple):
+    """What a solver takes a step by; of N steps, arrays with a leading axis N.
 
-    Args:
-        velocity: maps latents (B, H, W, C) and what `prepare` made of a global time to the velocity (B, H, W, C).
-        x: (B, H, W, C) latents at the first local time.
-        grid: N + 1 times.
-        prepare: maps global times (M,) to arrays with a leading axis M.
-
-    Returns:
-        (B, H, W, C) latents at the last local time.
+    Attributes:
+        length: () to the next local time, negative: local time falls.
+        tau: () the local time where it ends.
+        weight: () how much of the change since the velocity before it counts (`ab2`).
+        times: the global times () at which it asks for velocities, or what `prepare` made of them.
     """
 
-    def step(x, each):
-        length, here = each
-        return x + length * velocity(x, here), None
-
-    return jax.lax.scan(step, x, (lengths(grid), prepare(grid.times[:-1])))[0]
-
-
-def heun(velocity: Velocity, x: jax.Array, grid: Grid, prepare: Prepare = jnp.asarray) -> jax.Array:
-    """As `euler`, with the mean of the velocities at both ends of each step: second order, two velocities per step.
-
-    The last one is at the stage's end, a time that training draws with probability 0: `midpoint` keeps clear of it.
-    """
-    prepared = prepare(grid.times)
-
-    def step(x, each):
-        length, here, there = each
-        first = velocity(x, here)
-        return x + length * (first + velocity(x + length * first, there)) / 2, None
-
-    ends = (jax.tree.map(lambda part, some=some: part[some], prepared) for some in (slice(-1), slice(1, None)))
-    return jax.lax.scan(step, x, (lengths(grid), *ends))[0]
+    length: Any
+    tau: Any
+    weight: Any
+    times: tuple[Any, ...]
 
 
-def midpoint(velocity: Velocity, x: jax.Array, grid: Grid, prepare: Prepare = jnp.asarray) -> jax.Array:
-    """As `euler`, with the velocity half-way through each step: second order, two velocities per step."""
+class Moving(NamedTuple):
+    """Where an integration stands."""
 
-    def step(x, each):
-        length, here, half_way = each
-        return x + length * velocity(x + length / 2 * velocity(x, here), half_way), None
-
-    half_way = prepare((grid.times[:-1] + grid.times[1:]) / 2)
-    return jax.lax.scan(step, x, (lengths(grid), prepare(grid.times[:-1]), half_way))[0]
+    x: jax.Array  # (B, H, W, C) latents
+    velocity: jax.Array  # (B, H, W, C) the last one, zeros before the first step
 
 
-def ab2(velocity: Velocity, x: jax.Array, grid: Grid, prepare: Prepare = jnp.asarray) -> jax.Array:
-    """As `euler`, going on as the last two velocities did: second order, one velocity per step.
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """A solver, by its single step.
 
-    Adams and Bashforth's method of two steps for steps of any lengths h' and then h: x + h (v + h / (2 h') (v - v')).
-    The first step has no velocity before it and is Euler's, so each call begins afresh: after a jump between stages the
-    latents are others, and so is the velocity.
-
-    Source: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, sec. III.5.
+    Attributes:
+        move: takes a velocity (of latents and of what `prepare` made of a global time), where the integration stands
+            and a step to where it stands then.
+        asks: where within a step it asks for velocities: 0 at its beginning, 1 at its end.
     """
 
-    def step(carry, each):
-        x, before = carry
-        length, weight, here = each
-        now = velocity(x, here)
-        return (x + length * (now + weight * (now - before)), now), None
+    move: Callable[[Velocity, Moving, Step], Moving]
+    asks: tuple[float, ...] = (0.0,)
 
-    steps = lengths(grid)
-    weights = jnp.concatenate([jnp.zeros(1), steps[1:] / (2 * steps[:-1])])
-    return jax.lax.scan(step, (x, jnp.zeros_like(x)), (steps, weights, prepare(grid.times[:-1])))[0][0]
+    def __call__(self, velocity: Velocity, x: jax.Array, grid: Grid, prepare: Prepare = jnp.asarray) -> jax.Array:
+        """Returns the latents at the grid's last local time; arguments as for `integrate`."""
+        return self.integrate(velocity, begin(x), self.steps(grid), prepare).x
 
+    def steps(self, grid: Grid) -> Step:
+        """Returns the N steps of a grid of N + 1 times, NumPy arrays if those of the grid are."""
+        taus, times = grid
+        arrays: Any = jnp if isinstance(taus, jax.Array) else np
+        lengths = taus[1:] - taus[:-1]
+        weights = arrays.concatenate([arrays.zeros(1, lengths.dtype), lengths[1:] / (2 * lengths[:-1])])
+        return Step(lengths, taus[1:], weights, tuple((1 - s) * times[:-1] + s * times[1:] for s in self.asks))
+
+    def integrate(
+        self,
+        velocity: Velocity,
+        moving: Moving,
+        steps: Step,
+        prepare: Prepare = jnp.asarray,
+        after: After | None = None,
+    ) -> Moving:
+        """Takes steps in one scan.
+
+        Args:
+            velocity: maps latents (B, H, W, C) and what `prepare` made of a global time to the velocity (B, H, W, C).
+            moving: where it begins.
+            steps: N of them, each array with a leading axis N.
+            prepare: maps global times (N,) to arrays with a leading axis N.
+            after: what is done to the latents after each step, given the local time () where it ends; None: nothing.
+        """
+
+        def step(moving: Moving, each: Step) -> tuple[Moving, None]:
+            moved = self.move(velocity, moving, each)
+            return (moved if after is None else moved._replace(x=after(moved.x, each.tau))), None
+
+        prepared = steps._replace(times=tuple(map(prepare, steps.times)))
+        return jax.lax.scan(step, moving, jax.tree.map(jnp.asarray, prepared))[0]
+
+
+def begin(x: jax.Array) -> Moving:
+    """Returns an integration that begins at latents x (B, H, W, C)."""
+    return Moving(x, jnp.zeros_like(x))
+
+
+def _euler(velocity: Velocity, moving: Moving, step: Step) -> Moving:
+    now = velocity(moving.x, step.times[0])
+    return Moving(moving.x + step.length * now, now)
+
+
+def _heun(velocity: Velocity, moving: Moving, step: Step) -> Moving:
+    here, there = step.times
+    first = velocity(moving.x, here)
+    mean = (first + velocity(moving.x + step.length * first, there)) / 2
+    return Moving(moving.x + step.length * mean, mean)
+
+
+def _midpoint(velocity: Velocity, moving: Moving, step: Step) -> Moving:
+    here, half_way = step.times
+    middle = velocity(moving.x + step.length / 2 * velocity(moving.x, here), half_way)
+    return Moving(moving.x + step.length * middle, middle)
+
+
+def _ab2(velocity: Velocity, moving: Moving, step: Step) -> Moving:
+    now = velocity(moving.x, step.times[0])
+    return Moving(moving.x + step.length * (now + step.weight * (now - moving.velocity)), now)
+
+
+# One velocity per step.
+euler = Solver(_euler)
+# The mean of the velocities at both ends of each step: second order, two velocities per step. The last one is at the
+# stage's end, a time that training draws with probability 0: `midpoint` keeps clear of it.
+heun = Solver(_heun, (0.0, 1.0))
+# The velocity half-way through each step: second order, two velocities per step.
+midpoint = Solver(_midpoint, (0.0, 0.5))
+# Goes on as the last two velocities did: second order, one velocity per step. Adams and Bashforth's method of two steps
+# for steps of any lengths h' and then h: x + h (v + h / (2 h') (v - v')). The first step has no velocity before it and
+# is Euler's, so each stage begins afresh: after a jump the latents are others, and so is the velocity.
+# Source: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, sec. III.5.
+ab2 = Solver(_ab2)
 
 SOLVERS = {"euler": euler, "heun": heun, "midpoint": midpoint, "ab2": ab2}
-
-
-def lengths(grid: Grid) -> jax.Array:
-    """Returns the steps (N,), negative: local time falls."""
-    taus = jnp.asarray(grid.taus)
-    return taus[1:] - taus[:-1]
 
 
 def double(x: jax.Array) -> jax.Array:

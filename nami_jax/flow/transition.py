@@ -5,7 +5,7 @@ from typing import Protocol
 
 import jax
 
-from nami_jax.flow.interpolant import end_before
+from nami_jax.flow.interpolant import end_before, stage_ends
 from nami_jax.flow.resize import upsample, zero_block_mean
 from nami_jax.flow.stages import Stage, renoised_sigma
 
@@ -138,6 +138,28 @@ def start_after(
         (B, H, W, C).
     """
     return transition(end_before(latents, noise, before.sigma_end, coarse), noise, before)
+
+
+def path_ends(
+    transition: Transition,
+    before: Stage | None,
+    stage: Stage,
+    latents: jax.Array,
+    noise: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the two ends of the path that sampling follows if it ends in known latents.
+
+    They are those of `stage_ends`, but for the start, which is where the transition leads.
+
+    Args:
+        transition: from the stage before.
+        before: the stage before; None for the first.
+        stage: the stage k.
+        latents: (B, H, W, C) clean latents at its size.
+        noise: (B, H, W, C) standard normal.
+    """
+    x_start, x_end = stage_ends(latents, noise, stage)
+    return (x_start if before is None else start_after(transition, before, latents, noise)), x_end
 
 
 def make_transition(bridge: LearnedJump | None, share: float = 0.0) -> Transition:

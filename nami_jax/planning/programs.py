@@ -17,7 +17,7 @@ from jax.stages import Lowered
 from nami_jax.config import Config
 from nami_jax.models.layout import Layout
 from nami_jax.parallel.sharding import BATCH, batch_parts
-from nami_jax.sampling.sampler import run_stage
+from nami_jax.sampling.stage_programs import run_stage
 from nami_jax.sampling.velocity import Guidance, StageProgram
 from nami_jax.training.compilation import BatchShapes, abstract_batch, null_states
 from nami_jax.training.flow_parts import flow_parts

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from nami_jax.checkpoints.runs import load_run
@@ -24,6 +24,13 @@ from nami_jax.weights.nami_keys import released_transformer_config
 from nami_jax.weights.tensors import write_index
 
 Progress = Callable[[int], object]
+DIFFUSERS = "0.30.0"  # the first with FLUX, whose classes these are
+LOADED_BY = {
+    "transformer": ("diffusers", "FluxTransformer2DModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "mt5": ("transformers", "MT5EncoderModel"),
+    "mclip": ("transformers", "BertModel"),
+}
 
 
 def export_release(source: Path, target: Path, *, as_safetensors: bool = False) -> None:
@@ -67,6 +74,7 @@ def export_release(source: Path, target: Path, *, as_safetensors: bool = False) 
             for file in copied_files(source / name):
                 (folder / name).mkdir(exist_ok=True)
                 shutil.copyfile(file, folder / name / file.name)
+        write_model_index(folder, names)
         if settings is not None:
             write_settings(folder, settings)
 
@@ -138,8 +146,19 @@ def export_network(
         for name, part in parts.items():
             write_part(folder, name, part, records.get(name), bar.update)
         (folder / TRANSFORMER / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_model_index(folder, parts)
         if settings is not None:
             write_settings(folder, settings)
+
+
+def write_model_index(folder: Path, names: Collection[str]) -> None:
+    """Writes `model_index.json`: which class of which library loads each part, as diffusers has it.
+
+    The pipeline's own class is ours: diffusers has none that runs stages.
+    """
+    found = {name: list(LOADED_BY[name]) for name in LOADED_BY if name in names}
+    index = {"_class_name": "NamiPipeline", "_diffusers_version": DIFFUSERS, **found}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def write_part(

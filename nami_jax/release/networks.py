@@ -115,7 +115,7 @@ DEFAULT_SIDE, DEFAULT_DOWNSCALE = 1024, 8  # of the released NAMI-2B and its aut
 
 
 def pipeline_config(networks: Mapping[str, Network]) -> PipelineConfig:
-    """Returns the settings to sample with: bfloat16, a uniform grid, and the bridge if there is one.
+    """Returns the settings to sample with: bfloat16, the release's own grid, and the bridge if there is one.
 
     Paths are relative to the folder that they are written to.
 
@@ -136,7 +136,10 @@ def pipeline_config(networks: Mapping[str, Network]) -> PipelineConfig:
         flow=FlowConfig(),
         text=TextConfig(encoder="t5_bert", folder=".", max_length=256, mask_padding=False, pooled_length=77),
         sample=SampleConfig(
-            steps=(10,) * cfg.num_stages, guidance_scale=3.0, transition="bridge" if BRIDGE in networks else "renoise"
+            steps=(10,) * cfg.num_stages,
+            guidance_scale=3.0,
+            grid="released",
+            transition="bridge" if BRIDGE in networks else "renoise",
         ),
         side=side,
         autoencoder=AutoencoderConfig(folder="vae", downscale=downscale),

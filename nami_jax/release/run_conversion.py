@@ -10,6 +10,8 @@ from typing import Any
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.runs import Run, load_run
 from nami_jax.config import ConfigError, ModelConfig, PipelineConfig
+from nami_jax.models.bridge import AnyBridge
+from nami_jax.models.nami import Nami
 from nami_jax.release.conversion import Converted
 from nami_jax.release.folders import new_folder, require_new
 from nami_jax.release.released_parts import PARTS, copied_files
@@ -38,17 +40,43 @@ def convert_run(workdir: Path, target: Path, *, step: int | None = None, allow_m
     """
     require_new(target)
     run = load_run(workdir, step)
-    cfg = run.cfg.pipeline
+    return write_network(run.model, run.bridge, run.cfg.pipeline, workdir, target, allow_missing=allow_missing)
+
+
+def write_network(
+    model: Nami,
+    bridge: AnyBridge | None,
+    cfg: PipelineConfig,
+    source: str | Path,
+    target: Path,
+    *,
+    allow_missing: bool = False,
+) -> Converted:
+    """Writes a network with what it draws with as a folder that `NamiPipeline` loads on any machine.
+
+    Args:
+        model: the network.
+        bridge: between its stages, if it has one.
+        cfg: its settings; the folders that they name are copied.
+        source: where it is from, for messages.
+        target: a new folder.
+        allow_missing: go on without an autoencoder or a text encoder that is not there.
+
+    Raises:
+        ConfigError: `target` exists, or a part is missing.
+        WeightsError: a part is damaged, or the disk is full.
+    """
+    require_new(target)
     folders = _frozen_folders(cfg)
     absent = [name for name, folder in folders.items() if not any(folder.glob("*.safetensors"))]
     if absent and not allow_missing:
         raise ConfigError(
-            f"from = {str(workdir)!r}: was trained with {', '.join(str(folders[name]) for name in absent)}, which is "
+            f"from = {str(source)!r}: was trained with {', '.join(str(folders[name]) for name in absent)}, which is "
             "not there. Put it there again, or convert the run without it with --allow_missing."
         )
     folders = {name: folder for name, folder in folders.items() if name not in absent}
     _require_frozen(cfg, folders)
-    parts = network_tensors(run) | {name: open_tensors(folder) for name, folder in folders.items()}
+    parts = _tensors(model, bridge) | {name: open_tensors(folder) for name, folder in folders.items()}
     sizes = {name: sum(map(tensor_bytes, tensors.values())) for name, tensors in parts.items()}
     with new_folder(target, sum(sizes.values())) as unfinished:
         write_folder(unfinished, parts, folder_settings(cfg))
@@ -75,8 +103,12 @@ def copy_base(run: Run, target: Path) -> None:
 
 def network_tensors(run: Run) -> dict[str, Mapping[str, Tensor]]:
     """Returns the tensors of a run's network and, if it has one, of its bridge, by part."""
-    parts: dict[str, Mapping[str, Tensor]] = {TRANSFORMER: export_nami(run.model)}
-    return parts if run.bridge is None else parts | {BRIDGE: export_bridge(run.bridge)}
+    return _tensors(run.model, run.bridge)
+
+
+def _tensors(model: Nami, bridge: AnyBridge | None) -> dict[str, Mapping[str, Tensor]]:
+    parts: dict[str, Mapping[str, Tensor]] = {TRANSFORMER: export_nami(model)}
+    return parts if bridge is None else parts | {BRIDGE: export_bridge(bridge)}
 
 
 def folder_settings(cfg: PipelineConfig) -> PipelineConfig:

@@ -15,7 +15,8 @@ from nami_jax.flow.schedule import Grid
 from nami_jax.flow.solver import euler
 from nami_jax.flow.transition import make_transition
 from nami_jax.models.nami import Nami
-from nami_jax.sampling.sampler import Networks, make_sampler, run_stage
+from nami_jax.sampling.sampler import make_sampler
+from nami_jax.sampling.stage_programs import Networks, run_stage
 from nami_jax.sampling.velocity import Guidance, stage_velocity
 from nami_jax.weights import TensorShapes, open_tensors, require_tensors
 from nami_jax.weights.nami_keys import bridge_shapes, load_bridge, load_nami, model_config
@@ -139,7 +140,7 @@ def _compare_sampling(
             yield f"{name}.velocity", relative_error(velocity(stepped, grid.times[i]), vectors[f"{name}.velocity"])
             stepped = euler(velocity, stepped, Grid(grid.taus[i : i + 2], grid.times[i : i + 2]))
             yield f"{name}.latents", relative_error(stepped, vectors[f"{name}.latents"])
-        whole = run_stage(program, networks, whole, None, guidance, grid)
+        whole = run_stage(program, networks, whole, None, guidance, grid).x
     yield "sample.final_latents", relative_error(whole, vectors["sample.final_latents"])
 
 

@@ -24,7 +24,7 @@ from nami_jax.weights.converted import (
     read_pipeline_config,
     require_parts,
 )
-from nami_jax.weights.nami_keys import load_nami, read_bridge
+from nami_jax.weights.nami_keys import is_norm, load_nami, read_bridge
 
 REMEDY = "Pass a run's workdir or a folder of converted weights"
 
@@ -86,7 +86,7 @@ def in_compute_type(model: Nami) -> Nami:
     structure, params = nnx.split(model)
 
     def hold(path: Any, x: jax.Array) -> jax.Array:
-        if x.dtype == dtype or "norm" in jax.tree_util.keystr(path):  # norms are computed in float32
+        if x.dtype == dtype or is_norm(path):
             return x
         held = jax.block_until_ready(x.astype(dtype))
         x.delete()

@@ -38,11 +38,11 @@ def grid(
         columns: captions per line.
 
     Returns:
-        One RGB image; small images are enlarged by whole factors without smoothing.
+        One RGB image; small images are enlarged by whole factors without smoothing, those of unlike sizes to one.
     """
-    side = max(rows[0][0].size)
-    scale = max(1, CELL // side)
-    cell_w, cell_h = rows[0][0].width * scale, rows[0][0].height * scale
+    largest = max((picture for row in rows for picture in row), key=lambda picture: picture.size)
+    scale = max(1, CELL // max(largest.size))
+    cell_w, cell_h = largest.width * scale, largest.height * scale
     columns = min(columns, len(captions))
     width = GAP + columns * (cell_w + GAP)
     large, small = ImageFont.load_default(size=LINE), ImageFont.load_default(size=LINE - 2)

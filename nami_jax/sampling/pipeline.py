@@ -2,41 +2,34 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, Unpack
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from PIL import Image
 
-from nami_jax.autoencoder.codec import Autoencoder
-from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER, require_same_networks
 from nami_jax.config import (
     DrawConfig,
-    MeshConfig,
-    PipelineConfig,
+    PresetPrompt,
+    SampleChanges,
     SampleConfig,
     require,
     sample_preset,
 )
+from nami_jax.config import preset_prompt as preset_texts
 from nami_jax.flow.transition import Transition, make_transition
-from nami_jax.models.bridge import AnyBridge
-from nami_jax.models.layout import ONE_DEVICE, Layout
-from nami_jax.models.nami import Nami
-from nami_jax.parallel.activations import MeshLayout
-from nami_jax.parallel.sharding import make_mesh, state_shardings
-from nami_jax.sampling.parts import REMEDY, load_parts
-from nami_jax.sampling.pictures import to_images
-from nami_jax.sampling.prompts import check_prompts, picture_batches
-from nami_jax.sampling.sampler import Networks, Request, make_sampler
-from nami_jax.text.encoder_files import encoder_id
-from nami_jax.text.encoders import TextEncoder, TextStates, load_text_encoder
-from nami_jax.weights import WeightsError
+from nami_jax.sampling.drawings import Drawing, finish, require_together
+from nami_jax.sampling.loaded import LoadedModel
+from nami_jax.sampling.prompts import GivenStates, read_texts
+from nami_jax.sampling.sampler import Request, Watching
+from nami_jax.sampling.source_pictures import read_sources
+from nami_jax.sampling.stage_programs import Networks
+from nami_jax.text.encoders import TextStates
+
+# (pipeline, number of the step, 1000 times the global time, {"latents": ...}) -> such a mapping, or None.
+Callback = Callable[[Any, int, float, dict[str, Any]], Any]
 
 
-class NamiPipeline:
+class NamiPipeline(LoadedModel):
     """A trained model ready to draw.
 
     Examples:
@@ -44,200 +37,100 @@ class NamiPipeline:
         >>> pipe("red apple", steps=(10, 10, 10), guidance_scale=3.0, seed=0)[0].save("apple.png")
     """
 
-    def __init__(
-        self,
-        model: Nami,
-        cfg: PipelineConfig,
-        load_encoder: Callable[[], TextEncoder],
-        *,
-        autoencoder: Autoencoder | None = None,
-        bridge: AnyBridge | None = None,
-        source: str = "",
-        keep_encoder: bool = True,
-        layout: Layout = ONE_DEVICE,
-    ):
-        """Puts the parts together.
-
-        Args:
-            model: the network.
-            cfg: its settings.
-            load_encoder: makes the text encoder, when prompts are first encoded.
-            autoencoder: between pixels and latents; None for a model of pixels.
-            bridge: the learned transition, if the model has one.
-            source: where all this comes from, for the pictures' metadata.
-            keep_encoder: whether the text encoder stays in memory once it has encoded.
-            layout: how pictures and the network are spread over devices.
-        """
-        self.model, self.cfg, self.source = model, cfg, source
-        self.autoencoder, self.bridge, self.keep_encoder = autoencoder, bridge, keep_encoder
-        self._load_encoder, self._encoder = load_encoder, None
-        self.sampler = make_sampler(model.cfg, cfg.flow.sigma_ends, layout)
-
-    def __repr__(self) -> str:
-        """Says what it draws, and with what."""
-        cfg, sizes = self.cfg, [leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param))]
-        return (
-            f"NamiPipeline({self.source or 'no source'}: {sum(sizes):,} parameters, {cfg.model.num_stages} stages, "
-            f"{cfg.side}x{cfg.side} pixels, text by {cfg.text.encoder}, {cfg.sample})"
-        )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        step: int | None = None,
-        *,
-        dtype: str | None = None,
-        keep_encoder: bool = True,
-        mesh: MeshConfig | None = None,
-    ) -> Self:
-        """Loads a training run or a folder of converted weights; everything is read from there.
-
-        Args:
-            path: a run's workdir, or a folder that `nami_jax.convert` wrote.
-            step: which checkpoint of a run; None takes the newest.
-            dtype: compute type of all networks, "float32" or "bfloat16", in which converted weights are also held;
-                None: as configured.
-            keep_encoder: False frees the text encoder after each use, which leaves its memory to the network.
-            mesh: draw on all devices, arranged so; pictures go to (data, fsdp), a picture's tokens to `sequence`. None:
-                on the first device.
-
-        Raises:
-            CheckpointError: a run has no finished checkpoint, or it cannot be read.
-            ConfigError: a part is missing, or the autoencoder is another than the run was trained with; of the text
-                encoder this is raised when prompts are first encoded.
-            WeightsError: weights are missing or damaged.
-        """
-        require(
-            isinstance(path, str | Path),
-            field="path",
-            value=path,
-            rule="must be a path",
-            remedy=REMEDY,
-        )
-        path = Path(path)
-        devices = make_mesh(devices=jax.devices()[:1]) if mesh is None else make_mesh(mesh)
-        shardings = None if mesh is None else functools.partial(state_shardings, mesh=devices)
-        model, cfg, bridge, source, frozen = load_parts(path, step, dtype, shardings)
-        compute = jnp.dtype(cfg.model.dtype)
-        autoencoder = None if cfg.autoencoder.folder is None else Autoencoder.from_config(cfg.autoencoder, cfg.model)
-        if autoencoder is not None and AUTOENCODER in frozen:
-            require_same_networks(frozen, {AUTOENCODER: autoencoder.fingerprint}, path)
-
-        def load_encoder() -> TextEncoder:
-            if TEXT_ENCODER in frozen:
-                require_same_networks(frozen, {TEXT_ENCODER: encoder_id(cfg.text)}, path)
-            return load_text_encoder(cfg.text, dtype=compute)
-
-        return cls(
-            model,
-            cfg,
-            load_encoder,
-            autoencoder=autoencoder,
-            bridge=bridge,
-            source=source,
-            keep_encoder=keep_encoder,
-            layout=MeshLayout(devices),
-        )
-
     def __call__(
         self,
-        prompts: str | Sequence[str],
+        prompts: str | Sequence[str] | None = None,
         *,
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] | None = None,
         preset: str | None = None,
-        steps: Sequence[int] | None = None,
-        guidance_scale: float | Sequence[float] | None = None,
-        guidance_interval: Sequence[float] | None = None,
-        guidance_rescale: float | None = None,
-        cfg_zero_star: bool | None = None,
-        zero_init_steps: int | None = None,
-        grid: str | None = None,
-        shift: float | None = None,
-        taus: Sequence[Sequence[float]] | None = None,
-        solver: str | None = None,
-        transition: str | None = None,
+        preset_prompt: bool = True,
+        image: Any = None,
+        strength: float | None = None,
+        mask: Any = None,
+        edit: str | Sequence[str] | None = None,
+        prompt_embeds: Any = None,
+        pooled_prompt_embeds: Any = None,
+        negative_prompt_embeds: Any = None,
+        negative_pooled_prompt_embeds: Any = None,
         height: int | None = None,
         width: int | None = None,
         seed: int = 0,
         num_images: int = 1,
         batch_size: int = 32,
+        output_type: str = "pil",
+        return_stages: bool = False,
+        callback_on_step_end: Callback | None = None,
         progress: bool = False,
-    ) -> list[Image.Image]:
-        """Draws `num_images` pictures of each prompt.
+        **sample: Unpack[SampleChanges],
+    ) -> Any:
+        """Draws `num_images` pictures of each prompt, from noise or from a picture.
 
         Noise is keyed by the seed and the picture's number among its prompt's, so a picture does not depend on the
         other prompts, on `num_images` or on `batch_size` (beyond the rounding of other matrix shapes).
 
         Args:
-            prompts: one text or several; those longer than the text window are truncated, with a warning.
-            negative_prompt: what guidance steers away from, one text for all prompts or one for each; the empty text is
-                what training dropped captions to.
-            preset: a named set of what follows up to `transition`, for a budget ("fast", "balanced", "best") or the
-                released model's own ("released"); None: the model's defaults.
-            steps: solver steps per stage; this and what follows up to `transition` replace what the preset says.
-            guidance_scale: one number, or one per stage; 1 means no guidance, at half the cost.
-            guidance_interval: global times between which there is guidance; steps that begin outside cost half.
-            guidance_rescale: 0 to 1, how far guidance gives back the velocity's own spread.
-            cfg_zero_star: scale the unconditional velocity to fit the conditional one best.
-            zero_init_steps: how many first steps of the first stage are left out, as if the velocity were 0.
-            grid: "linear" or "released".
-            shift: above 1 the steps at the start of each stage are shorter, below 1 those at its end.
-            taus: local times of each stage, falling from 1 to 0, in place of `steps`, `grid` and `shift`.
-            solver: "euler", "heun", "midpoint" or "ab2".
-            transition: "renoise" or "bridge", the jump between stages.
+            prompts: one text or several; those longer than the text window are truncated, with a warning. None where
+                `prompt_embeds` are given.
+            negative_prompt: what guidance steers away from, one text for all prompts or one for each; None: the
+                preset's, or the empty text, which training dropped captions to.
+            preset: a named set of sampler settings, for a budget ("fast", "balanced", "best") or the released model's
+                own ("released"); None: the model's defaults.
+            preset_prompt: False leaves out what the preset adds to prompts, and its negative prompt.
+            image: what to begin from: a PIL image, a path or an array (H, W, 3), or one of these for each prompt.
+            strength: the global time in (0, 1], 1 being noise, from which an image is drawn anew; None: 0.75, or 1 with
+                a mask.
+            mask: white (or true) where `image` is drawn anew; the rest stays as it is, exactly. As `image`, of one
+                channel.
+            edit: what `image` shows, one text for all prompts or one for each: `image` is changed by what differs
+                between that text and the prompt (FlowEdit, arXiv 2412.08629).
+            prompt_embeds: (B, T, D) token states in place of prompts, with `pooled_prompt_embeds`.
+            pooled_prompt_embeds: (B, P).
+            negative_prompt_embeds: (B, T, D) or (1, T, D) in place of `negative_prompt`, with their pooled vectors.
+            negative_pooled_prompt_embeds: (B, P) or (1, P).
             height: of the pictures, pixels; height and width default to the side trained at.
             width: of the pictures, pixels.
             seed: of the noise.
             num_images: per prompt.
             batch_size: pictures drawn at once, at most; fewer are filled up to a power of two.
-            progress: show bars.
+            output_type: "pil", "np" for an array (N, H, W, 3) of numbers in [0, 1], or "latent" for the latents
+                (N, h, w, C).
+            return_stages: return what each stage ended in, at its own size and without the noise that was still in it.
+            callback_on_step_end: called after each step with the pipeline, the step's number from 0 on, 1000 times the
+                global time where it ended, and {"latents": those of the batch}; latents in the mapping that it returns
+                take their place. Steps are then programs of their own; what it raises ends the call.
+            progress: show bars; that over the steps moves at the end of each stage, with a callback after each step.
+            **sample: fields of `SampleConfig` in place of the preset's or the model's: `steps` per stage,
+                `guidance_scale` (one number, or one per stage; 1 or less means no guidance, at half the cost),
+                `guidance_interval`, `guidance_rescale`, `cfg_zero_star`, `zero_init_steps`, `grid`, `shift`, `taus`,
+                `solver`, `transition`.
 
         Returns:
-            Pictures, those of the first prompt first.
+            Pictures, those of the first prompt first, in a list or an array; with `return_stages` a list of these, the
+            coarsest stage's first.
 
         Raises:
-            ConfigError: an empty prompt, steps of the wrong length, a value of the wrong type or out of range, or a
-                size that the stages, the patches or the bridge do not support.
+            ConfigError: an empty prompt, steps of the wrong length, a value of the wrong type or out of range, a size
+                that the stages, the patches or the bridge do not support, or arguments that do not go together.
             WeightsError: the weights give numbers that are no pictures, NaN or infinite.
         """
-        prompts, negatives = check_prompts(prompts, negative_prompt)
         draw = DrawConfig.from_dict(
             {"height": height, "width": width, "seed": seed, "num_images": num_images, "batch_size": batch_size}
+            | {"output_type": output_type, "return_stages": return_stages, "preset_prompt": preset_prompt}
         )
-        sample = self.settings(
-            preset,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            guidance_interval=guidance_interval,
-            guidance_rescale=guidance_rescale,
-            cfg_zero_star=cfg_zero_star,
-            zero_init_steps=zero_init_steps,
-            grid=grid,
-            shift=shift,
-            taus=taus,
-            solver=solver,
-            transition=transition,
-        )
-        height, width = (self.cfg.side if side is None else side for side in (draw.height, draw.width))
-        self._check(sample, height, width)  # before the encoder is loaded
-        text, negative = self.encode([*prompts, *negatives], split=len(prompts))
-        rows = np.repeat(np.arange(len(prompts)), draw.num_images)
-        numbers = np.tile(np.arange(draw.num_images), len(prompts))
-        pictures: list[Image.Image] = []
-        for some, count in picture_batches(len(rows), draw.batch_size, progress):
-            latents = self.sample_latents(
-                _pick(text, rows[some]),
-                negative if len(negatives) == 1 else _pick(negative, rows[some]),
-                sample,
-                height=height,
-                width=width,
-                seed=draw.seed,
-                numbers=numbers[some].tolist(),
-                progress=progress,
-            )
-            pictures += self.decode(latents)[:count]
-        return pictures
+        settings, size = self.settings(preset, **sample), self._size(draw)
+        transition = self._check(settings, *size)  # before the encoder is loaded
+        given = GivenStates(prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds, negative_pooled_prompt_embeds)
+        added = preset_texts(preset) if draw.preset_prompt else PresetPrompt()
+        wanted = read_texts(prompts, negative_prompt, edit, given, added, self.cfg.model)
+        require_together(image, {"strength": strength, "mask": mask, "edit": edit}, callback_on_step_end)
+        sources = None if image is None else read_sources(image, mask, strength, wanted.count, size)
+        self.sampler.plans(settings, 1.0 if sources is None else sources.strength)  # some step is to be done
+        on_step = callback_on_step_end and functools.partial(_on_step, self, callback_on_step_end)
+        watching = Watching(progress, on_step)
+        drawing = Drawing(self.sampler, Networks(self.model, transition), settings, self._latents_size(*size), watching)
+        source = None if sources is None else sources.latents(self.autoencoder)
+        texts = wanted.encoded(self.encode)
+        return finish(drawing.batches(texts, source, draw), sources, self.pixels, draw)
 
     def settings(self, preset: str | None = None, **given: Any) -> SampleConfig:
         """Returns the sampler's settings: the preset's, or the model's own, with those in `given` that are not None.
@@ -247,22 +140,6 @@ class NamiPipeline:
         """
         own = self.cfg.sample
         return (own if preset is None else sample_preset(preset, own)).changed(given)
-
-    def encode(self, prompts: Sequence[str], split: int) -> tuple[TextStates, TextStates]:
-        """Encodes prompts, loading the text encoder if it is not in memory; returns the first `split` and the rest."""
-        encoder = self._encoder or self._load_encoder()
-        self._encoder = encoder if self.keep_encoder else None
-        states = encoder(prompts)
-        if not all(np.isfinite(part).all() for part in states):
-            raise WeightsError(
-                "the text encoder gives states that are not finite: its weights are damaged, or too large for the "
-                "compute type. Fetch them again, or set another dtype."
-            )
-        return TextStates(*(x[:split] for x in states)), TextStates(*(x[split:] for x in states))
-
-    def free_encoder(self) -> None:
-        """Drops the text encoder from memory; the next prompts load it again."""
-        self._encoder = None
 
     def sample_latents(
         self,
@@ -298,29 +175,21 @@ class NamiPipeline:
         """
         sample = sample or self.cfg.sample
         draw = DrawConfig.from_dict({"height": height, "width": width, "seed": seed})
-        height, width = (self.cfg.side if side is None else side for side in (draw.height, draw.width))
-        networks, downscale = Networks(self.model, self._check(sample, height, width)), self.cfg.autoencoder.downscale
+        height, width = self._size(draw)
+        networks = Networks(self.model, self._check(sample, height, width))
         numbers = range(len(text.pooled)) if numbers is None else numbers
-        request = Request(height // downscale, width // downscale, draw.seed, numbers, initial)
-        return self.sampler(networks, text, negative, sample, request, progress)
+        request = Request(*self._latents_size(height, width), draw.seed, numbers, initial)
+        return self.sampler(networks, text, negative, sample, request, Watching(progress))
 
-    def decode(self, latents: Any) -> list[Image.Image]:
-        """Turns latents (B, h, w, C) into pictures.
+    def _size(self, draw: DrawConfig) -> tuple[int, int]:
+        """Returns the height and the width of the pictures, pixels."""
+        height, width = (self.cfg.side if side is None else side for side in (draw.height, draw.width))
+        return height, width
 
-        Raises:
-            WeightsError: the latents, or the pixels made of them, are not finite.
-        """
-        what, pixels = "latents", np.asarray(latents)
-        if self.autoencoder is not None and np.isfinite(pixels).all():
-            what, pixels = "pixels", np.asarray(self.autoencoder.decode(pixels))
-        if not np.isfinite(pixels).all():
-            network = "network" if what == "latents" else "autoencoder"
-            raise WeightsError(
-                f"the {network} of {self.source or 'this pipeline'} gives {what} that are not finite, and no picture: "
-                "its weights are damaged or diverged, or guidance_scale is too large. Use an earlier checkpoint "
-                "(step), fetch the weights again, or set guidance_scale = 3."
-            )
-        return to_images(pixels)
+    def _latents_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the height and the width of the latents of pictures of that size."""
+        downscale = self.cfg.autoencoder.downscale
+        return height // downscale, width // downscale
 
     def _check(self, sample: SampleConfig, height: int, width: int) -> Transition:
         """Checks a request before anything is compiled; returns what makes the jumps."""
@@ -346,5 +215,7 @@ class NamiPipeline:
         return transition
 
 
-def _pick(states: TextStates, rows: np.ndarray) -> TextStates:
-    return TextStates(states.embeds[rows], states.pooled[rows])
+def _on_step(pipe: NamiPipeline, callback: Callback, step: int, time: float, latents: jax.Array) -> Any:
+    """Calls a callback as diffusers does; returns the latents that take the place of those given, or None."""
+    returned = callback(pipe, step, 1000 * time, {"latents": latents})
+    return None if returned is None else returned.get("latents")

@@ -1,33 +1,36 @@
-"""Sampling: one jitted function per stage, from noise and text states to the final latents.
-
-The programs of the last shapes are kept, so further prompts, seeds, guidance scales and weights cost no compilation.
-"""
+"""Sampling: from noise and text states to the final latents, stage by stage."""
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from nami_jax.config import ModelConfig, SampleConfig, require, require_side
 from nami_jax.flow.schedule import Grid, make_schedules
-from nami_jax.flow.solver import SOLVERS
+from nami_jax.flow.solver import Moving
 from nami_jax.flow.stages import Stage, make_stages
 from nami_jax.flow.transition import Transition
 from nami_jax.models.layout import ONE_DEVICE, Layout
-from nami_jax.models.nami import Nami
-from nami_jax.parallel.kept_programs import BoundedJit
-from nami_jax.sampling.velocity import Guidance, StageProgram, stage_velocity
+from nami_jax.sampling.source_paths import Source, SourcePaths
+from nami_jax.sampling.stage_programs import (
+    Networks,
+    draw_noise,
+    image_noise,
+    run_stage,
+    run_stage_by_steps,
+)
+from nami_jax.sampling.velocity import Guidance, StageProgram
 from nami_jax.terminal.progress import progress_bar
 
-
-class Networks(NamedTuple):
-    """What has weights: an argument of the compiled functions."""
-
-    model: Nami
-    transition: Transition
+ROUNDING = 1e-6  # of global times
+# The step's number from 0 on, the global time () where it ended and its latents -> others in their place, or None.
+OnStep = Callable[[int, float, jax.Array], Any]
+Hook = Callable[[float, jax.Array], Any]  # the same without the number
 
 
 class Request(NamedTuple):
@@ -39,6 +42,7 @@ class Request(NamedTuple):
         seed: of the noise.
         numbers: (B,) image numbers; an image's noise is keyed by the seed and its number.
         initial: (B, H_1, W_1, C) standard normal, to start from; None draws it.
+        source: known latents to begin from, or to keep in part; None: there are none.
     """
 
     height: int
@@ -46,66 +50,42 @@ class Request(NamedTuple):
     seed: int
     numbers: Sequence[int]
     initial: Any = None
+    source: Source | None = None
 
 
-def image_noise(
-    seed: int, numbers: Sequence[int], stage: Stage, shape: tuple[int, int, int], layout: Layout = ONE_DEVICE
-) -> jax.Array:
-    """Draws each image's noise for one stage, from the seed and the image's number alone.
+class Watching(NamedTuple):
+    """What is told of the steps.
 
-    Args:
-        seed: of the request.
-        numbers: (B,) image numbers; the noise of a number does not depend on the others.
-        stage: the stage k, which has noise of its own.
-        shape: (H, W, C).
-        layout: how images are spread over devices.
-
-    Returns:
-        (B, H, W, C) standard normal, float32.
+    Attributes:
+        progress: show a bar, which counts steps; without `on_step` it moves at the end of each stage.
+        on_step: called after each step, which is then a program of its own.
     """
-    return draw_noise((stage.number, shape, layout), np.uint32(seed), np.asarray(numbers, np.uint32))
+
+    progress: bool = False
+    on_step: OnStep | None = None
+
+    def hook(self, bar: tqdm) -> Hook | None:
+        """Returns what is called after each step of a stage, and moves the bar; None if nothing is."""
+        if self.on_step is None:
+            return None
+        told, numbers = self.on_step, itertools.count()
+
+        def after(time: float, latents: jax.Array) -> Any:
+            bar.update()
+            return told(next(numbers), time, latents)
+
+        return after
 
 
-@BoundedJit
-def draw_noise(kind: tuple[int, tuple[int, int, int], Layout], seed: np.uint32, numbers: np.ndarray) -> jax.Array:
-    """Draws noise for a stage's number, its latents' shape and the layout: see `image_noise`."""
-    stage_number, shape, layout = kind
-    # threefry: the same numbers alone and under vmap, on every platform.
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stage_number)
-    return layout.latents(jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers))
+UNWATCHED = Watching()
 
 
-@BoundedJit
-def run_stage(
-    program: StageProgram,
-    networks: Networks,
-    x: jax.Array,
-    noise: jax.Array | None,
-    guidance: Guidance,
-    grid: Grid,
-) -> jax.Array:
-    """Jumps into a stage and integrates over it: one compiled function per stage and shape.
+class StagePlan(NamedTuple):
+    """What is to be done of a stage."""
 
-    Args:
-        program: the stage, how it is solved and where.
-        networks: the network and the transition.
-        x: (B, H/2, W/2, C) result of the stage before; for the first stage its start, (B, H, W, C) standard normal.
-        noise: (B, H, W, C) standard normal for the jump; None for the first stage and where the jump needs none.
-        guidance: text states and scale.
-        grid: the stage's times.
-
-    Returns:
-        (B, H, W, C) latents at the stage's end.
-    """
-    before, layout, solve = program.before, program.layout, SOLVERS[program.solver]
-    x = layout.latents(x if before is None else networks.transition(x, noise, before))
-    first = 0
-    for guided, steps in itertools.groupby(program.guided):  # where guidance begins or ends, the velocity jumps
-        last = first + len(list(steps))
-        velocity = stage_velocity(networks.model, guidance, program, guided)
-        x = solve(velocity.at, x, Grid(*(times[first : last + 1] for times in grid)), velocity.prepare)
-        first = last
-    return x
+    program: StageProgram
+    grid: Grid
+    scale: float  # of guidance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +109,7 @@ class Sampler:
         negative: tuple[Any, Any],
         sample: SampleConfig,
         request: Request,
-        progress: bool = False,
+        watching: Watching = UNWATCHED,
     ) -> np.ndarray:
         """Samples final latents (or pixels, for a model of pixels).
 
@@ -139,7 +119,7 @@ class Sampler:
             negative: the same of the negative prompts, batch B or 1.
             sample: steps per stage, guidance scale, grid and solver.
             request: sizes and noise.
-            progress: show a bar over the stages.
+            watching: what is told of the steps.
 
         Returns:
             (B, height, width, C) float32.
@@ -148,20 +128,55 @@ class Sampler:
             ConfigError: a side that the stages, the patches or the bridge do not support, steps of the wrong length, or
                 initial latents of another shape.
         """
-        # The batch is filled up with its own first images, which are dropped again.
+        *_, final = self.stage_ends(networks, text, negative, sample, request, watching)
+        return self.fetched(final.x, len(request.numbers))
+
+    def stage_ends(
+        self,
+        networks: Networks,
+        text: tuple[Any, Any],
+        negative: tuple[Any, Any],
+        sample: SampleConfig,
+        request: Request,
+        watching: Watching = UNWATCHED,
+    ) -> list[Moving]:
+        """Samples as a call does, and returns where each stage that was run ended, of the filled batch, on devices."""
+        states, filled = self.filled(text, negative, request)
+        plans = self.plans(sample, 1.0 if request.source is None else request.source.begin)
+        total, ends = sum(len(plan.grid.times) - 1 for plan in plans), []
+        with progress_bar(total=total, desc="sampling", unit="step", disable=not watching.progress) as bar:
+            by_stage = self.by_stage(networks, states, sample, filled, watching.hook(bar))
+            for plan, end in zip(plans, by_stage, strict=True):
+                ends.append(end)
+                if watching.progress and watching.on_step is None:
+                    end.x.block_until_ready()
+                    bar.update(len(plan.grid.times) - 1)
+        return ends
+
+    def filled(
+        self, text: tuple[Any, Any], negative: tuple[Any, Any], request: Request
+    ) -> tuple[tuple[np.ndarray, np.ndarray], Request]:
+        """Fills a batch up with its own first images, to be dropped again, for the layout to share evenly.
+
+        Args:
+            text: token states (B, T, D) and pooled vectors (B, P) of the prompts, or of one.
+            negative: the same of the negative prompts.
+            request: of B images.
+
+        Returns:
+            Both of both halves, (2B', T, D) and (2B', P), and the request of B' images.
+        """
         count, parts = len(request.numbers), self.layout.batch_parts
         rows = np.arange(-(-count // parts) * parts) % count
         embeds, pooled = (
-            np.concatenate([t[rows], np.broadcast_to(n, t.shape)[rows]]) for t, n in zip(text, negative, strict=True)
+            np.concatenate([np.broadcast_to(x, (count, *t.shape[1:]))[rows] for x in (t, n)])
+            for t, n in zip(text, negative, strict=True)
         )
-        filled = request._replace(
+        return (embeds, pooled), request._replace(
             numbers=np.asarray(request.numbers)[rows].tolist(),
             initial=None if request.initial is None else np.asarray(request.initial)[rows],
+            source=None if request.source is None else request.source.rows(rows),
         )
-        latents = self.by_stage(networks, (embeds, pooled), sample, filled)
-        with progress_bar(latents, desc="stages", total=len(self.stages), disable=not progress) as bar:
-            *_, final = (x.block_until_ready() if progress else x for x in bar)
-        return np.asarray(self.layout.replicate(final))[:count]  # cut by jax, it would compile for each count
 
     def compile(self, networks: Networks, text: tuple[Any, Any], sample: SampleConfig, request: Request) -> None:
         """Compiles what a call runs on its devices, and runs nothing.
@@ -182,31 +197,38 @@ class Sampler:
             if x is None or networks.transition.needs_noise:
                 noise = draw_noise.compile(kind, np.uint32(0), numbers)
             start, added = (noise, None) if x is None else (x, noise)
-            x = run_stage.compile(program, networks, start, added, guidance, grid)
+            x = run_stage.compile(program, networks, start, added, guidance, grid, None).x
 
     def by_stage(
-        self, networks: Networks, text: tuple[Any, Any], sample: SampleConfig, request: Request
-    ) -> Iterator[jax.Array]:
-        """Yields the latents at the end of each stage, (B, H_k, W_k, C) float32, coarsest first.
+        self,
+        networks: Networks,
+        text: tuple[Any, Any],
+        sample: SampleConfig,
+        request: Request,
+        hook: Hook | None = None,
+    ) -> Iterator[Moving]:
+        """Yields where each stage that is run ended: latents (B, H_k, W_k, C) float32 and last velocity.
 
         Args:
             networks: the network and the transition.
             text: token states (2B, T, D) and pooled vectors (2B, P), the prompts' and then the negative prompts'.
             sample: steps per stage, guidance scale, grid and solver.
             request: sizes and noise; B is a multiple of the layout's `batch_parts`.
+            hook: called after each step; None: each stage is one program.
 
         Raises:
             ConfigError: as for a call.
         """
-        height, width, seed, numbers, initial = request
+        height, width, seed, numbers, initial, source = request
         self.check(sample, networks.transition, height, width)
         shapes = self.shapes(height, width)
 
-        def noise(stage: Stage) -> jax.Array:
+        def noise(stage: Stage) -> Any:
+            if stage.number == 1 and initial is not None:
+                return np.asarray(initial, np.float32)
             return image_noise(seed, numbers, stage, shapes[stage.number - 1], self.layout)
 
-        x = noise(self.stages[0]) if initial is None else np.asarray(initial, np.float32)
-        wanted = len(numbers), *shapes[0]
+        x, wanted = noise(self.stages[0]), (len(numbers), *shapes[0])
         require(
             x.shape == wanted,
             field="initial",
@@ -214,12 +236,52 @@ class Sampler:
             rule="is not the shape of the first stage's latents",
             remedy=f"Pass latents of shape {wanted}",
         )
+        paths = None if source is None else SourcePaths(source, networks.transition, self.stages, noise, self.layout)
+        for plan in self.plans(sample, 1.0 if source is None else source.begin):
+            program, held, added = plan.program, None, None
+            begins = program.before is None
+            if source is not None and paths is not None and (begins or source.mask is not None):
+                held, point = paths.at(program.stage, plan.grid.taus[0])
+                x = point if begins else x
+            if not begins and networks.transition.needs_noise:
+                added = noise(program.stage)
+            guidance = Guidance(text, np.float32(plan.scale), np.float32(sample.guidance_rescale))
+            end = self._run(plan, (networks, x, added, guidance, plan.grid, held), hook)
+            x = end.x
+            yield end
+
+    def _run(self, plan: StagePlan, arguments: tuple[Any, ...], hook: Hook | None) -> Moving:
+        """Runs a stage, or its remaining steps: at once, or by steps if something is called after each."""
+        if hook is None:
+            return run_stage(plan.program, *arguments)
+        steps, changed, moving = run_stage_by_steps(plan.program, *arguments), None, None
+        for time in plan.grid.times[1:]:
+            moving = steps.send(changed)
+            changed = hook(float(time), moving.x)
+        assert moving is not None, "a stage has steps"
+        return moving if changed is None else moving._replace(x=changed)
+
+    def plans(self, sample: SampleConfig, begin: float = 1.0) -> list[StagePlan]:
+        """Returns what is to be run if drawing begins at a global time: the steps that start there or later.
+
+        Raises:
+            ConfigError: none does.
+        """
+        plans, latest = [], 1.0
         for (program, grid), scale in zip(self.programs(sample), sample.stage_scales, strict=True):
-            jumps = program.before is not None
-            added = noise(program.stage) if jumps and networks.transition.needs_noise else None
-            guidance = Guidance(text, np.float32(scale), np.float32(sample.guidance_rescale))
-            x = run_stage(program, networks, x, added, guidance, grid)
-            yield x
+            latest = float(grid.times[-2])
+            skipped = 0 if plans else int(np.sum(grid.times[:-1] > begin + ROUNDING))
+            if skipped < len(program.guided):
+                cut = program._replace(before=program.before if plans else None, guided=program.guided[skipped:])
+                plans.append(StagePlan(cut, Grid(*(times[skipped:] for times in grid)), scale))
+        require(
+            bool(plans),
+            field="strength",
+            value=begin,
+            rule="no step begins as late as that",
+            remedy=f"Set at least {math.ceil(1000 * latest) / 1000}, or more steps",
+        )
+        return plans
 
     def programs(self, sample: SampleConfig) -> list[tuple[StageProgram, Grid]]:
         """Returns what `run_stage` takes for every stage, coarsest first: its program, and its times."""
@@ -240,6 +302,10 @@ class Sampler:
                 self.stages, (None, *self.stages[:-1]), make_schedules(self.stages, sample), strict=True
             )
         ]
+
+    def fetched(self, x: jax.Array, count: int) -> np.ndarray:
+        """Returns the latents (B, H, W, C) of the first `count` pictures."""
+        return np.asarray(self.layout.replicate(x))[:count]  # cut by jax, it would compile for each count
 
     def shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Returns (H_k, W_k, C) of every stage's latents, coarsest first, given the final ones' height and width."""

@@ -43,7 +43,9 @@ def define_sampler_flags() -> None:
     )
     flags.DEFINE_list("steps", None, "solver steps per stage, e.g. 10,10,10; the model's own if not given")
     flags.DEFINE_list(
-        "guidance_scale", None, "one number, or one per stage: 3,1,1; 1 means none; the model's own if not given"
+        "guidance_scale",
+        None,
+        "one number, or one per stage: 3,1,1; up to 1 means none; the model's own if not given",
     )
     flags.DEFINE_list("guidance_interval", None, "global times between which there is guidance, e.g. 0.2,0.9")
     flags.DEFINE_float("guidance_rescale", None, "0 to 1: how far guidance gives back the velocity's own spread")

@@ -1,10 +1,13 @@
 """Texts to token ids of one length, by the tokeniser files that a text encoder is released with."""
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import numpy as np
+import pydantic
 import sentencepiece
 import tokenizers
 from absl import logging
@@ -17,6 +20,7 @@ from nami_jax.files.json_files import parse_json, read_bytes, read_json
 T5_FILES, BERT_FILES = ("tokenizer.json", "spiece.model"), ("tokenizer.json", "vocab.txt")  # the first found is read
 AGAIN = "Convert the release again"
 PAD_ID = 0  # in all of T5's and BERT's vocabularies
+AnySettings = TypeVar("AnySettings", bound=Settings)
 MOST_WARNINGS = 3  # of one tokeniser: a whole data set would repeat itself batch by batch
 
 
@@ -28,8 +32,15 @@ class Tokens(NamedTuple):
 
 
 @settings(remedy="Use the file of the release")
+class T5TokenizerConfig(Settings):
+    """What is read of T5's `tokenizer_config.json`."""
+
+    extra_ids: Annotated[int, pydantic.Field(ge=0, le=10_000)] = 0  # sentinels beyond the vocabulary's own
+
+
+@settings(remedy="Use the file of the release")
 class BertTokenizerConfig(Settings):
-    """What is read of a `tokenizer_config.json`."""
+    """What is read of BERT's `tokenizer_config.json`."""
 
     tokenize_chinese_chars: bool = True
     strip_accents: bool | None = None  # None: where letters are lowered
@@ -88,6 +99,10 @@ class Tokenizer:
 def t5_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
     """Reads T5's tokeniser, `tokenizer.json` or else `spiece.model`; each text ends in `</s>`.
 
+    A text may name special tokens, as with transformers' MT5Tokenizer, by which the release was made: `</s>` (after one
+    at its end no other is added), `<pad>`, `<unk>`, and the sentinels `<extra_id_0>`, ..., of the vocabulary or, where
+    `tokenizer_config.json` has `extra_ids`, beyond it. What is between them is cut into tokens by itself.
+
     Characters that mT5's vocabulary lacks become their bytes by `spiece.model`, as mT5 was trained; `tokenizer.json` as
     transformers writes it, and transformers 5 itself, make them unknown tokens.
 
@@ -108,7 +123,18 @@ def t5_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
         raise _damaged(folder / "spiece.model", error) from error
     end = pieces.eos_id()
     _require_special(end >= 0, folder / "spiece.model", "</s>")
-    return Tokenizer(lambda texts: [[*ids, end] for ids in pieces.encode(texts)], pieces.vocab_size(), length, field)
+    count, extra = pieces.vocab_size(), _read_settings(folder, T5TokenizerConfig).extra_ids
+    special = {pieces.id_to_piece(i): i for i in (pieces.pad_id(), pieces.unk_id(), end) if i >= 0}
+    special |= {f"<extra_id_{i}>": count + extra - 1 - i for i in range(extra)}
+    named = re.compile(f"({'|'.join(map(re.escape, special))})")
+
+    def encode(text: str) -> list[int]:
+        parts = named.split(text)  # every other one is a special token
+        ids = [[special[part]] if i % 2 else pieces.encode(part) for i, part in enumerate(parts)]
+        flat = [*itertools.chain.from_iterable(ids)]
+        return flat if flat[-1:] == [end] else [*flat, end]
+
+    return Tokenizer(lambda texts: list(map(encode, texts)), count + extra, length, field)
 
 
 def bert_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
@@ -122,14 +148,7 @@ def bert_tokenizer(folder: Path, length: int, field: str) -> Tokenizer:
     """
     if (folder / "tokenizer.json").is_file():
         return fast_tokenizer(_read_fast(folder / "tokenizer.json"), length, field)
-    config = folder / "tokenizer_config.json"
-    says = BertTokenizerConfig()
-    if config.exists():
-        fields = read_json(config, AGAIN)
-        try:
-            says = BertTokenizerConfig.pick(fields)
-        except ConfigError as error:
-            raise ConfigError(f"{config}: {error}") from error
+    says = _read_settings(folder, BertTokenizerConfig)
     fast = tokenizers.Tokenizer(models.WordPiece(_read_vocabulary(folder / "vocab.txt"), unk_token="[UNK]"))
     special = {token: fast.token_to_id(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
     for token in ("[UNK]", "[CLS]", "[SEP]"):
@@ -172,6 +191,16 @@ def fast_tokenizer(fast: tokenizers.Tokenizer, length: int, field: str) -> Token
 
     # Not the number of tokens: their ids may have gaps.
     return Tokenizer(encode, max(fast.get_vocab().values(), default=-1) + 1, length, field)
+
+
+def _read_settings(folder: Path, kind: type[AnySettings]) -> AnySettings:
+    """Reads what is needed of a `tokenizer_config.json`, if there is one."""
+    path = folder / "tokenizer_config.json"
+    fields = read_json(path, AGAIN) if path.exists() else {}
+    try:
+        return kind.pick(fields)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _read_fast(path: Path) -> tokenizers.Tokenizer:

@@ -14,7 +14,8 @@ from nami_jax.models.bridge import bridge_structure
 from nami_jax.models.layout import Layout
 from nami_jax.models.nami import abstract_model
 from nami_jax.parallel.activations import MeshLayout
-from nami_jax.sampling.sampler import Networks, Sampler, make_sampler
+from nami_jax.sampling.sampler import Sampler, make_sampler
+from nami_jax.sampling.stage_programs import Networks
 from nami_jax.training.state import Optimizer, TrainState, make_optimizer, sampling_weights
 
 

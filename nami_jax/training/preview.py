@@ -14,7 +14,8 @@ from nami_jax.data.examples import Data, Example, ExampleSource
 from nami_jax.data.images import to_stage
 from nami_jax.parallel.processes import is_main
 from nami_jax.sampling.pictures import grid, save_png, stack, to_images
-from nami_jax.sampling.sampler import Networks, Request, Sampler
+from nami_jax.sampling.sampler import Request, Sampler
+from nami_jax.sampling.stage_programs import Networks
 from nami_jax.text.encoders import TextStates
 
 

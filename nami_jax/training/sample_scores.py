@@ -11,7 +11,8 @@ from nami_jax.evaluation.drawing import draw_all
 from nami_jax.evaluation.evaluator import Evaluation
 from nami_jax.evaluation.features import FeatureNetwork
 from nami_jax.evaluation.real_pictures import as_levels, splits_of
-from nami_jax.sampling.sampler import Networks, Request, Sampler
+from nami_jax.sampling.sampler import Request, Sampler
+from nami_jax.sampling.stage_programs import Networks
 from nami_jax.text.encoders import TextStates
 
 

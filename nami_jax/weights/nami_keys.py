@@ -15,7 +15,7 @@ from nami_jax.config import ModelConfig, shown
 from nami_jax.models.bridge import AnyBridge, Bridge, ConvBridge
 from nami_jax.models.nami import Nami
 from nami_jax.weights import Slot, Tensor, TensorShapes, WeightsError, export_tensors, load_module, require_tensors
-from nami_jax.weights.slots import slots_by_name
+from nami_jax.weights.slots import ParamPath, slots_by_name
 
 # What a released transformer/config.json says of every NAMI. Latents are packed into 2x2 patches outside the network.
 FIXED = {"patch_size": 1, "guidance_embeds": False}
@@ -183,7 +183,7 @@ def load_nami(
     Args:
         cfg: its sizes.
         tensors: released key -> tensor; linear weights are (outputs, inputs).
-        param_dtype: type of the parameters, whatever type they are stored in.
+        param_dtype: type of the parameters, whatever type they are stored in; norms are float32, as they are computed.
         shardings: abstract parameters -> shardings; None puts all on the first device.
 
     Raises:
@@ -195,7 +195,13 @@ def load_nami(
         tensors,
         param_dtype=param_dtype,
         shardings=shardings,
+        in_float32=is_norm,
     )
+
+
+def is_norm(path: ParamPath) -> bool:
+    """Says whether a parameter is one of a norm, which is computed in float32."""
+    return any("norm" in str(part) for part in path)
 
 
 def export_nami(model: Nami) -> dict[str, np.ndarray]:

@@ -93,6 +93,7 @@ def load_module(
     param_dtype: jax.typing.DTypeLike = jnp.float32,
     shardings: Shardings | None = None,
     unused: Collection[str] = (),
+    in_float32: Callable[[ParamPath], bool] = lambda _: False,
 ) -> Any:
     """Builds a network around released weights, without drawing random ones first.
 
@@ -103,12 +104,15 @@ def load_module(
         param_dtype: type of the parameters, whatever type they are stored in.
         shardings: abstract parameters -> their shardings in the same structure; None puts all on the first device.
         unused: keys that may be there and are not needed.
+        in_float32: which parameters are float32 whatever `param_dtype` is.
 
     Raises:
         WeightsError: keys are missing, unexpected or of the wrong shape; all are listed.
     """
     graphdef, state = nnx.split(nnx.eval_shape(make))
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, param_dtype), nnx.to_pure_dict(state))
+    shapes: dict[ParamPath, Any] = flatten_dict(nnx.to_pure_dict(state))
+    kinds = {path: jnp.float32 if in_float32(path) else param_dtype for path in shapes}
+    abstract = unflatten_dict({path: jax.ShapeDtypeStruct(x.shape, kinds[path]) for path, x in shapes.items()})
     table = slots(abstract)
     if shardings is not None:
         abstract = jax.tree.map(

@@ -17,7 +17,8 @@ from nami_jax.monitoring.flops import EVALUATIONS, sampling_flops, training_flop
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.tables import table
 from nami_jax.planning.xla_flops import sampling_xla_flops, struct, training_xla_flops, xla_flops
-from nami_jax.sampling.sampler import Networks, Request, make_sampler
+from nami_jax.sampling.sampler import Request, make_sampler
+from nami_jax.sampling.stage_programs import Networks
 from tests.support.sizes import CONFIG, MODEL, make_config
 
 TWO_STAGES = dataclasses.replace(MODEL, stage_single_blocks=(1, 1))

@@ -10,7 +10,8 @@ from nami_jax.evaluation.noise_losses import TIMES, by_quarter, losses_by_noise
 from nami_jax.flow.transition import Bridged, make_transition, start_after
 from nami_jax.models.bridge import bridge_structure, new_bridge
 from nami_jax.models.nami import Nami
-from nami_jax.sampling.sampler import Networks, image_noise, make_sampler
+from nami_jax.sampling.sampler import make_sampler
+from nami_jax.sampling.stage_programs import Networks, image_noise
 from nami_jax.text.encoders import TextStates
 from nami_jax.training.loss import StageDraws, predict, squared_errors
 from tests.support.sizes import make_config

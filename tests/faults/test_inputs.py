@@ -30,6 +30,7 @@ from nami_jax.preparation.manifests import Manifest
 from nami_jax.release.folders import new_folder
 from nami_jax.release.released_parts import read_records
 from nami_jax.sampling.golden_vectors import compare
+from nami_jax.sampling.parts import Parts
 from nami_jax.sampling.pipeline import NamiPipeline
 from nami_jax.text.encoder_files import bert_sizes, t5_sizes
 from nami_jax.text.tokens import bert_tokenizer, t5_tokenizer
@@ -393,7 +394,7 @@ def test_calls(times, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     draw, wrong = random.Random(5), 0
     cfg: PipelineConfig = CONFIG.pipeline
-    pipe = NamiPipeline(Nami(cfg.model, rngs=nnx.Rngs(0)), cfg, encoder)
+    pipe = NamiPipeline(Parts(Nami(cfg.model, rngs=nnx.Rngs(0)), cfg, None, ""), encoder)
     names = (
         "prompts",
         "negative_prompt",

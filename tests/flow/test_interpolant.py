@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nami_jax.flow.interpolant import end_before, interpolate, stage_ends
-from nami_jax.flow.resize import upsample
+from nami_jax.flow.interpolant import carried_noise, clean_estimate, end_before, interpolate, stage_ends
+from nami_jax.flow.resize import pool, upsample
 from nami_jax.flow.stages import make_stages
 
 
@@ -59,3 +59,23 @@ def test_the_stage_before_ends_in_the_pooled_image_and_standard_normal_noise():
     np.testing.assert_allclose(end, np.full((1, 2, 2, 1), 0.75 + 0.25 * 2 * 3))
     noise = jax.random.normal(jax.random.key(0), (64, 16, 16, 3))
     assert float(end_before(jnp.zeros_like(noise), noise, 1.0).std()) == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_stage_s_end_and_its_true_velocity_say_the_clean_latents(number):
+    latents, noise = latents_and_noise()
+    stage = make_stages(3)[number - 1]
+    x_start, x_end = stage_ends(latents, noise, stage)
+    np.testing.assert_allclose(clean_estimate(x_end, x_start - x_end, stage), latents, rtol=1e-4, atol=1e-5)
+    blocks = clean_estimate(x_end, x_start - x_end, stage, white=False)
+    expected = upsample(pool(latents)) if number == 2 else latents
+    np.testing.assert_allclose(blocks, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_carried_noise_pools_to_half_of_that_before_and_is_white():
+    keys = jax.random.split(jax.random.key(1))
+    before, fresh = jax.random.normal(keys[0], (4, 32, 32, 3)), jax.random.normal(keys[1], (4, 64, 64, 3))
+    noise = carried_noise(before, fresh)
+    np.testing.assert_allclose(2 * pool(noise), before, rtol=1e-4, atol=1e-5)
+    blocks = np.asarray(noise).reshape(4, 32, 2, 32, 2, 3).transpose(2, 4, 0, 1, 3, 5).reshape(4, -1)
+    np.testing.assert_allclose(np.cov(blocks), np.eye(4), atol=0.05)  # 12,288 draws

@@ -67,3 +67,8 @@ def test_zero_init_leaves_out_the_first_steps_of_the_first_stage_alone():
     np.testing.assert_array_equal(cut[0].grid.times, plain[0].grid.times[1:])
     assert len(cut[0].guided) == 3
     np.testing.assert_array_equal(cut[1].grid.taus, plain[1].grid.taus)
+
+
+def test_a_scale_of_one_or_less_is_no_guidance_as_in_the_release():
+    schedules = make_schedules(make_stages(3), SampleConfig((2, 2, 2), (1.0, 0.5, 1.5)))
+    assert [schedule.guided for schedule in schedules] == [(False, False), (False, False), (True, True)]

@@ -1,14 +1,21 @@
 """Compares our network with diffusers' FluxTransformer2DModel: the last stage whole, earlier ones as its prefix."""
 
+import json
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from nami_jax.config import ModelConfig
 from nami_jax.models.nami import Nami
-from nami_jax.weights.nami_keys import load_nami, released_transformer_config
+from nami_jax.release.exporting import export_network
+from nami_jax.weights import save_tensors
+from nami_jax.weights.adapter_keys import Pair, adapter_tensors, add_adapter
+from nami_jax.weights.nami_keys import export_nami, load_nami, released_transformer_config
 
 torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
@@ -85,6 +92,40 @@ def test_each_stage_is_flux_with_its_single_blocks_cut(whole, ours, inputs, stag
     velocity = jax.jit(lambda model, *args: model(*args, stage=stage))(ours, *arguments)
     error = np.linalg.norm(pack(np.asarray(velocity)) - expected) / np.linalg.norm(expected)
     assert error <= 2e-5  # float32 on both sides, six blocks deep; a hundred roundings at most
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_exported_folder_loads_in_diffusers_and_runs_the_last_stage(ours, inputs, tmp_path):
+    parts = {"transformer": export_nami(ours)}
+    export_network(tmp_path / "exported", parts, CFG, as_safetensors=True)
+    index = json.loads((tmp_path / "exported" / "model_index.json").read_text())
+    library, name = index["transformer"]
+    model = getattr(sys.modules[library], name).from_pretrained(tmp_path / "exported", subfolder="transformer")
+    arguments = (inputs["latents"], inputs["t"], inputs["text"], inputs["pooled"])
+    velocity = jax.jit(lambda model, *args: model(*args, stage=3))(ours, *arguments)
+    expected = flux_velocity(model.eval(), inputs)
+    assert np.linalg.norm(pack(np.asarray(velocity)) - expected) / np.linalg.norm(expected) <= 2e-5
+
+
+def test_an_adapter_s_file_loads_in_diffusers(whole, ours, inputs, tmp_path):
+    pytest.importorskip("peft")
+    rng, layers = np.random.default_rng(3), ("transformer_blocks.1.attn.to_k", "single_transformer_blocks.0.proj_mlp")
+    shapes = {key: whole.state_dict()[f"{key}.weight"].shape for key in layers}
+    adapter = {
+        key: Pair(*(rng.standard_normal(shape, np.float32) for shape in ((2, inputs_), (outputs, 2))))
+        for key, (outputs, inputs_) in shapes.items()
+    }
+    save_tensors(adapter_tensors(adapter), tmp_path, "adapter_model")
+    adapted = flux(CFG.stage_single_blocks[-1])
+    adapted.load_state_dict(whole.state_dict())
+    adapted.load_lora_adapter(tmp_path, weight_name="adapter_model.safetensors")
+    kernels = {path: np.array(leaf) for path, leaf in flatten_dict(nnx.to_pure_dict(nnx.state(ours))).items()}
+    add_adapter(kernels, CFG, adapter, 1.0)
+    changed = nnx.merge(nnx.split(ours)[0], unflatten_dict(kernels))
+    arguments = (inputs["latents"], inputs["t"], inputs["text"], inputs["pooled"])
+    velocity = jax.jit(lambda model, *args: model(*args, stage=3))(changed, *arguments)
+    expected = flux_velocity(adapted.eval(), inputs)
+    assert np.linalg.norm(pack(np.asarray(velocity)) - expected) / np.linalg.norm(expected) <= 2e-5
 
 
 def test_our_table_names_every_tensor_of_flux(whole, ours):

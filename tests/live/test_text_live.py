@@ -156,6 +156,32 @@ def test_t5_tokens_are_the_same(folder, prompts):
     np.testing.assert_array_equal(tokens.mask, exact["attention_mask"])
 
 
+SPECIAL = ["red</s>apple", "red </s> apple", "<pad>boat", "a <unk> boat", "a </s></s> b", "a <extra_id_0> b"]
+
+
+@pytest.mark.parametrize("extra_ids", [0, 100])
+def test_special_tokens_in_a_text_are_read_as_such(folder, tmp_path, extra_ids):
+    tokenizer = transformers.T5Tokenizer.from_pretrained(folder / "mt5", extra_ids=extra_ids)
+    (tmp_path / "spiece.model").write_bytes((folder / "mt5" / "spiece.model").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": extra_ids}))
+    exact = tokenizer(SPECIAL, padding="max_length", max_length=LENGTH, return_tensors="np")["input_ids"]
+    np.testing.assert_array_equal(t5_tokenizer(tmp_path, LENGTH, "text.max_length")(SPECIAL).ids, exact)
+
+
+def test_sentinels_of_the_vocabulary_are_read_as_such(tmp_path):
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES), model_prefix=str(tmp_path / "spiece"), vocab_size=90, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, normalization_rule_name="nmt_nfkc", minloglevel=2,
+        user_defined_symbols=["▁<extra_id_1>", "▁<extra_id_0>"],
+    )  # fmt: skip
+    exact = transformers.T5Tokenizer.from_pretrained(tmp_path, extra_ids=0)(
+        SPECIAL, padding="max_length", max_length=LENGTH, return_tensors="np"
+    )["input_ids"]
+    ids = t5_tokenizer(tmp_path, LENGTH, "text.max_length")(SPECIAL).ids
+    np.testing.assert_array_equal(ids, exact)
+    assert 4 in ids[-1]  # ▁<extra_id_0>
+
+
 @pytest.mark.parametrize("lower", [True, False])
 def test_bert_tokens_are_the_same(folder, prompts, tmp_path, lower):
     (tmp_path / "vocab.txt").write_bytes((folder / "mclip" / "vocab.txt").read_bytes())

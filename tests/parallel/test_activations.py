@@ -11,7 +11,8 @@ from nami_jax.config import ConfigError, MeshConfig, SampleConfig
 from nami_jax.flow.transition import Renoise
 from nami_jax.parallel.activations import MeshLayout, require_layout
 from nami_jax.parallel.sharding import make_mesh, path_name, shard_batch, state_shardings
-from nami_jax.sampling.sampler import Networks, Request, make_sampler
+from nami_jax.sampling.sampler import Request, make_sampler
+from nami_jax.sampling.stage_programs import Networks
 from nami_jax.training.step import init_state, make_train_step, train_shardings
 from tests.models.test_nami import awake
 from tests.sampling.test_sampler import text

@@ -16,7 +16,7 @@ from nami_jax.config import SAMPLE_PRESETS, ConfigError, parse_steps, sample_pre
 from nami_jax.flow.stages import make_stages
 from nami_jax.parallel.kept_programs import IN_MEMORY, compilations
 from nami_jax.sample import file_name
-from nami_jax.sampling.sampler import draw_noise, image_noise, run_stage
+from nami_jax.sampling.stage_programs import draw_noise, image_noise, run_stage
 from nami_jax.weights import WeightsError
 from tests.support import patience
 from tests.support.paths import ROOT
@@ -241,6 +241,27 @@ def test_command_writes_pictures_that_say_what_they_are(workdir, tmp_path):
     assert about["guidance_interval"] == "(0.2, 1.0)"
     assert (about["solver"], about["cfg_zero_star"]) == ("ab2", "True")
     assert str(workdir) in about["checkpoint"]
+
+
+@pytest.mark.slow
+def test_command_begins_from_a_picture_and_saves_stages(workdir, tmp_path):
+    source, mask = Image.new("RGB", (16, 16), "navy"), Image.new("L", (16, 16))
+    mask.paste(255, (0, 0, 16, 5))
+    source.save(tmp_path / "source.png")
+    mask.save(tmp_path / "mask.png")
+    given = ("--image", str(tmp_path / "source.png"), "--mask", str(tmp_path / "mask.png"), "--stages")
+    run = command("nami_jax.sample", "--checkpoint", str(workdir), "--prompt", "red card", *given, "--preset=released",
+                  "--transition=renoise", "--steps=2,1,2", "--out", str(tmp_path / "out"))  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "--preset=released adds '.extremely detailed" in run.stdout
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"000-red-card-seed0.png", "000-red-card-seed0-stages.png"}
+    with Image.open(tmp_path / "out" / "000-red-card-seed0.png") as image:
+        found, about = np.asarray(image.convert("RGB")), image.text  # pyright: ignore[reportAttributeAccessIssue]
+    assert (found[5:] == np.asarray(source)[5:]).all()
+    assert not (found[:5] == np.asarray(source)[:5]).all()
+    assert about["mask"] == str(tmp_path / "mask.png")
+    assert about["negative_prompt"].startswith("(face asymmetry")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from nami_jax.flow.transition import Bridged, Renoise
 from nami_jax.models.bridge import Bridge
 from nami_jax.models.layers import TIME_CHANNELS
 from nami_jax.parallel.kept_programs import compilations
-from nami_jax.sampling.sampler import Networks, Request, image_noise, make_sampler, run_stage
+from nami_jax.sampling.sampler import Request, make_sampler
+from nami_jax.sampling.stage_programs import Networks, image_noise, run_stage
 from nami_jax.sampling.velocity import Guidance, stage_velocity
 from tests.models.test_nami import awake, velocity_of
 from tests.support.sizes import MODEL
@@ -77,8 +78,9 @@ def test_sampling_is_the_stages_one_after_another():
 def test_stages_are_yielded_coarsest_first_and_the_last_is_the_result():
     networks, sample, request = Networks(awake(), Renoise()), SampleConfig((1, 1, 1)), Request(16, 24, 0, [0, 1])
     sampler = make_sampler(MODEL)
-    states = tuple(np.concatenate([t, t]) for t in text(2))
-    latents = list(sampler.by_stage(networks, states, sample, request))  # pyright: ignore[reportArgumentType]
+    embeds, pooled = (np.concatenate([t, t]) for t in text(2))
+    states = embeds, pooled
+    latents = [end.x for end in sampler.by_stage(networks, states, sample, request)]
     assert [x.shape for x in latents] == [(2, *shape) for shape in sampler.shapes(16, 24)]
     np.testing.assert_array_equal(latents[-1], sampler(networks, text(2), text(2), sample, request))
 
@@ -129,7 +131,8 @@ def test_guidance_in_an_interval_is_guided_steps_and_then_others():
     networks, sampler, request = Networks(model, Renoise()), make_sampler(MODEL), Request(16, 16, 0, [0, 1])
 
     def stages(**settings):
-        return list(sampler.by_stage(networks, both_halves(), SampleConfig(steps, **settings), request))
+        ends = sampler.by_stage(networks, both_halves(), SampleConfig(steps, **settings), request)
+        return [end.x for end in ends]
 
     interval = {"guidance_interval": (0.15, 1.0)}
     mixed, guided = stages(**interval), stages()
@@ -148,7 +151,8 @@ def test_a_scale_for_each_stage_is_that_stage_s():
     networks, sampler, request = Networks(awake(), Renoise()), make_sampler(MODEL), Request(16, 16, 0, [0, 1])
 
     def stages(scale):
-        return list(sampler.by_stage(networks, both_halves(), SampleConfig((1, 1, 1), scale), request))
+        ends = sampler.by_stage(networks, both_halves(), SampleConfig((1, 1, 1), scale), request)
+        return [end.x for end in ends]
 
     some, three = stages((3.0, 3.0, 2.0)), stages(3.0)
     np.testing.assert_array_equal(some[1], three[1])
@@ -192,7 +196,7 @@ def test_with_the_released_bridge_nothing_but_the_first_latents_is_drawn():
 def test_a_bridge_with_noise_starts_the_next_stage_with_that_stages_noise():
     networks, sampler, request = bridged(awake(), share=0.5), make_sampler(MODEL), Request(16, 16, 0, [0, 1])
     states, sample = both_halves(), SampleConfig((1, 1, 1), guidance_scale=1.0)
-    first, second, _ = sampler.by_stage(networks, states, sample, request)
+    first, second, _ = (end.x for end in sampler.by_stage(networks, states, sample, request))
     noise = image_noise(0, [0, 1], STAGES[1], (8, 8, 3))
     start = networks.transition(first, noise, STAGES[0])
     half = (jnp.asarray(part[:2]) for part in states)

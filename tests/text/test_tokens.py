@@ -38,6 +38,23 @@ def test_spiece_model_gives_the_ids_of_transformers(release):
     assert tokens.ids.dtype == tokens.mask.dtype == np.int32
 
 
+def test_special_tokens_in_a_text_are_read_as_such_and_the_end_is_not_doubled(release):
+    tokenizer = t5_tokenizer(release / "mt5", 12, "text.max_length")
+    whole, first, second = (
+        row[: count.sum()].tolist() for row, count in zip(*tokenizer(["red</s> apple", "red", "apple"]), strict=True)
+    )
+    assert whole == [*first, *second]  # each ends in </s>
+    assert tokenizer(["red</s>"]).ids[0].tolist() == tokenizer(["red"]).ids[0].tolist()
+
+
+def test_sentinels_beyond_the_vocabulary_count_down_from_its_end(release, tmp_path):
+    (tmp_path / "spiece.model").write_bytes((release / "mt5" / "spiece.model").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_ids": 3}')
+    tokenizer = t5_tokenizer(tmp_path, 6, "text.max_length")
+    assert tokenizer.size == 53
+    assert tokenizer(["<extra_id_0><extra_id_2>"]).ids[0].tolist() == [52, 50, 1, 0, 0, 0]
+
+
 def test_vocab_txt_gives_the_ids_of_transformers(release):
     exact, facts = golden_tensors()["bert_token_ids"], golden_facts()
     tokens = bert_tokenizer(release / "mclip", facts["pooled_length"], "text.pooled_length")(facts["prompts"])
