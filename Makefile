@@ -34,9 +34,10 @@ READY_PREPARE := $(VENV)/.ready-prepare
 READY_STYLES := $(VENV)/.ready-styles
 READY_PLAN := $(VENV)/.ready-plan
 READY_GPU_PLAN := $(VENV)/.ready-gpu-plan
+READY_NAMI1K := $(VENV)/.ready-nami1k
 READY_DEV := $(VENV)/.ready-dev
 READY_DOCS := $(VENV)/.ready-docs
-READY_TEST := $(READY_DEV) $(READY_DOCS) $(if $(findstring Linux x86_64,$(shell uname -sm)),$(READY_PLAN))
+READY_TEST := $(READY_DEV) $(READY_NAMI1K) $(READY_DOCS) $(if $(findstring Linux x86_64,$(shell uname -sm)),$(READY_PLAN))
 READY_PARITY := $(VENV)/.ready-parity
 READY_LAUNCH := $(LAUNCH_VENV)/.ready
 TPU_COMPILER := $(VENV)/tpu_compiler
@@ -57,7 +58,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train sample styles prepare plan docs docs-serve test test-all parity gpu-check launch-check lint format bench lock clean
+.PHONY: help train sample styles prepare nami1k plan docs docs-serve test test-all parity gpu-check launch-check lint format bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -73,6 +74,8 @@ styles: $(READY_STYLES)  ## install the emoji of emoji_captions/styles_*, by npm
 
 prepare: $(READY_PREPARE)  ## prepare images and captions of SOURCE for CONFIG: as pixels or latents, cropped to its sizes
 	$(BIN)/python -m nami_jax.prepare --config "$(CONFIG)" $(if $(SOURCE),--source "$(SOURCE)") $(ARGS)
+
+nami1k: $(READY_NAMI1K)  ## what NAMI-1K needs; then e.g. .venv/bin/python -m nami_jax.nami1k describe
 
 plan: $(if $(PLANS_GPUS),$(READY_GPU_PLAN),$(READY_PLAN))  ## plan a run of CONFIG on TOPOLOGY, e.g. v5e:16x16 or h100:8x4, without them: memory, time, cost
 	PYTHONPATH="$(if $(PLANS_GPUS),$(GPU_COMPILER),$(TPU_COMPILER))" $(BIN)/python -m nami_jax.plan --config "$(CONFIG)" --topology "$(TOPOLOGY)" $(ARGS)
@@ -101,7 +104,7 @@ gpu-check: $(READY_DEV) $(READY_GPU_PLAN)  ## compile a small run for GPUs that 
 launch-check: $(READY_LAUNCH)  ## parse the launchers' commands by xpk and SkyPilot, in an environment of their own
 	$(LAUNCH_VENV)/bin/python -m pytest tests/live/test_launch_live.py $(ARGS)
 
-lint: $(READY_DEV)  ## check style (ruff) and types (pyright)
+lint: $(READY_DEV) $(READY_NAMI1K)  ## check style (ruff) and types (pyright)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
@@ -115,7 +118,7 @@ bench: $(READY)  ## time sampling against the single-stage baseline, and the tra
 	$(BIN)/python -m benchmarks.train_step
 
 lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
-	@for extra in cuda tpu prepare styles dev docs; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load( \
+	@for extra in cuda tpu prepare styles nami1k dev docs; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load( \
 	  sys.stdin.buffer)["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra \
 	  < pyproject.toml > $(VENV)/$$extra.in; done
 	$(call resolve,$(VENV)/all.txt,--group weights --extra prepare pyproject.toml)
@@ -124,7 +127,9 @@ lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
 	$(call resolve,requirements-tpu.txt,$(VENV)/tpu.in -c requirements.txt)
 	$(call resolve,requirements-prepare.txt,$(VENV)/prepare.in -c requirements.txt)
 	$(call resolve,requirements-styles.txt,$(VENV)/styles.in)
-	$(call resolve,requirements-dev.txt,$(VENV)/dev.in -c requirements.txt -c requirements-prepare.txt -c requirements-styles.txt)
+	$(call resolve,requirements-nami1k.txt,$(VENV)/nami1k.in -c requirements.txt -c requirements-prepare.txt)
+	$(call resolve,requirements-dev.txt,$(VENV)/dev.in -c requirements.txt -c requirements-prepare.txt \
+	  -c requirements-styles.txt -c requirements-nami1k.txt)
 	$(call resolve,requirements-docs.txt,$(VENV)/docs.in -c requirements.txt -c requirements-prepare.txt -c requirements-dev.txt)
 	@$(INSTALL) --no-deps -r requirements-styles.txt
 	@mkdir -p $(STYLES) && cp package.json $(STYLES) && rm -f $(STYLES)/package-lock.json
@@ -175,6 +180,10 @@ $(READY_STYLES): $(READY) requirements-styles.txt package.json package-lock.json
 	@mkdir -p $(STYLES) && cp package.json package-lock.json $(STYLES)
 	@echo "Installing emoji into $(STYLES) (140 MB) ..."
 	@$(call npm,ci)
+	@touch $@
+
+$(READY_NAMI1K): $(READY) requirements-nami1k.txt
+	@$(INSTALL) --no-deps -r requirements-nami1k.txt
 	@touch $@
 
 # Apart from the other packages: where jax finds libtpu, it looks for a TPU at every start.
