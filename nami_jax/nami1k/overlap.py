@@ -44,7 +44,7 @@ class Shared(NamedTuple):
 class NgramIndex:
     """Texts by their n-grams: which of them share how much with another text, exactly.
 
-    A thousand prompts need no estimate: looking a caption's n-grams up costs no more than its MinHash would, and a short
+    A thousand prompts need no estimate: looking a caption's n-grams up costs no more than its MinHash, and a short
     prompt within a long caption, whose Jaccard index is small, is found as surely as any.
     """
 
