@@ -127,9 +127,9 @@ def calibrate(prompts: Sequence[Prompt], vectors: Vectors) -> dict[str, Any]:
     alike = (first * second).sum(1)
     matrix = in_vectors([prompt.en for prompt in prompts], vectors)
     different = (matrix @ matrix.T)[np.triu_indices(len(matrix), 1)]
-    for threshold in np.arange(0.4, 1, 0.01).round(2):
-        if (different >= threshold).mean() < FALSE_ALARMS:
-            break
+    threshold = next(
+        cosine for cosine in np.arange(0.4, 1.01, 0.01).round(2) if (different >= cosine).mean() < FALSE_ALARMS
+    )
     return {
         "threshold": float(threshold),
         "false_pairs": float((different >= threshold).mean()),

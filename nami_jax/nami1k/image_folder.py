@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from nami_jax.config import require
@@ -68,8 +69,9 @@ def check_folder(folder: Path, prompts: PromptSet) -> FolderCheck:
             odd[name] = str(error)
             continue
         sizes[name] = f"{picture.width}x{picture.height}"
-        same = first.setdefault(hashlib.sha256(picture.tobytes()).digest(), name)
-        if all(low == high for low, high in picture.getextrema()):
+        pixels = np.asarray(picture)  # (H, W, 3)
+        same = first.setdefault(hashlib.sha256(pixels.tobytes()).digest(), name)
+        if (pixels == pixels[0, 0]).all():
             odd[name] = "is all of one colour"
         elif same != name:
             odd[name] = f"is the same picture as {same}"

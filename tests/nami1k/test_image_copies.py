@@ -35,7 +35,7 @@ def pairs(audit):
 
 
 def test_hashes_find_resized_recompressed_and_mirrored_copies(folders):
-    found = find_copies(*folders, None)
+    found = find_copies(folders[0], folders[1], None)
     assert pairs(found) == {("small.png", "0.png"), ("jpeg.jpg", "1.png"), ("mirror.png", "2.png")}
     assert (found.generated, found.training, found.pairs) == (4, 6, 3)
     assert list(found.unreadable) == [str(folders[0] / "broken.png")]
@@ -46,7 +46,7 @@ def test_features_find_what_hashes_do_not(folders):
         new = [path.endswith(("new.png", "5.png")) for path in paths]
         return np.array([(one, not one) for one in new], np.float32).reshape(-1, 2) * [1, 0.1]
 
-    found = find_copies(*folders, features)
+    found = find_copies(folders[0], folders[1], features)
     assert ("new.png", "5.png") in pairs(found)
     assert len(found.copies) == 4
     first = found.to_dict()["copies"][0]
@@ -57,7 +57,7 @@ def test_the_strongest_pairs_are_kept(folders, monkeypatch):
     monkeypatch.setattr(image_copies, "MOST_PAIRS", 1)
     monkeypatch.setattr(image_copies, "CHUNK", 2)
     picture(0).save(folders[0] / "same.png")
-    found = find_copies(*folders, None)
+    found = find_copies(folders[0], folders[1], None)
     assert (found.pairs, [copy.bits for copy in found.copies]) == (4, [0])
 
 
