@@ -1,8 +1,8 @@
 """Draws docs/results from its records: `python -m benchmarks.results`, which prints the tables of docs/results.md.
 
-`docs/results/tuning` has records of the trials and `docs/results/ablations` of each arm and seed, all at the end of
-their training, `docs/results/convergence` those of the method and its baseline at several points. Needs matplotlib,
-which `make test` installs.
+`docs/results/tuning` and `tuning_long` have records of the trials and `docs/results/ablations` of each arm and seed, all
+at the end of their training, `docs/results/convergence` those of the method and its baseline at several points. Needs
+matplotlib, which `make test` installs.
 """
 
 import json
@@ -31,7 +31,7 @@ SHOWN = {
 }
 COLOURS = {NAMI: "#2a78c8", SINGLE_FLOW: "#d2622a"}  # readable on white and on black
 GREY = "#808080"
-TABLES = "tuning", "ablations"
+TABLES = "tuning", "tuning_long", "ablations"
 TERA = 1e12
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]  # by arm, then by seed
@@ -176,7 +176,7 @@ def show(folder: Path) -> None:
     Raises:
         ConfigError: the folder has no records.
     """
-    for name in TABLES:
+    for name in (name for name in TABLES if (folder / name).is_dir()):
         print(f"{name}\n\n{table(('arm', 'what', 'seeds', *SHOWN.values()), last_rows(load(folder / name)))}\n")
     convergence = load(folder / "convergence")
     seconds = json.loads((folder / "convergence" / "step_seconds.json").read_text())["seconds"]
