@@ -1,8 +1,8 @@
 """Draws docs/results from its records: `python -m benchmarks.results`, which prints the tables of docs/results.md.
 
-`docs/results/tuning` and `tuning_long` have records of the trials and `docs/results/ablations` of each arm and seed, all
-at the end of their training, `docs/results/convergence` those of the method and its baseline at several points. Needs
-matplotlib, which `make test` installs.
+`docs/results/tuning` and `tuning_long` have records of the trials and `docs/results/ablations` of each arm and seed,
+all at the end of their training, `docs/results/convergence` those of the method and its baseline at several points.
+Needs matplotlib, which `make test` installs.
 """
 
 import json
