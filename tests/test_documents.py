@@ -57,6 +57,7 @@ RUN_BY = {
     r"python -m nami_jax.parity": "tests/test_parity.py",
     r"python -m nami_jax.convert": "tests/test_convert.py",
     r"python -m nami_jax.nami1k (describe|audit|check)": "tests/nami1k/test___main__.py",
+    r"python -m nami_jax.nami1k generate": "tests/nami1k/test_generate.py",
     r"python -m nami_jax.nami1k serve": "tests/nami1k/test_serve.py",
     r"python -m nami_jax.nami1k report": "tests/nami1k/test_report_votes.py",
     r"python -m nami_jax.nami1k simulate": "tests/nami1k/test_simulate.py",

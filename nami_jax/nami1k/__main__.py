@@ -13,6 +13,7 @@ from nami_jax.terminal.command_line import parse_flags, run_command
 COMMANDS = {
     "describe": ("nami_jax.nami1k.describe", 0),
     "audit": ("nami_jax.nami1k.audit", 0),
+    "generate": ("nami_jax.nami1k.generate", 0),
     "check": ("nami_jax.nami1k.check", 1),
     "serve": ("nami_jax.nami1k.serve", 0),
     "report": ("nami_jax.nami1k.report_votes", 0),

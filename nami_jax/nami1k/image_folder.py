@@ -18,7 +18,7 @@ from nami_jax.config import require
 from nami_jax.data.images import BrokenImageError, open_image
 from nami_jax.nami1k.prompt_set import PromptSet
 
-SUFFIX = ".png"
+SUFFIX, MANIFEST = ".png", "manifest.json"
 MOST_PIXELS = 2**26  # of a picture: 8192 x 8192
 MOST_BYTES = 2**28
 
@@ -30,7 +30,7 @@ class FolderCheck:
     Attributes:
         missing: ids that have no picture.
         odd: file name -> what is wrong with it.
-        extra: names that belong to no prompt.
+        extra: names that belong to no prompt, but for the manifest that `generate` leaves.
         sizes: "WIDTHxHEIGHT" -> how many pictures have it.
     """
 
@@ -81,7 +81,7 @@ def check_folder(folder: Path, prompts: PromptSet) -> FolderCheck:
         if size != usual:
             odd.setdefault(name, f"has {size} pixels where most have {usual}")
     missing = [prompt for name, prompt in ids.items() if name not in there]
-    return FolderCheck(missing, odd, sorted(there - ids.keys()), dict(counts.most_common()))
+    return FolderCheck(missing, odd, sorted(there - ids.keys() - {MANIFEST}), dict(counts.most_common()))
 
 
 def open_picture(path: Path, inside: Path | None = None) -> Image.Image:
