@@ -51,7 +51,7 @@ def test_help_says_what_a_command_does_and_lists_its_flags(command):
 
 
 def test_commands_are_listed_and_an_unknown_one_is_named():
-    assert "describe, audit, check" in run().stdout
+    assert "describe, audit, generate, check" in run().stdout
     ended = run("descibe")
     assert (ended.returncode, ended.stderr) == (2, "error: descibe: no such command. Did you mean 'describe'?\n")
 
