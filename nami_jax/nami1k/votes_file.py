@@ -96,10 +96,9 @@ class VotesFile:
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # a full disk may have rolled back already
+            finally:
+                if self._connection.in_transaction:  # something failed; a full disk may have rolled back already
                     self._connection.execute("ROLLBACK")
-                raise
 
     def _rows(self, query: str, *values: Any) -> list[tuple]:
         with self._turn:
@@ -226,21 +225,16 @@ def open_votes(path: Path, prompts: str, models: Mapping[str, str]) -> VotesFile
         ConfigError: it is no votes file, or one of another version, prompt set or pictures; another process writes it;
             or it cannot be read and written.
     """
-    lock_file = _locked(path)
-    try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    with contextlib.ExitStack() as opened:
+        lock_file = opened.enter_context(_locked(path))
         try:
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+            opened.callback(connection.close)
             _prepare(connection, path, prompts, models)
-        except BaseException:
-            connection.close()
-            raise
-    except sqlite3.Error as error:
-        lock_file.close()
-        raise ConfigError(_cannot(path, error)) from error
-    except BaseException:
-        lock_file.close()
-        raise
-    return VotesFile(connection, lock_file, path)
+        except sqlite3.Error as error:
+            raise ConfigError(_cannot(path, error)) from error
+        opened.pop_all()  # both stay open
+        return VotesFile(connection, lock_file, path)
 
 
 def _locked(path: Path) -> IO[Any]:
