@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +15,29 @@ from nami_jax.sampling.parts import Parts
 from nami_jax.sampling.prompt_pictures import MANIFEST, PromptPictures, draw_prompts
 from nami_jax.text.encoders import TextStates
 from tests.support.pipelines import small_pipeline
-from tests.support.sizes import MODEL
+from tests.support.sizes import CONFIG, MODEL
 
 TEXTS = {"n0001": "a red cup", "n0002": "a red cup", "n0003": "rain"}
 
 
-def encode(prompts):
+class TextsAlone:
     """States that depend on the text alone."""
-    rngs = [np.random.default_rng(list(prompt.encode())) for prompt in prompts]
-    return TextStates(
-        np.stack([rng.standard_normal((5, MODEL.text_dim), np.float32) for rng in rngs]),
-        np.stack([rng.standard_normal(MODEL.pooled_dim, np.float32) for rng in rngs]),
-    )
+
+    cfg = CONFIG.pipeline.text
+    embed_dim, pooled_dim, max_length = MODEL.text_dim, MODEL.pooled_dim, 5
+
+    def __call__(self, prompts: Sequence[str]) -> TextStates:
+        rngs = [np.random.default_rng(list(prompt.encode())) for prompt in prompts]
+        return TextStates(
+            np.stack([rng.standard_normal((self.max_length, self.embed_dim), np.float32) for rng in rngs]),
+            np.stack([rng.standard_normal(self.pooled_dim, np.float32) for rng in rngs]),
+        )
 
 
 @pytest.fixture(scope="module")
 def pipe():
     small = small_pipeline()
-    return NamiPipeline(Parts(small.model, small.cfg, None, "a small network"), lambda: encode)
+    return NamiPipeline(Parts(small.model, small.cfg, None, "a small network"), TextsAlone)
 
 
 def wanted(out, **changes):
@@ -48,7 +54,8 @@ def test_each_prompt_has_a_picture_of_its_own_noise(pipe, tmp_path):
     drawn = pixels(tmp_path)
     assert drawn.keys() == {f"{name}.png" for name in TEXTS}
     assert (drawn["n0001.png"] != drawn["n0002.png"]).any()  # though their texts are the same
-    assert Image.open(tmp_path / "n0003.png").text["prompt"] == "rain"
+    with Image.open(tmp_path / "n0003.png") as picture:
+        assert picture.info["prompt"] == "rain"
 
 
 def test_what_was_lost_is_drawn_again_as_it_was(pipe, tmp_path):
