@@ -46,7 +46,7 @@ def _latents(lower_stages: str) -> dict[str, Any]:
         "data.side": 64,
         "data.lower_stages": lower_stages,
         "data.prepared": f"data/styles_64_{lower_stages}",
-        "autoencoder.folder": "runs/autoencoder_emoji/vae",
+        "autoencoder.folder": "runs/autoencoder_styles/vae",
         "autoencoder.downscale": 4,
     }
 
