@@ -14,7 +14,7 @@ from configs import styles
 
 NAMI, SINGLE_FLOW = "nami", "single_flow"
 STEPS = 18  # of the solver, for every arm
-RATE, ADAMW_RATE = 8e-3, 2e-3
+RATE, ADAMW_RATE = 8e-3, 4e-3
 
 
 class Arm(NamedTuple):
