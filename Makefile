@@ -2,7 +2,8 @@
 
 CONFIG ?= configs/emoji_tiny.py
 WORKDIR ?= runs/$(subst :,_,$(subst .py,,$(notdir $(CONFIG))))
-CHECKPOINT ?= $(WORKDIR)
+# `make sample` draws with the run in WORKDIR if there is one, or if CONFIG or WORKDIR is given; else with the model of sample.py.
+CHECKPOINT ?= $(if $(filter-out file,$(origin CONFIG) $(origin WORKDIR))$(wildcard $(WORKDIR)/checkpoints),$(WORKDIR))
 PROMPT ?= a red apple
 SOURCE ?=
 OUT ?= out
@@ -67,8 +68,8 @@ help:  ## list the targets
 train: $(READY) $(if $(HAS_STYLES),$(READY_STYLES))  ## train CONFIG in WORKDIR, or continue there; ARGS="--config.train.steps=2000" overrides a field
 	$(BIN)/python -m nami_jax.train --config "$(CONFIG)" --workdir "$(WORKDIR)" $(ARGS)
 
-sample: $(READY)  ## draw PROMPT with CHECKPOINT (default: the WORKDIR of CONFIG) into the folder OUT
-	$(BIN)/python -m nami_jax.sample --checkpoint "$(CHECKPOINT)" --prompt "$$PROMPT" --out "$(OUT)" $(ARGS)
+sample: $(READY)  ## draw PROMPT into OUT, with CHECKPOINT, the run of CONFIG or, before there is one, the model that comes along
+	$(BIN)/python -m nami_jax.sample $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --prompt "$$PROMPT" --out "$(OUT)" $(ARGS)
 
 styles: $(READY_STYLES)  ## install the emoji of emoji_captions/styles_*, by npm; `make train CONFIG=configs/styles.py` does so itself
 

@@ -1,4 +1,7 @@
-"""Draws pictures with a trained model: `python -m nami_jax.sample --checkpoint runs/emoji_tiny --prompt "red apple"`.
+"""Draws pictures with a trained model: `python -m nami_jax.sample --prompt "a red apple"`.
+
+Without --checkpoint that is `emoji`, which comes with nami_jax. It knows emoji by their names, in four styles that a
+prompt may name: "a red apple, noto style", or twemoji, glossy fluent, flat fluent.
 
 Writes one PNG per picture and, for more than one, a captioned `grid.png`; earlier ones are replaced only with
 --overwrite. Prompt, seed, steps and checkpoint are stored in each PNG's metadata.
@@ -31,7 +34,7 @@ PASSED_ON = "preset preset_prompt image strength mask height width seed num_imag
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    define_model_flags()
+    define_model_flags(checkpoint="emoji")
     flags.DEFINE_bool("keep_encoder", True, "--nokeep_encoder frees the text encoder's memory before sampling")
     flags.DEFINE_multi_string("prompt", None, "what to draw; repeat it for several", required=True)
     flags.DEFINE_string("negative_prompt", None, "what guidance steers away from; the preset's, if it has one")

@@ -8,9 +8,9 @@ from pathlib import Path
 from nami_jax.checkpoints.runs import load_run
 from nami_jax.config import ConfigError, ModelConfig, PipelineConfig, require
 from nami_jax.release.folders import new_folder, require_new
+from nami_jax.release.network_folders import folder_settings, network_tensors
 from nami_jax.release.pickles import import_torch, save_pickle
 from nami_jax.release.released_parts import PARTS, Record, copied_files, read_records
-from nami_jax.release.run_conversion import folder_settings, network_tensors
 from nami_jax.terminal.progress import progress_bar
 from nami_jax.weights import Tensor, WeightsError, open_tensors, save_tensors, tensor_bytes, write_tensors
 from nami_jax.weights.converted import (

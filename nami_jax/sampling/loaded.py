@@ -18,7 +18,7 @@ from nami_jax.config import MeshConfig, require
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import make_mesh, state_shardings
-from nami_jax.release.run_conversion import write_network
+from nami_jax.release.network_folders import write_network
 from nami_jax.sampling.adapters import Adapters
 from nami_jax.sampling.parts import REMEDY, Parts, load_parts
 from nami_jax.sampling.pictures import to_images
@@ -84,10 +84,11 @@ class LoadedModel:
         keep_encoder: bool = True,
         mesh: MeshConfig | None = None,
     ) -> Self:
-        """Loads a training run or a folder of converted weights; everything is read from there.
+        """Loads a training run, a folder of converted weights or a model that comes with nami_jax, and reads no more.
 
         Args:
-            path: a run's workdir, or a folder that `nami_jax.convert` wrote.
+            path: a run's workdir, a folder that `nami_jax.convert` wrote, or a name: "emoji". A folder of that name in
+                the current one comes first.
             step: which checkpoint of a run; None takes the newest.
             dtype: compute type of all networks, "float32" or "bfloat16", in which converted weights are also held;
                 None: as configured.
