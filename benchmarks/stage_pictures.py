@@ -5,6 +5,7 @@ without loss, and in emoji_stages.json what it was drawn with.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -30,25 +31,29 @@ PROMPTS = (
 )
 
 
+def draw(checkpoint: str, prompts: Sequence[str], seed: int, out: Path) -> Path:
+    """Draws the prompts with a checkpoint and saves both files in `out`; returns where the picture is."""
+    pipe = NamiPipeline.from_pretrained(checkpoint)
+    facts = {"checkpoint": pipe.source, "prompts": list(prompts), "seed": seed}
+    with output_folder(out, field="out"):
+        sheet = grid(prompts, pipe(prompts, seed=seed, return_stages=True))
+        with written_whole(out / "emoji_stages.webp") as file:
+            sheet.save(file, "WEBP", lossless=True)
+        with written_whole(out / "emoji_stages.json") as file:
+            file.write_text(json.dumps({"about": about() | facts}, indent=1) + "\n")
+    return out / "emoji_stages.webp"
+
+
 def main(argv: list[str]) -> None:
-    """Draws and saves."""
+    """Says where the picture is."""
     del argv
-    args, out = flags.FLAGS, Path(flags.FLAGS.out)
+    args = flags.FLAGS
     logging.set_verbosity(logging.ERROR)
     keep_on_disk()
     try:
-        pipe = NamiPipeline.from_pretrained(args.checkpoint)
-        with output_folder(out, field="out"):
-            stages = pipe(args.prompt, seed=args.seed, return_stages=True)
-            sheet = grid(args.prompt, stages)
-            facts = {"checkpoint": pipe.source, "prompts": list(args.prompt), "seed": args.seed}
-            with written_whole(out / "emoji_stages.webp") as file:
-                sheet.save(file, "WEBP", lossless=True)
-            with written_whole(out / "emoji_stages.json") as file:
-                file.write_text(json.dumps({"about": about() | facts}, indent=1) + "\n")
+        print(draw(args.checkpoint, args.prompt, args.seed, Path(args.out)))
     except (CheckpointError, ConfigError, WeightsError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    print(out / "emoji_stages.webp")
 
 
 def define_flags() -> None:

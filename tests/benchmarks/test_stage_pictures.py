@@ -6,18 +6,14 @@ from PIL import Image
 
 from benchmarks import stage_pictures
 from nami_jax import NamiPipeline
-from nami_jax.terminal.command_line import parse_flags
-from tests.support.flags import defined
 from tests.support.pipelines import small_pipeline
 
 
 def test_a_column_shows_a_prompt_s_stages_one_below_the_other(tmp_path):
     sizes = dataclasses.replace(small_pipeline().cfg.model, text_dim=384, pooled_dim=384)
     small_pipeline(model=sizes).save_pretrained(tmp_path / "model")
-    with defined(stage_pictures.define_flags):
-        parse_flags(["", f"--checkpoint={tmp_path / 'model'}", "--prompt=red", "--prompt=blue", f"--out={tmp_path}"])
-        stage_pictures.main([""])
-    with Image.open(tmp_path / "emoji_stages.webp") as image:
+    path = stage_pictures.draw(str(tmp_path / "model"), ["red", "blue"], 0, tmp_path)
+    with Image.open(path) as image:
         sheet = np.asarray(image)
     stages = NamiPipeline.from_pretrained(tmp_path / "model")(["red", "blue"], return_stages=True)
     for row, pictures in enumerate(stages):
@@ -26,4 +22,4 @@ def test_a_column_shows_a_prompt_s_stages_one_below_the_other(tmp_path):
             scale = 96 // picture.width
             np.testing.assert_array_equal(sheet[y : y + 96 : scale, x : x + 96 : scale], np.asarray(picture))
     about = json.loads((tmp_path / "emoji_stages.json").read_text())["about"]
-    assert about["prompts"] == ["red", "blue"]
+    assert (about["prompts"], about["checkpoint"]) == (["red", "blue"], str(tmp_path / "model"))
