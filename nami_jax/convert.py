@@ -38,7 +38,7 @@ def define_flags() -> None:
         "dtype",
         None,
         ["bfloat16", "float16"],
-        "type that a run's network is stored in, at half the size; float32, as trained, if not given",
+        "type that the weights of a run are stored in, at half the size; float32, as trained, if not given",
     )
     flags.DEFINE_bool("allow_missing", False, "go on without an autoencoder, text encoder or tokeniser that is absent")
 

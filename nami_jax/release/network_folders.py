@@ -5,7 +5,10 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
 
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.runs import Run
@@ -24,24 +27,40 @@ from nami_jax.weights.nami_keys import export_bridge, export_nami, released_tran
 TEXT_PARTS = ("mt5", "mclip")
 
 
+class Rounded(NamedTuple):
+    """A tensor in a narrower type, rounded part by part as it is read."""
+
+    tensor: Tensor
+    dtype: np.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As it was."""
+        return self.tensor.shape
+
+    def __getitem__(self, index: Any) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Reads a part."""
+        return self.tensor[index].astype(self.dtype)
+
+
 def write_network(
-    model: Nami,
-    bridge: AnyBridge | None,
+    networks: Mapping[str, Mapping[str, Tensor]],
     cfg: PipelineConfig,
     source: str | Path,
     target: Path,
     *,
+    dtype: str | None = None,
     allow_missing: bool = False,
     recipe: Mapping[str, Any] | None = None,
 ) -> Converted:
     """Writes a network with what it draws with as a folder that `NamiPipeline` loads on any machine.
 
     Args:
-        model: the network.
-        bridge: between its stages, if it has one.
+        networks: tensors of the network and, if it has one, of its bridge, as `tensors_by_part` gives them.
         cfg: its settings; the folders that they name are copied.
         source: where it is from, for messages.
         target: a new folder.
+        dtype: that all tensors are stored in; None: as they are.
         allow_missing: go on without an autoencoder or a text encoder that is not there.
         recipe: how it was trained, which is written beside it; None: nothing is said.
 
@@ -59,7 +78,10 @@ def write_network(
         )
     folders = {name: folder for name, folder in folders.items() if name not in absent}
     _require_frozen(cfg, folders)
-    parts = _tensors(model, bridge) | {name: open_tensors(folder) for name, folder in folders.items()}
+    parts = dict(networks) | {name: open_tensors(folder) for name, folder in folders.items()}
+    if dtype is not None:
+        to = np.dtype(jnp.dtype(dtype))
+        parts = {name: {key: Rounded(x, to) for key, x in part.items()} for name, part in parts.items()}
     sizes = {name: sum(map(tensor_bytes, tensors.values())) for name, tensors in parts.items()}
     with new_folder(target, sum(sizes.values())) as unfinished:
         write_folder(unfinished, parts, folder_settings(cfg))
@@ -86,12 +108,8 @@ def copy_base(run: Run, target: Path) -> None:
         write_folder(folder, {TRANSFORMER: tensors}, folder_settings(run.cfg.pipeline))
 
 
-def network_tensors(run: Run) -> dict[str, Mapping[str, Tensor]]:
-    """Returns the tensors of a run's network and, if it has one, of its bridge, by part."""
-    return _tensors(run.model, run.bridge)
-
-
-def _tensors(model: Nami, bridge: AnyBridge | None) -> dict[str, Mapping[str, Tensor]]:
+def tensors_by_part(model: Nami, bridge: AnyBridge | None) -> dict[str, Mapping[str, Tensor]]:
+    """Returns the tensors of a network and, if it has one, of its bridge, by part."""
     parts: dict[str, Mapping[str, Tensor]] = {TRANSFORMER: export_nami(model)}
     return parts if bridge is None else parts | {BRIDGE: export_bridge(bridge)}
 

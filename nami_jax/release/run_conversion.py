@@ -2,20 +2,14 @@
 
 import subprocess
 from pathlib import Path
-from typing import Any, TypeVar
-
-import jax
-import jax.numpy as jnp
-from flax import nnx
+from typing import Any
 
 import nami_jax
 from nami_jax.checkpoints.runs import Run, load_run
 from nami_jax.data.tfds_builder import stated_license
 from nami_jax.release.conversion import Converted
 from nami_jax.release.folders import require_new
-from nami_jax.release.network_folders import write_network
-
-NetworkT = TypeVar("NetworkT", bound=nnx.Module)
+from nami_jax.release.network_folders import tensors_by_part, write_network
 
 
 def convert_run(
@@ -32,7 +26,7 @@ def convert_run(
         workdir: of the run.
         target: a new folder.
         step: which checkpoint; None takes the newest.
-        dtype: that the network and its bridge are stored in; they compute in the run's own. None: float32, as trained.
+        dtype: that all weights are stored in; they compute in the run's own. None: as they are, float32 for the run's.
         allow_missing: go on without an autoencoder or a text encoder that is not where the run's config says.
 
     Raises:
@@ -42,12 +36,14 @@ def convert_run(
     """
     require_new(target)
     run = load_run(workdir, step)
-    model, bridge = run.model, run.bridge
-    if dtype is not None:
-        model, bridge = _stored_in(dtype, model), None if bridge is None else _stored_in(dtype, bridge)
-    settings = run.cfg.pipeline
     return write_network(
-        model, bridge, settings, workdir, target, allow_missing=allow_missing, recipe=training_recipe(run)
+        tensors_by_part(run.model, run.bridge),
+        run.cfg.pipeline,
+        workdir,
+        target,
+        dtype=dtype,
+        allow_missing=allow_missing,
+        recipe=training_recipe(run),
     )
 
 
@@ -61,15 +57,13 @@ def training_recipe(run: Run) -> dict[str, Any]:
     }
 
 
-def _stored_in(dtype: str, network: NetworkT) -> NetworkT:
-    structure, params = nnx.split(network)
-    return nnx.merge(structure, jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params))
-
-
 def _commit() -> str | None:
-    """Returns the commit of this code, with "-dirty" where files differ from it; None outside a repository."""
-    git = ["git", "-C", str(Path(nami_jax.__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    """Returns the commit of this code, with "-dirty" where files differ from it; None outside its repository."""
+    repository = Path(nami_jax.__file__).parents[1]
+    if not (repository / ".git").exists():
+        return None
+    describe = ["git", "-C", str(repository), "describe", "--always", "--exclude=*", "--dirty", "--abbrev=40"]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None

@@ -94,7 +94,7 @@ def test_a_model_that_comes_along_is_small_says_how_it_was_trained_and_draws(nam
     assert recipe["data_license"]
     assert len(recipe["converted_by"]["commit"]) == 40  # not "-dirty"
     pipe = NamiPipeline.from_pretrained(name)
-    assert (pipe.source, pipe.cfg) == (name, cfg.pipeline)
+    assert (pipe.source, pipe.cfg.model, pipe.cfg.sample) == (name, cfg.model, cfg.sample)
     pixels = pipe("a red apple, noto style", output_type="np")[0]
     assert pixels.shape == (cfg.data.side, cfg.data.side, 3)
     assert pixels.std() > 0.02  # not one colour; `pixels` are refused where they are not finite
