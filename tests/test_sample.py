@@ -1,6 +1,9 @@
 import ast
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -65,3 +68,27 @@ def test_drawing_pictures_imports_no_training():
     loaded = output(IMPORT, "nami_jax.sample", *sorted(ours))
     assert {"nami_jax.sampling.sampler", "jax"} < set(loaded)
     assert not {name for name in loaded if name.startswith("nami_jax.training")}
+
+
+def drawn_with(folder: Path, *given: str) -> str | None:
+    """Returns the checkpoint that `make sample` names in a clone."""
+    made = ["make", "--dry-run", "ACCELERATOR=cpu", "sample", *given]
+    recipe = subprocess.run(made, cwd=folder, capture_output=True, text=True, check=True).stdout
+    found = re.search(r'-m nami_jax\.sample +(?:--checkpoint "(.*?)")?', recipe)
+    assert found is not None, recipe
+    return found[1]
+
+
+def test_make_draws_with_the_run_that_is_there_or_named_and_else_as_the_command_does(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "requirements.txt", "requirements-build.txt"):
+        (tmp_path / name).touch()
+    assert drawn_with(tmp_path) is None
+    for given, checkpoint in (
+        ("CHECKPOINT=other", "other"),
+        ("CONFIG=configs/styles.py", "runs/styles"),
+        ("WORKDIR=runs/mine", "runs/mine"),
+    ):
+        assert drawn_with(tmp_path, given) == checkpoint
+    (tmp_path / "runs" / "emoji_tiny" / "checkpoints").mkdir(parents=True)
+    assert drawn_with(tmp_path) == "runs/emoji_tiny"
