@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from nami_jax.config import ConfigError
-from nami_jax.sample import load_adapters, save_pictures, save_stages
+from nami_jax.sample import in_a_style, load_adapters, save_pictures, save_stages
 from tests.support.paths import ROOT
 from tests.support.pipelines import small_pipeline
 
@@ -49,6 +49,14 @@ def test_pictures_of_other_prompts_or_settings_are_kept_unless_they_are_to_be_re
 def test_each_adapter_has_a_scale_or_none_has():
     with pytest.raises(ConfigError, match=r"lora_scale = \[0\.5\]: --lora names 2 adapters\. Give one for each"):
         load_adapters(small_pipeline(), ["a", "b"], [0.5])
+
+
+def test_prompts_without_a_style_get_one_and_others_are_left(capsys):
+    named = ["a red apple, noto style", "flat Fluent pear", "a Twemoji cat", " "]
+    assert in_a_style(named) == named
+    assert capsys.readouterr().out == ""
+    assert in_a_style(["a red apple", *named]) == ["a red apple, noto style", *named]
+    assert "is added to prompts that name no style" in capsys.readouterr().out
 
 
 def test_the_stages_of_a_picture_stand_beside_one_another_at_one_size(tmp_path):
