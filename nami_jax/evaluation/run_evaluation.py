@@ -56,7 +56,7 @@ def run_data(workdir: str | Path, step: int | None = None) -> DataConfig | None:
     """
     folder = find_folder(workdir)
     if (folder / RECIPE_FILE).is_file():
-        return Config.from_dict(read_json(folder / RECIPE_FILE, "Convert the run again").get("config")).data
+        return Config.from_dict(read_json(folder / RECIPE_FILE, "Convert the run again").get("config", {})).data
     if (folder / PIPELINE_FILE).is_file():
         return None
     with Checkpoints(folder) as checkpoints:

@@ -141,7 +141,7 @@ def test_a_run_stored_in_sixteen_bits_says_how_it_was_trained_and_draws_nearly_t
     recipe = json.loads((tmp_path / "first" / "recipe.json").read_text())
     assert Config.from_dict(recipe["config"]) == load_run(origin).cfg
     assert (recipe["step"], recipe["converted_by"]["nami_jax"]) == (2, nami_jax.__version__)
-    found, exact = (NamiPipeline.from_pretrained(*place) for place in ((tmp_path / "first",), (origin, 2)))
+    found, exact = NamiPipeline.from_pretrained(tmp_path / "first"), NamiPipeline.from_pretrained(origin, 2)
     assert (found.cfg.model.dtype, exact.cfg.model.dtype) == ("float32", "float32")
     difference = np.abs(found(output_type="np", **DRAWN) - exact(output_type="np", **DRAWN))
     assert 0 < difference.max() < 0.02  # float16 rounds to 1 in 2,048; three steps
