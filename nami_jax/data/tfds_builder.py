@@ -61,6 +61,16 @@ def is_prepared(cfg: DataConfig) -> bool:
     return _find_builder(cfg).is_prepared()
 
 
+def stated_license(cfg: DataConfig) -> str | None:
+    """Returns the licence that a data set states; None for prepared data, and for a set that is not known here."""
+    if cfg.prepared is not None:
+        return None
+    try:
+        return _find_builder(cfg).info.redistribution_info.license.strip() or None
+    except ConfigError:
+        return None
+
+
 def _find_builder(cfg: DataConfig) -> tfds.core.DatasetBuilder:
     # Sets of other hubs, "huggingface:…", would be looked for on the network, and need packages that are not here.
     require(
