@@ -62,9 +62,7 @@ def is_prepared(cfg: DataConfig) -> bool:
 
 
 def stated_license(cfg: DataConfig) -> str | None:
-    """Returns the licence that a data set states; None for prepared data, and for a set that is not known here."""
-    if cfg.prepared is not None:
-        return None
+    """Returns the licence that a data set states; None if it states none, or is not known here."""
     try:
         return _find_builder(cfg).info.redistribution_info.license.strip() or None
     except ConfigError:

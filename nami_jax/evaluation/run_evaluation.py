@@ -13,7 +13,7 @@ from flax import nnx
 
 from nami_jax.checkpoints.checkpoint import Checkpoints
 from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
-from nami_jax.config import Config, DataConfig, EvaluationConfig, SampleConfig, require
+from nami_jax.config import DataConfig, EvaluationConfig, SampleConfig, require
 from nami_jax.evaluation.drawing import KeptPictures, draw_all
 from nami_jax.evaluation.evaluator import Evaluation, Measurement, as_dict
 from nami_jax.evaluation.intervals import Score, mean_score
@@ -48,7 +48,7 @@ class Evaluated(NamedTuple):
 
 
 def run_data(workdir: str | Path, step: int | None = None) -> DataConfig | None:
-    """Returns the data that a run was trained on, or that a converted folder was; None if it does not say.
+    """Returns the data that a run was trained on, or the set that a converted folder was; None if it does not say.
 
     Raises:
         CheckpointError: the folder has no finished checkpoint.
@@ -56,7 +56,8 @@ def run_data(workdir: str | Path, step: int | None = None) -> DataConfig | None:
     """
     folder = find_folder(workdir)
     if (folder / RECIPE_FILE).is_file():
-        return Config.from_dict(read_json(folder / RECIPE_FILE, "Convert the run again").get("config", {})).data
+        data = read_json(folder / RECIPE_FILE, "Convert the run again").get("data")
+        return None if data is None else DataConfig.from_dict(data)
     if (folder / PIPELINE_FILE).is_file():
         return None
     with Checkpoints(folder) as checkpoints:

@@ -1,11 +1,13 @@
 """From a training run to our folder of converted weights, with the recipe that it was trained by."""
 
+import dataclasses
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import nami_jax
 from nami_jax.checkpoints.runs import Run, load_run
+from nami_jax.data.prepared import named_set
 from nami_jax.data.tfds_builder import stated_license
 from nami_jax.release.conversion import Converted
 from nami_jax.release.folders import require_new
@@ -48,11 +50,13 @@ def convert_run(
 
 
 def training_recipe(run: Run) -> dict[str, Any]:
-    """Returns how a run came to its weights: its config and step, the licence of its data, and the code."""
+    """Returns how a run came to its weights: config and step, the set of its data with its licence, and the code."""
+    data = named_set(run.cfg.data)
     return {
         "config": run.cfg.to_dict(),
         "step": run.step,
-        "data_license": stated_license(run.cfg.data),
+        "data": None if data is None else dataclasses.asdict(data),
+        "data_license": None if data is None else stated_license(data),
         "converted_by": {"nami_jax": nami_jax.__version__, "commit": _commit()},
     }
 
