@@ -2,9 +2,11 @@
 
 import ast
 import importlib
-import itertools
 import os
 import re
+import resource
+import shutil
+import sys
 import tempfile
 import tomllib
 from pathlib import Path
@@ -13,7 +15,6 @@ from typing import Any
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
-from nbclient import NotebookClient
 
 from tests.support import patience, xla
 from tests.support.paths import ROOT
@@ -23,7 +24,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 REPOSITORY = PROJECT["project"]["urls"]["Repository"]
 IN_COLAB = REPOSITORY.replace("https://github.com/", "https://colab.research.google.com/github/")
 BADGE = re.compile(r"\]\((https://colab\.research\.google\.com/github/\S+)\)")
-LIMIT = 120  # seconds of a quiet machine, for a cell
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -93,18 +93,17 @@ def folder():
 
 @pytest.mark.slow
 @each_notebook
-def test_a_notebook_runs_and_no_cell_takes_two_minutes(path, folder):
+def test_a_notebook_runs_within_two_minutes_of_two_cores(path, folder):
     # As a reader has it: one device, and none of what is said to jax for the other tests but to compile fast.
     ours = ("JAX_NUMPY_RANK_PROMOTION", "TQDM_MININTERVAL")
     env = {name: value for name, value in os.environ.items() if name not in ours}
     env |= {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla.flags(devices=1)}
-    watch, seconds = patience.Stopwatch(), [0.0]
-
-    def done(cell: Any, cell_index: int, execute_reply: Any) -> None:
-        del cell, cell_index, execute_reply
-        seconds.append(watch.look())
-
-    resources = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(read(path), timeout=2400, resources=resources, on_cell_executed=done)
-    client.execute(env=env)
-    assert max(end - begin for begin, end in itertools.pairwise(seconds)) < LIMIT, seconds
+    execute = Path(sys.executable).with_name("jupyter-execute")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ran = patience.run(
+        [execute, "--inplace", "--startup_timeout=600", shutil.copy(path, folder)], 600, cwd=folder, env=env
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ran.returncode == 0, ran.stderr
+    # Of the processor, which counts alike on a busy machine: what no cell may take, all of them together do not.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2 * 120
