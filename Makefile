@@ -82,8 +82,7 @@ nami1k: $(READY_NAMI1K)  ## what NAMI-1K needs; then e.g. .venv/bin/python -m na
 plan: $(if $(PLANS_GPUS),$(READY_GPU_PLAN),$(READY_PLAN))  ## plan a run of CONFIG on TOPOLOGY, e.g. v5e:16x16 or h100:8x4, without them: memory, time, cost
 	PYTHONPATH="$(if $(PLANS_GPUS),$(GPU_COMPILER),$(TPU_COMPILER))" $(BIN)/python -m nami_jax.plan --config "$(CONFIG)" --topology "$(TOPOLOGY)" $(ARGS)
 
-# Each in a folder that has nothing, and in an environment that has Jupyter's kernel and no nami_jax: their first cell
-# installs it from this checkout, here by the pins.
+# The environment has Jupyter's kernel and no nami_jax: the notebooks' first cell installs it from this checkout, by the pins.
 notebooks:  ## run all notebooks in a new environment, and leave them with their pictures in build/notebooks
 	rm -rf build/notebooks build/lib "$(NOTEBOOKS_VENV)"
 	mkdir -p build/notebooks && cp notebooks/*.ipynb build/notebooks
