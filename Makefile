@@ -13,6 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PARITY_VENV ?= .venv-parity
 LAUNCH_VENV ?= .venv-launch
+NOTEBOOKS_VENV ?= .venv-notebooks
 # A package index with CPU builds of torch, for `make parity`, where the usual one has builds for CUDA only.
 TORCH_INDEX ?=
 ACCELERATOR ?= $(shell \
@@ -36,9 +37,10 @@ READY_STYLES := $(VENV)/.ready-styles
 READY_PLAN := $(VENV)/.ready-plan
 READY_GPU_PLAN := $(VENV)/.ready-gpu-plan
 READY_NAMI1K := $(VENV)/.ready-nami1k
+READY_NOTEBOOKS := $(VENV)/.ready-notebooks
 READY_DEV := $(VENV)/.ready-dev
 READY_DOCS := $(VENV)/.ready-docs
-READY_TEST := $(READY_DEV) $(READY_NAMI1K) $(READY_DOCS) $(if $(findstring Linux x86_64,$(shell uname -sm)),$(READY_PLAN))
+READY_TEST := $(READY_DEV) $(READY_NAMI1K) $(READY_DOCS) $(READY_NOTEBOOKS) $(if $(findstring Linux x86_64,$(shell uname -sm)),$(READY_PLAN))
 READY_PARITY := $(VENV)/.ready-parity
 READY_LAUNCH := $(LAUNCH_VENV)/.ready
 TPU_COMPILER := $(VENV)/tpu_compiler
@@ -59,7 +61,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train sample styles prepare nami1k plan docs docs-serve test test-all parity gpu-check launch-check lint format bench lock clean
+.PHONY: help train sample styles prepare nami1k plan notebooks docs docs-serve test test-all parity gpu-check launch-check lint format bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -80,6 +82,16 @@ nami1k: $(READY_NAMI1K)  ## what NAMI-1K needs; then e.g. .venv/bin/python -m na
 
 plan: $(if $(PLANS_GPUS),$(READY_GPU_PLAN),$(READY_PLAN))  ## plan a run of CONFIG on TOPOLOGY, e.g. v5e:16x16 or h100:8x4, without them: memory, time, cost
 	PYTHONPATH="$(if $(PLANS_GPUS),$(GPU_COMPILER),$(TPU_COMPILER))" $(BIN)/python -m nami_jax.plan --config "$(CONFIG)" --topology "$(TOPOLOGY)" $(ARGS)
+
+# The environment has Jupyter's kernel and no nami_jax: the notebooks' first cell installs it from this checkout, by the pins.
+notebooks:  ## run all notebooks in a new environment, and leave them with their pictures in build/notebooks
+	rm -rf build/notebooks build/lib "$(NOTEBOOKS_VENV)"
+	mkdir -p build/notebooks && cp notebooks/*.ipynb build/notebooks
+	$(PYTHON) -m venv "$(NOTEBOOKS_VENV)"
+	"$(NOTEBOOKS_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+	  -r requirements-build.txt -r requirements-notebooks.txt
+	PIP_CONSTRAINT="$(addprefix $(CURDIR)/,requirements.txt requirements-prepare.txt)" \
+	  "$(NOTEBOOKS_VENV)/bin/jupyter-execute" --inplace --startup_timeout=600 build/notebooks/*.ipynb
 
 docs: $(READY_DOCS)  ## build these pages as a site into build/docs; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
@@ -105,7 +117,7 @@ gpu-check: $(READY_DEV) $(READY_GPU_PLAN)  ## compile a small run for GPUs that 
 launch-check: $(READY_LAUNCH)  ## parse the launchers' commands by xpk and SkyPilot, in an environment of their own
 	$(LAUNCH_VENV)/bin/python -m pytest tests/live/test_launch_live.py $(ARGS)
 
-lint: $(READY_DEV) $(READY_NAMI1K)  ## check style (ruff) and types (pyright)
+lint: $(READY_DEV) $(READY_NAMI1K) $(READY_NOTEBOOKS)  ## check style (ruff) and types (pyright)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
@@ -119,7 +131,7 @@ bench: $(READY)  ## time sampling against the single-stage baseline, and the tra
 	$(BIN)/python -m benchmarks.train_step
 
 lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
-	@for extra in cuda tpu prepare styles nami1k dev docs; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load( \
+	@for extra in cuda tpu prepare styles nami1k notebooks dev docs; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load( \
 	  sys.stdin.buffer)["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra \
 	  < pyproject.toml > $(VENV)/$$extra.in; done
 	$(call resolve,$(VENV)/all.txt,--group weights --extra prepare pyproject.toml)
@@ -132,6 +144,8 @@ lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
 	$(call resolve,requirements-dev.txt,$(VENV)/dev.in -c requirements.txt -c requirements-prepare.txt \
 	  -c requirements-styles.txt -c requirements-nami1k.txt)
 	$(call resolve,requirements-docs.txt,$(VENV)/docs.in -c requirements.txt -c requirements-prepare.txt -c requirements-dev.txt)
+	$(call resolve,requirements-notebooks.txt,$(VENV)/notebooks.in -c requirements.txt -c requirements-prepare.txt \
+	  -c requirements-nami1k.txt -c requirements-dev.txt -c requirements-docs.txt)
 	@$(INSTALL) --no-deps -r requirements-styles.txt
 	@mkdir -p $(STYLES) && cp package.json $(STYLES) && rm -f $(STYLES)/package-lock.json
 	@$(call npm,install --package-lock-only) && cp $(STYLES)/package-lock.json .
@@ -204,6 +218,10 @@ $(READY_GPU_PLAN): $(READY) requirements-cuda.txt
 	@grep -E '^(jax-cuda13-(pjrt|plugin)|nvidia-cudnn-cu13)==' requirements-cuda.txt > $(VENV)/gpu-compiler.txt
 	@rm -rf $(GPU_COMPILER)
 	@$(INSTALL) --no-deps --target $(GPU_COMPILER) -r $(VENV)/gpu-compiler.txt
+	@touch $@
+
+$(READY_NOTEBOOKS): $(READY) requirements-notebooks.txt
+	@$(INSTALL) --no-deps -r requirements-notebooks.txt
 	@touch $@
 
 $(READY_DEV): $(READY_PREPARE) requirements-dev.txt

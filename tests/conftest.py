@@ -21,7 +21,7 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 LONGEST = (
     "faults/test_sigkill.py", "runs/test_hosts.py", "faults/test_disk.py", "faults/test_signals.py",
     "faults/test_two_hosts.py", "parallel/test_activations.py", "runs/test_finetune.py", "sampling/test_pipeline.py",
-    "test_train.py",
+    "test_train.py", "test_notebooks.py",
 )  # fmt: skip
 
 

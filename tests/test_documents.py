@@ -37,6 +37,7 @@ RUN_BY = {
     r"make parity": "tests/live/test_nami_live.py",
     r"make gpu-check": "tests/test_plan.py",
     r"make docs": "tests/test_site.py",
+    r"make notebooks": "tests/test_notebooks.py",
     r"make launch-check": "tests/live/test_launch_live.py",
     r"make train CONFIG=configs/(my_images|my_latents|emoji_latent)": "tests/runs/test_training_on_pixels.py",
     r"make train CONFIG=configs/(my_autoenc|autoenc)": "tests/training/autoencoder/test_autoencoder_task.py",

@@ -28,6 +28,7 @@ OTHER_TESTS = {
     "runs",
     "test_documents.py",
     "test_layout.py",
+    "test_notebooks.py",
     "test_package.py",
     "test_site.py",
 }

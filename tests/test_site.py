@@ -104,7 +104,7 @@ def test_a_link_that_leads_nowhere_ends_the_build(tmp_path):
     for name in ("docs", "mkdocs.yml", *BESIDE[:4], "LICENSE", "CITATION.cff"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
-    for name in ("nami_jax", "configs", "launch", "benchmarks", "tests"):
+    for name in ("nami_jax", "configs", "launch", "benchmarks", "notebooks", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     page = tmp_path / "docs" / "faq.md"
     page.write_text(page.read_text() + "\n[a](no_page.md) [b](start.md#no-heading) [c](../nami_jax/no_file.py)\n")

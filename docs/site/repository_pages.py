@@ -2,14 +2,17 @@
 
 The pages are written to be read in the repository, where a link such as `../nami_jax/flow/stages.py` works as it is.
 In the site `README.md` is the first page, other Markdown files keep their paths, a source file becomes a page that
-shows it, and a folder one that lists its files. A link to what is not there stays, and fails the strict build.
+shows it, a notebook one that shows its cells, and a folder one that lists its files. A link to what is not there stays,
+and fails the strict build.
 """
 
+import json
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -21,6 +24,7 @@ DOCS = "docs/"
 FENCE = re.compile(r"^(```.*?^```)", flags=re.DOTALL | re.MULTILINE)
 TARGET = re.compile(r'(?<=\]\()[^)\s]+(?=\))|(?<=\ssrc=")[^"]+(?=")|(?<=\shref=")[^"]+(?=")')
 NAME = re.compile(r"\[[\w./]+\.md\]\(([^)\s]+)\)")  # a page by its file's name, which the site does not show
+BADGE = re.compile(r"\[!\[([^\]]+)\]\([^)]+\)\]")  # a picture that links: the site fetches none from elsewhere
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n"
 
 
@@ -88,11 +92,18 @@ def _uri(path: str) -> str:
     return inside if path.startswith(DOCS) or path.endswith(".md") else f"{path}.md"
 
 
+def _shown(cell: Mapping[str, Any]) -> str:
+    source = "".join(cell["source"])
+    return BADGE.sub(r"[\1]", source) if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
+
+
 def _added(path: str, config: MkDocsConfig) -> File:
     file = ROOT / path
     if file.is_dir():
         names = sorted(entry.name for entry in os.scandir(file) if entry.is_file())
         content = f"{UNSEARCHED}# {path}\n\n" + "".join(f"- [{name}]({name})\n" for name in names)
+    elif path.endswith(".ipynb"):
+        content = UNSEARCHED + "\n\n".join(map(_shown, json.loads(file.read_text())["cells"]))
     elif path.endswith(".md"):
         return File.generated(config, path, abs_src_path=str(file))
     else:

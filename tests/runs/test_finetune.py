@@ -35,9 +35,7 @@ ONE_DEVICE = jax.devices()[:1]
 def converted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release")
     release = write_release(folder / "release", release_tensors())
-    tensors, facts = text_release.golden_tensors(), text_release.golden_facts()
-    (release / "mt5" / "spiece.model").write_bytes(tensors["spiece.model"].tobytes())
-    (release / "mclip" / "vocab.txt").write_text("\n".join(facts["vocabulary"]) + "\n")
+    text_release.write_tokenizers(release)
     convert_release(release, folder / "converted")
     return folder / "converted"
 

@@ -40,6 +40,11 @@ def write_release(folder: Path) -> Path:
         weights = {key.removeprefix(f"{part}."): x for key, x in tensors.items() if key.startswith(f"{part}.")}
         safetensors.numpy.save_file(weights, folder / part / "model.safetensors")
         (folder / part / "config.json").write_text(json.dumps(facts[f"{part}_config"]))
-    (folder / "mt5" / "spiece.model").write_bytes(tensors["spiece.model"].tobytes())
-    (folder / "mclip" / "vocab.txt").write_text("\n".join(facts["vocabulary"]) + "\n")
+    write_tokenizers(folder)
     return folder
+
+
+def write_tokenizers(folder: Path) -> None:
+    """Writes the files of both tokenisers beside their weights."""
+    (folder / "mt5" / "spiece.model").write_bytes(golden_tensors()["spiece.model"].tobytes())
+    (folder / "mclip" / "vocab.txt").write_text("\n".join(golden_facts()["vocabulary"]) + "\n")
