@@ -26,12 +26,12 @@ class StyledFoods(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         del dl_manager
         return {
-            "train": self._made([("cherry", FOOD, "red")]),
-            "held_out": self._made([("lime", FOOD, "green"), ("flag", "Flags", "blue")]),
-            "held_out_pairs": self._made([("plum", FOOD, "purple"), ("Lime", FOOD, "gold")]),
+            "train": self._generate_examples([("cherry", FOOD, "red")]),
+            "held_out": self._generate_examples([("lime", FOOD, "green"), ("flag", "Flags", "blue")]),
+            "held_out_pairs": self._generate_examples([("plum", FOOD, "purple"), ("Lime", FOOD, "gold")]),
         }
 
-    def _made(self, rows):
+    def _generate_examples(self, rows):
         for emoji, category, colour in rows:
             captions = [f"a {emoji}, plain style", f"plain {emoji}"]
             about = {"captions": captions, "emoji": emoji, "category": category, "style": "plain"}
