@@ -54,6 +54,7 @@ def write(cfg: DataConfig, categories: Sequence[str], out: Path) -> int:
     made = list(prompts(cfg, categories))
     require(bool(made), field="categories", value=list(categories), rule="hold no emoji", remedy="Leave it out")
     lines = [json.dumps(prompt, ensure_ascii=False) for prompt, _ in made]
+    make_folder(out, field="out")
     files: Mapping[str, Sequence[str]] = {PROMPTS: lines, TRAINING: all_captions(open_source(cfg, cfg.train_split))}
     for name, texts in files.items():
         with written_whole(out / name) as unfinished:
@@ -85,7 +86,6 @@ def main(argv: list[str]) -> None:
             print(out / PICTURES)
             return
         cfg = DataConfig.from_dict({"name": args.data, "data_dir": args.data_dir, "side": args.side})
-        make_folder(out, field="out")
         print(f"{out}: {write(cfg, args.categories, out)} prompts")
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from error

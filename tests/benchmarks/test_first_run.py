@@ -48,12 +48,16 @@ def cfg(tmp_path):
 def test_held_out_foods_become_prompts_with_their_pictures_and_twins_are_left_out(cfg, tmp_path):
     assert write(cfg, (FOOD,), tmp_path / "out") == 2
     prompts = read_prompts(tmp_path / "out" / PROMPTS).prompts
-    assert [(prompt.id, prompt.en) for prompt in prompts] == [
-        ("held_out-000", "a lime, plain style"),
-        ("held_out_pairs-000", "a plum, plain style"),
+    assert [(prompt.id[:-4], prompt.en.lower()) for prompt in prompts] == [
+        ("held_out", "a lime, plain style"),
+        ("held_out_pairs", "a plum, plain style"),
     ]
-    with Image.open(tmp_path / "out" / REFERENCE / "held_out-000.png") as lime:
-        assert lime.size == (SIDE, SIDE)
+    for prompt, colour in zip(prompts, ("green", "purple"), strict=True):
+        with (
+            Image.open(tmp_path / "out" / REFERENCE / f"{prompt.id}.png") as kept,
+            Image.open(card(colour, "plain")) as drawn,
+        ):
+            assert kept.tobytes() == drawn.tobytes()
     assert (tmp_path / "out" / TRAINING).read_text() == "a cherry, plain style\nplain cherry\n"
     with pytest.raises(ConfigError, match="hold no emoji"):
         write(cfg, ("Music",), tmp_path / "out")
