@@ -144,6 +144,7 @@ def draw(
             axes[0, 0].text(x, y, count, ha="center", va="center", fontsize=7, color=colour)
     styles = made["styles"]
     axes[0, 1].bar_label(axes[0, 1].barh(list(styles), list(styles.values()), color="#3b82c4"), padding=3, fontsize=8)
+    axes[0, 1].margins(x=0.1)
     axes[0, 1].invert_yaxis()
     axes[0, 1].set(title="prompts by style", xlabel="prompts")
     for kind in made["kinds"]:
