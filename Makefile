@@ -2,7 +2,8 @@
 
 CONFIG ?= configs/emoji_tiny.py
 WORKDIR ?= runs/$(subst :,_,$(subst .py,,$(notdir $(CONFIG))))
-CHECKPOINT ?= $(WORKDIR)
+# `make sample` draws with the run in WORKDIR if there is one, or if CONFIG or WORKDIR is given; else with the model of sample.py.
+CHECKPOINT ?= $(if $(filter-out file,$(origin CONFIG) $(origin WORKDIR))$(wildcard $(WORKDIR)/checkpoints),$(WORKDIR))
 PROMPT ?= a red apple
 SOURCE ?=
 OUT ?= out
@@ -67,8 +68,8 @@ help:  ## list the targets
 train: $(READY) $(if $(HAS_STYLES),$(READY_STYLES))  ## train CONFIG in WORKDIR, or continue there; ARGS="--config.train.steps=2000" overrides a field
 	$(BIN)/python -m nami_jax.train --config "$(CONFIG)" --workdir "$(WORKDIR)" $(ARGS)
 
-sample: $(READY)  ## draw PROMPT with CHECKPOINT (default: the WORKDIR of CONFIG) into the folder OUT
-	$(BIN)/python -m nami_jax.sample --checkpoint "$(CHECKPOINT)" --prompt "$$PROMPT" --out "$(OUT)" $(ARGS)
+sample: $(READY)  ## draw PROMPT into OUT, with CHECKPOINT, the run of CONFIG or, before there is one, the model that comes along
+	$(BIN)/python -m nami_jax.sample $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --prompt "$$PROMPT" --out "$(OUT)" $(ARGS)
 
 styles: $(READY_STYLES)  ## install the emoji of emoji_captions/styles_*, by npm; `make train CONFIG=configs/styles.py` does so itself
 
@@ -151,6 +152,9 @@ resolve = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3
 npm = (PATH="$(abspath $(BIN)):$$PATH" && cd $(STYLES) && \
 	npm $(1) --loglevel=error --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved=true)
 
+# uv takes a fraction of pip's time, but reads none of pip's settings (an index of one's own, proxies): where it fails, pip does it.
+install_fast = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) 2>> $(VENV)/uv.log || $(INSTALL) --use-pep517 $(1)
+
 # Made from nothing each time, so that it never holds what an earlier lock or another accelerator asked for.
 # --no-deps: the locks name every package, and MiniLM's weights would pull torch.
 $(LOCKED): requirements-build.txt $(LOCKS)
@@ -160,14 +164,15 @@ $(LOCKED): requirements-build.txt $(LOCKS)
 	  echo "PYTHON = '$(PYTHON)': it cannot create virtual environments. Install its venv module (Debian: apt install python3-venv)." >&2; exit 1; }
 	@test ! -e $(VENV) || test -e $(VENV)/pyvenv.cfg || { \
 	  echo "VENV = '$(VENV)': exists and is not a virtual environment. Set a folder that does not exist." >&2; exit 1; }
-	@echo "Installing into $(VENV) for $(ACCELERATOR) (about a minute) ..."
+	@echo "Installing into $(VENV) for $(ACCELERATOR) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(INSTALL) -r requirements-build.txt
-	@$(INSTALL) --no-deps --no-build-isolation --use-pep517 $(addprefix -r ,$(LOCKS))
+	@$(INSTALL) "$$(grep '^uv==' requirements-dev.txt)" 2> $(VENV)/uv.log || true
+	@$(call install_fast,--no-deps --no-build-isolation $(addprefix -r ,$(LOCKS)))
 	@touch $@
 
 $(READY): $(LOCKED) pyproject.toml
-	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@$(call install_fast,--no-deps --no-build-isolation --editable .)
 	@touch $@
 
 $(READY_PREPARE): $(READY) requirements-prepare.txt

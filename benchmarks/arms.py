@@ -14,7 +14,7 @@ from configs import styles
 
 NAMI, SINGLE_FLOW = "nami", "single_flow"
 STEPS = 18  # of the solver, for every arm
-RATE, ADAMW_RATE = 8e-3, 2e-3
+RATE, ADAMW_RATE = 8e-3, 4e-3
 
 
 class Arm(NamedTuple):
@@ -46,7 +46,7 @@ def _latents(lower_stages: str) -> dict[str, Any]:
         "data.side": 64,
         "data.lower_stages": lower_stages,
         "data.prepared": f"data/styles_64_{lower_stages}",
-        "autoencoder.folder": "runs/autoencoder_emoji/vae",
+        "autoencoder.folder": "runs/autoencoder_styles/vae",
         "autoencoder.downscale": 4,
     }
 

@@ -10,6 +10,7 @@ run whose file is there already is left out. `--time` measures the seconds of th
 runs two of them at once.
 """
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Sequence
@@ -101,14 +102,14 @@ class Bench:
     def measure(self, cfg: Config, workdir: Path) -> list[dict[str, Any]]:
         """Trains a run, or what is left of it, and evaluates its checkpoints: a record of each, in their order."""
         run(read_task(cfg.to_dict(), workdir=workdir), workdir)
-        found = []
+        pictures, found = dataclasses.replace(cfg.data, prepared=None), []  # prepared data name their splits otherwise
         for step in range(cfg.train.checkpoint_every, cfg.train.steps + 1, cfg.train.checkpoint_every):
             pipe = NamiPipeline.from_pretrained(workdir, step)
             for guidance in self._guidance or (cfg.sample.guidance_scale,):
                 sample = pipe.cfg.sample.changed({"guidance_scale": guidance})
-                kept = self._evaluations.get(cfg.data)
-                evaluated = evaluate(pipe, cfg.data, self._settings, sample=sample, evaluation=kept)
-                self._evaluations[cfg.data] = evaluated.evaluation
+                kept = self._evaluations.get(pictures)
+                evaluated = evaluate(pipe, pictures, self._settings, sample=sample, evaluation=kept)
+                self._evaluations[pictures] = evaluated.evaluation
                 scores = {name: score["value"] for name, score in evaluated.report["scores"].items()}
                 known = {
                     name: {key: score[key] for key in ("real", "chance", "higher_is_better")}

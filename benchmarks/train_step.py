@@ -4,7 +4,7 @@ The batches are random numbers in the shapes that the config trains on, so no da
 machine's rate is against a matrix product measured in between, in the config's compute type. Another config, and
 rematerialised blocks as well:
 
-python -m benchmarks.train_step --config configs/emoji.py --remat
+python -m benchmarks.train_step --config configs/flowers.py --remat
 """
 
 import dataclasses

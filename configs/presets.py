@@ -14,7 +14,7 @@ NAMI_0_6B = ModelConfig(
     mlp_ratio=4, text_dim=4096, pooled_dim=1024, dtype="bfloat16", scan_blocks=True, remat="full",
 )  # fmt: skip
 
-# For pixels and MiniLM's captions: all emoji at 64x64.
+# For pixels at 64x64 and the captions of MiniLM.
 SMALL = ModelConfig(
     channels=3, patch_size=4, num_heads=6, rope_axes=(16, 24, 24), double_blocks=2, stage_single_blocks=(2, 4, 8),
     mlp_ratio=4, text_dim=384, pooled_dim=384,

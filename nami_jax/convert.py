@@ -34,6 +34,12 @@ def define_flags() -> None:
         ["released", "safetensors"],
         "format of exported weights: as released (pickles need torch), or safetensors",
     )
+    flags.DEFINE_enum(
+        "dtype",
+        None,
+        ["bfloat16", "float16"],
+        "type that the weights of a run are stored in, at half the size; float32, as trained, if not given",
+    )
     flags.DEFINE_bool("allow_missing", False, "go on without an autoencoder, text encoder or tokeniser that is absent")
 
 
@@ -78,6 +84,13 @@ def main(argv: list[str]) -> None:
             rule=f"{source} is no run, which has steps",
             remedy="Leave it out",
         )
+        require(
+            args.dtype is None or (is_run and not args.export),
+            field="dtype",
+            value=args.dtype,
+            rule="is for converting a run",
+            remedy="Leave it out: what a release or a folder stores keeps its type",
+        )
         if args.export:
             as_safetensors = args.format == "safetensors"
             if is_run:
@@ -86,7 +99,8 @@ def main(argv: list[str]) -> None:
                 export_release(source, target, as_safetensors=as_safetensors)
             print(target)
         elif is_run:
-            print(report(convert_run(source, target, step=args.step, allow_missing=args.allow_missing), target))
+            converted = convert_run(source, target, step=args.step, dtype=args.dtype, allow_missing=args.allow_missing)
+            print(report(converted, target))
         else:
             print(report(convert_release(source, target, allow_missing=args.allow_missing), target))
     except (CheckpointError, ConfigError, WeightsError, ModuleNotFoundError) as error:

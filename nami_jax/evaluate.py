@@ -50,7 +50,7 @@ def given_data(args: flags.FlagValues, own: DataConfig | None, side: int) -> Dat
         given |= {"prepared": args.data} if prepared else {"name": args.data, "prepared": None}
     if own is None:
         if args.data is None:
-            raise ConfigError("data: converted weights do not say what they were trained on. Pass --data.")
+            raise ConfigError("data: these weights do not say what they were trained on. Pass --data.")
         return DataConfig.from_dict({"side": side} | given)
     return dataclasses.replace(own, **given)
 
@@ -86,7 +86,6 @@ def main(argv: list[str]) -> None:
     from nami_jax.planning.tables import table
     from nami_jax.sampling.pipeline import NamiPipeline
     from nami_jax.sampling.pipeline_command import pipeline_command
-    from nami_jax.weights.converted import PIPELINE_FILE
 
     del argv
     args = flags.FLAGS
@@ -96,9 +95,7 @@ def main(argv: list[str]) -> None:
         )
         given = given_settings(args)
         pipe = NamiPipeline.from_pretrained(args.checkpoint, args.step, dtype=args.dtype, mesh=given_mesh(args))
-        converted = (Path(args.checkpoint) / PIPELINE_FILE).is_file()
-        own = None if converted else run_data(args.checkpoint, args.step)
-        data = given_data(args, own, pipe.cfg.side)
+        data = given_data(args, run_data(args.checkpoint, args.step), pipe.cfg.side)
         out = Path(args.out) if args.out else OUT / folder_name(pipe.source, settings.split or data.eval_split)
         evaluated = evaluate(pipe, data, settings, sample=pipe.settings(args.preset, **given), out=out, progress=True)
     report = evaluated.report

@@ -19,6 +19,7 @@ import nami_jax
 from nami_jax import Config
 from nami_jax.config.listing import RUNS
 from nami_jax.terminal.config_flag import CONFIGS, SHARED, find_config
+from nami_jax.weights.converted import shipped_models
 assert importlib.metadata.version("nami_jax") == nami_jax.__version__
 for path in CONFIGS.glob("*.py"):
     module = importlib.import_module(f"nami_jax.configs.{path.stem}")
@@ -27,6 +28,7 @@ for path in CONFIGS.glob("*.py"):
         if path.stem != "finetune":  # whose sizes are those of what it begins from
             RUNS[fields.pop("task", "flow")].from_dict(fields)
         print(find_config(path.stem))
+print(shipped_models()[-1])
 """
 
 
@@ -52,6 +54,10 @@ def test_a_wheel_brings_commands_and_configs_to_an_empty_folder(tmp_path):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    shipped = source / "nami_jax" / "pretrained" / "tiny" / "transformer"
+    shipped.mkdir(parents=True)
+    for path in (shipped / "model.safetensors", shipped.parent / "pipeline.json"):
+        path.write_text("here")
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
     subprocess.run([*pip, "--target", str(site), str(source)], check=True, timeout=300)
     shutil.rmtree(source)
@@ -61,7 +67,11 @@ def test_a_wheel_brings_commands_and_configs_to_an_empty_folder(tmp_path):
     assert looked.returncode == 0, looked.stderr
     found = looked.stdout.splitlines()
     assert str(site / "nami_jax" / "configs" / "emoji_tiny.py") in found
-    assert len(found) == len(list((ROOT / "configs").glob("*.py"))) - 2  # base and presets
+    assert (
+        len(found) == len(list((ROOT / "configs").glob("*.py"))) - 2 + 1
+    )  # but base and presets, and the shipped model
+    assert (site / "nami_jax" / "pretrained" / "tiny" / "transformer" / "model.safetensors").read_text() == "here"
+    assert found[-1] == "tiny"
     assert {path.name for path in (site / "bin").glob("nami-*")} == PROJECT["scripts"].keys()
     said = subprocess.run([site / "bin" / "nami-train", "--version"], cwd=away, env=env, capture_output=True, text=True)
     assert said.stdout == f"nami_jax {nami_jax.__version__}\n"

@@ -1,12 +1,15 @@
 import ast
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from nami_jax.config import ConfigError
-from nami_jax.sample import load_adapters, save_pictures, save_stages
+from nami_jax.sample import in_a_style, load_adapters, save_pictures, save_stages
 from tests.support.paths import ROOT
 from tests.support.pipelines import small_pipeline
 
@@ -48,6 +51,14 @@ def test_each_adapter_has_a_scale_or_none_has():
         load_adapters(small_pipeline(), ["a", "b"], [0.5])
 
 
+def test_prompts_without_a_style_get_one_and_others_are_left(capsys):
+    named = ["a red apple, noto style", "flat Fluent pear", "a Twemoji cat", " "]
+    assert in_a_style(named) == named
+    assert capsys.readouterr().out == ""
+    assert in_a_style(["a red apple", *named]) == ["a red apple, noto style", *named]
+    assert "is added to prompts that name no style" in capsys.readouterr().out
+
+
 def test_the_stages_of_a_picture_stand_beside_one_another_at_one_size(tmp_path):
     stages = [[Image.new("RGB", (side, side), colour) for colour in ("red", "blue")] for side in (8, 16, 32)]
     save_stages(stages, ["red", "blue"], tmp_path, 0)
@@ -65,3 +76,27 @@ def test_drawing_pictures_imports_no_training():
     loaded = output(IMPORT, "nami_jax.sample", *sorted(ours))
     assert {"nami_jax.sampling.sampler", "jax"} < set(loaded)
     assert not {name for name in loaded if name.startswith("nami_jax.training")}
+
+
+def drawn_with(folder: Path, *given: str) -> str | None:
+    """Returns the checkpoint that `make sample` names in a clone."""
+    made = ["make", "--dry-run", "ACCELERATOR=cpu", "sample", *given]
+    recipe = subprocess.run(made, cwd=folder, capture_output=True, text=True, check=True).stdout
+    found = re.search(r'-m nami_jax\.sample +(?:--checkpoint "(.*?)")?', recipe)
+    assert found is not None, recipe
+    return found[1]
+
+
+def test_make_draws_with_the_run_that_is_there_or_named_and_else_as_the_command_does(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "requirements.txt", "requirements-build.txt"):
+        (tmp_path / name).touch()
+    assert drawn_with(tmp_path) is None
+    for given, checkpoint in (
+        ("CHECKPOINT=other", "other"),
+        ("CONFIG=configs/styles.py", "runs/styles"),
+        ("WORKDIR=runs/mine", "runs/mine"),
+    ):
+        assert drawn_with(tmp_path, given) == checkpoint
+    (tmp_path / "runs" / "emoji_tiny" / "checkpoints").mkdir(parents=True)
+    assert drawn_with(tmp_path) == "runs/emoji_tiny"

@@ -1,5 +1,6 @@
 """Prepared data, checked against a run's config and read at random for training."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from nami_jax.data.prepared_format import (
     HELD_OUT,
     INDEX_FILE,
     SETTINGS_FILE,
+    TFDS,
     TRAIN,
     Index,
     Prepared,
@@ -246,3 +248,20 @@ class PreparedData:
 
     def _require(self, condition: bool, rule: str, remedy: str) -> None:
         require(condition, field="data.prepared", value=str(self.folder), rule=rule, remedy=remedy)
+
+
+def named_set(cfg: DataConfig) -> DataConfig | None:
+    """Returns data as the set of tensorflow-datasets that they are, or were prepared from, cropped to squares.
+
+    None for prepared data of another source, and for those that are no longer there.
+
+    Raises:
+        ConfigError: prepared data are damaged.
+    """
+    if cfg.prepared is None:
+        return cfg
+    path = Path(cfg.prepared) / SETTINGS_FILE
+    if not path.is_file():
+        return None
+    made_of = Prepared.from_json(read_bytes(path, f"To make it again, {AGAIN}"), str(path)).source
+    return dataclasses.replace(cfg, prepared=None, buckets=None) if made_of == TFDS else None

@@ -25,6 +25,7 @@ from nami_jax.config.settings import settings
 from nami_jax.files.json_files import parse_json
 from nami_jax.text.encoders import TextStates
 
+TFDS = "tfds"  # the kind of source that is a set of tensorflow-datasets
 FORMAT = 2  # of everything below; changing it makes older folders unreadable
 SETTINGS_FILE, INDEX_FILE, EMPTY_FILE = "prepared.json", "index.json", "empty.msgpack"
 MANIFESTS, DATA = "manifests", "data"
@@ -69,7 +70,7 @@ class PreparedSample(NamedTuple):
 class Prepared(Settings):
     """Everything that prepared data depend on: a run that continues them, or trains on them, must agree with it."""
 
-    source: str  # its kind, such as "folder"
+    source: str  # its kind, such as "folder" or TFDS
     source_digest: str  # of the list of records
     records: int  # in the source, good and bad
     unit_size: int  # records of a unit of work

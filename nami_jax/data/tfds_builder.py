@@ -61,6 +61,14 @@ def is_prepared(cfg: DataConfig) -> bool:
     return _find_builder(cfg).is_prepared()
 
 
+def stated_license(cfg: DataConfig) -> str | None:
+    """Returns the licence that a data set states; None if it states none, or is not known here."""
+    try:
+        return _find_builder(cfg).info.redistribution_info.license.strip() or None
+    except ConfigError:
+        return None
+
+
 def _find_builder(cfg: DataConfig) -> tfds.core.DatasetBuilder:
     # Sets of other hubs, "huggingface:…", would be looked for on the network, and need packages that are not here.
     require(

@@ -20,11 +20,13 @@ from nami_jax.evaluation.intervals import Score, mean_score
 from nami_jax.evaluation.noise_losses import QUARTERS, by_quarter, losses_by_noise
 from nami_jax.evaluation.page import make_page
 from nami_jax.files.disk import written_whole
+from nami_jax.files.json_files import read_json
 from nami_jax.files.output_folder import make_folder
 from nami_jax.flow.transition import make_transition
 from nami_jax.sampling.pipeline import NamiPipeline
 from nami_jax.sampling.stage_programs import Networks
 from nami_jax.text.encoders import TextStates
+from nami_jax.weights.converted import PIPELINE_FILE, RECIPE_FILE, find_folder
 
 REPORT, PAGE = "evaluation.json", "index.html"
 
@@ -45,13 +47,20 @@ class Evaluated(NamedTuple):
     measured: Measurement
 
 
-def run_data(workdir: str | Path, step: int | None = None) -> DataConfig:
-    """Returns the data that a run was trained on.
+def run_data(workdir: str | Path, step: int | None = None) -> DataConfig | None:
+    """Returns the data that a run was trained on, or the set that a converted folder was; None if it does not say.
 
     Raises:
         CheckpointError: the folder has no finished checkpoint.
+        ConfigError: what a converted folder says of it is damaged.
     """
-    with Checkpoints(Path(workdir)) as checkpoints:
+    folder = find_folder(workdir)
+    if (folder / RECIPE_FILE).is_file():
+        data = read_json(folder / RECIPE_FILE, "Convert the run again").get("data")
+        return None if data is None else DataConfig.from_dict(data)
+    if (folder / PIPELINE_FILE).is_file():
+        return None
+    with Checkpoints(folder) as checkpoints:
         return checkpoints.config(checkpoints.latest_step() if step is None else step).data
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from nami_jax.config import DataConfig
 from nami_jax.data.captioned_images import CaptionedImages
-from nami_jax.data.prepared_format import SPLITS
+from nami_jax.data.prepared_format import SPLITS, TFDS
 from nami_jax.data.tfds_builder import feature_value, open_records, prepared_builder
 from nami_jax.preparation.errors import Reject
 from nami_jax.preparation.sources import Item, Unit, UnitList
@@ -21,7 +21,7 @@ class TfdsSource:
     A record's id is its split, in tensorflow-datasets' notation, and its position there.
     """
 
-    kind: ClassVar[str] = "tfds"
+    kind: ClassVar[str] = TFDS
     own_splits: ClassVar[bool] = True
     data: DataConfig
 

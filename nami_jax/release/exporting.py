@@ -8,9 +8,9 @@ from pathlib import Path
 from nami_jax.checkpoints.runs import load_run
 from nami_jax.config import ConfigError, ModelConfig, PipelineConfig, require
 from nami_jax.release.folders import new_folder, require_new
+from nami_jax.release.network_folders import folder_settings, tensors_by_part
 from nami_jax.release.pickles import import_torch, save_pickle
 from nami_jax.release.released_parts import PARTS, Record, copied_files, read_records
-from nami_jax.release.run_conversion import folder_settings, network_tensors
 from nami_jax.terminal.progress import progress_bar
 from nami_jax.weights import Tensor, WeightsError, open_tensors, save_tensors, tensor_bytes, write_tensors
 from nami_jax.weights.converted import (
@@ -96,9 +96,8 @@ def export_run(workdir: Path, target: Path, *, step: int | None = None, as_safet
     """
     run = load_run(workdir, step)
     _require_released_bridge(run.cfg.bridge.kind)
-    export_network(
-        target, network_tensors(run), run.model.cfg, folder_settings(run.cfg.pipeline), as_safetensors=as_safetensors
-    )
+    parts, settings = tensors_by_part(run.model, run.bridge), folder_settings(run.cfg.pipeline)
+    export_network(target, parts, run.model.cfg, settings, as_safetensors=as_safetensors)
 
 
 def _require_released_bridge(kind: str | None) -> None:
@@ -123,7 +122,7 @@ def export_network(
 
     Args:
         target: a new folder.
-        parts: tensors by part, as `network_tensors` gives them.
+        parts: tensors by part, as `tensors_by_part` gives them.
         cfg: the network's sizes.
         settings: written beside them, for what a release does not say; None: nothing is.
         as_safetensors: write safetensors files instead of pickles, which needs no torch.

@@ -1,36 +1,34 @@
-"""From a training run to our folder of converted weights, which samples wherever it is copied."""
+"""From a training run to our folder of converted weights, with the recipe that it was trained by."""
 
 import dataclasses
-import json
-import shutil
-from collections.abc import Mapping
+import subprocess
 from pathlib import Path
 from typing import Any
 
-from nami_jax.autoencoder.codec import Autoencoder
+import nami_jax
 from nami_jax.checkpoints.runs import Run, load_run
-from nami_jax.config import ConfigError, ModelConfig, PipelineConfig
-from nami_jax.models.bridge import AnyBridge
-from nami_jax.models.nami import Nami
+from nami_jax.data.prepared import named_set
+from nami_jax.data.tfds_builder import stated_license
 from nami_jax.release.conversion import Converted
-from nami_jax.release.folders import new_folder, require_new
-from nami_jax.release.released_parts import PARTS, copied_files
-from nami_jax.terminal.progress import progress_bar
-from nami_jax.text.encoder_files import released_folders
-from nami_jax.weights import Tensor, WeightsError, open_tensors, save_tensors, tensor_bytes
-from nami_jax.weights.converted import BRIDGE, TRANSFORMER, VAE, write_settings
-from nami_jax.weights.nami_keys import export_bridge, export_nami, released_transformer_config
-
-TEXT_PARTS = ("mt5", "mclip")
+from nami_jax.release.folders import require_new
+from nami_jax.release.network_folders import tensors_by_part, write_network
 
 
-def convert_run(workdir: Path, target: Path, *, step: int | None = None, allow_missing: bool = False) -> Converted:
+def convert_run(
+    workdir: Path,
+    target: Path,
+    *,
+    step: int | None = None,
+    dtype: str | None = None,
+    allow_missing: bool = False,
+) -> Converted:
     """Writes a training run as a folder that `NamiPipeline` loads on any machine: all parts, and how to sample.
 
     Args:
         workdir: of the run.
         target: a new folder.
         step: which checkpoint; None takes the newest.
+        dtype: that all weights are stored in; they compute in the run's own. None: as they are, float32 for the run's.
         allow_missing: go on without an autoencoder or a text encoder that is not where the run's config says.
 
     Raises:
@@ -40,118 +38,36 @@ def convert_run(workdir: Path, target: Path, *, step: int | None = None, allow_m
     """
     require_new(target)
     run = load_run(workdir, step)
-    return write_network(run.model, run.bridge, run.cfg.pipeline, workdir, target, allow_missing=allow_missing)
-
-
-def write_network(
-    model: Nami,
-    bridge: AnyBridge | None,
-    cfg: PipelineConfig,
-    source: str | Path,
-    target: Path,
-    *,
-    allow_missing: bool = False,
-) -> Converted:
-    """Writes a network with what it draws with as a folder that `NamiPipeline` loads on any machine.
-
-    Args:
-        model: the network.
-        bridge: between its stages, if it has one.
-        cfg: its settings; the folders that they name are copied.
-        source: where it is from, for messages.
-        target: a new folder.
-        allow_missing: go on without an autoencoder or a text encoder that is not there.
-
-    Raises:
-        ConfigError: `target` exists, or a part is missing.
-        WeightsError: a part is damaged, or the disk is full.
-    """
-    require_new(target)
-    folders = _frozen_folders(cfg)
-    absent = [name for name, folder in folders.items() if not any(folder.glob("*.safetensors"))]
-    if absent and not allow_missing:
-        raise ConfigError(
-            f"from = {str(source)!r}: was trained with {', '.join(str(folders[name]) for name in absent)}, which is "
-            "not there. Put it there again, or convert the run without it with --allow_missing."
-        )
-    folders = {name: folder for name, folder in folders.items() if name not in absent}
-    _require_frozen(cfg, folders)
-    parts = _tensors(model, bridge) | {name: open_tensors(folder) for name, folder in folders.items()}
-    sizes = {name: sum(map(tensor_bytes, tensors.values())) for name, tensors in parts.items()}
-    with new_folder(target, sum(sizes.values())) as unfinished:
-        write_folder(unfinished, parts, folder_settings(cfg))
-        for name, folder in folders.items():
-            for file in copied_files(folder):
-                shutil.copyfile(file, unfinished / name / file.name)
-    return Converted(sizes, {}, [f"{name}/" for name in absent])
-
-
-def copy_base(run: Run, target: Path) -> None:
-    """Writes a run's network alone as a converted folder, for a LoRA that begins from it: both may then go on or go.
-
-    Args:
-        run: what the low-rank pairs are added to.
-        target: a new folder.
-
-    Raises:
-        WeightsError: the disk is full, or cannot be written.
-    """
-    tensors = export_nami(run.model)
-    with new_folder(target, sum(map(tensor_bytes, tensors.values()))) as folder:
-        write_folder(folder, {TRANSFORMER: tensors}, folder_settings(run.cfg.pipeline))
-
-
-def network_tensors(run: Run) -> dict[str, Mapping[str, Tensor]]:
-    """Returns the tensors of a run's network and, if it has one, of its bridge, by part."""
-    return _tensors(run.model, run.bridge)
-
-
-def _tensors(model: Nami, bridge: AnyBridge | None) -> dict[str, Mapping[str, Tensor]]:
-    parts: dict[str, Mapping[str, Tensor]] = {TRANSFORMER: export_nami(model)}
-    return parts if bridge is None else parts | {BRIDGE: export_bridge(bridge)}
-
-
-def folder_settings(cfg: PipelineConfig) -> PipelineConfig:
-    """Returns a run's settings to sample with as a folder of its parts has them, whose paths are below it."""
-    text, autoencoder = cfg.text, cfg.autoencoder
-    return dataclasses.replace(
-        cfg,
-        model=dataclasses.replace(cfg.model, lora_rank=None),
-        text=dataclasses.replace(text, folder="." if text.encoder == "t5_bert" else None),
-        autoencoder=dataclasses.replace(autoencoder, folder=None if autoencoder.folder is None else VAE),
+    return write_network(
+        tensors_by_part(run.model, run.bridge),
+        run.cfg.pipeline,
+        workdir,
+        target,
+        dtype=dtype,
+        allow_missing=allow_missing,
+        recipe=training_recipe(run),
     )
 
 
-def write_folder(folder: Path, parts: Mapping[str, Mapping[str, Tensor]], settings: PipelineConfig) -> None:
-    """Writes tensors, the settings to sample with and, where a release can express it, the network's config.json."""
-    size = sum(tensor_bytes(tensor) for tensors in parts.values() for tensor in tensors.values())
-    with progress_bar(total=size, unit="B", unit_scale=True, desc="converting") as bar:
-        for name, tensors in parts.items():
-            save_tensors(tensors, folder / name, PARTS[name].stem, progress=bar.update)
-    config = _released_config(settings.model)
-    if config is not None:
-        (folder / TRANSFORMER / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    write_settings(folder, settings)
+def training_recipe(run: Run) -> dict[str, Any]:
+    """Returns how a run came to its weights: config and step, the set of its data with its licence, and the code."""
+    data = named_set(run.cfg.data)
+    return {
+        "config": run.cfg.to_dict(),
+        "step": run.step,
+        "data": None if data is None else dataclasses.asdict(data),
+        "data_license": None if data is None else stated_license(data),
+        "converted_by": {"nami_jax": nami_jax.__version__, "commit": _commit()},
+    }
 
 
-def _released_config(cfg: ModelConfig) -> dict[str, Any] | None:
-    try:
-        return released_transformer_config(cfg)
-    except WeightsError:  # it is in pipeline.json, and such a folder is not exported
+def _commit() -> str | None:
+    """Returns the commit of this code, with "-dirty" where files differ from it; None outside its repository."""
+    repository = Path(nami_jax.__file__).parents[1]
+    if not (repository / ".git").exists():
         return None
-
-
-def _frozen_folders(cfg: PipelineConfig) -> dict[str, Path]:
-    """Returns the folders of the networks that a run names and does not hold, by part."""
-    folders = {} if cfg.autoencoder.folder is None else {VAE: Path(cfg.autoencoder.folder)}
-    if cfg.text.encoder == "t5_bert":
-        folders |= {name: Path(cfg.text.folder or "") / name for name in TEXT_PARTS}
-    return folders
-
-
-def _require_frozen(cfg: PipelineConfig, folders: Mapping[str, Path]) -> None:
-    """Raises `ConfigError` or `WeightsError` if what is in these folders is not what the run can be sampled with."""
-    if VAE in folders:
-        Autoencoder.from_config(cfg.autoencoder, cfg.model)
-    if not set(TEXT_PARTS) - set(folders):
-        released_folders(cfg.text)
+    describe = ["git", "-C", str(repository), "describe", "--always", "--exclude=*", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None

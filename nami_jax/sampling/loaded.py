@@ -18,7 +18,7 @@ from nami_jax.config import MeshConfig, require
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.parallel.activations import MeshLayout
 from nami_jax.parallel.sharding import make_mesh, state_shardings
-from nami_jax.release.run_conversion import write_network
+from nami_jax.release.network_folders import tensors_by_part, write_network
 from nami_jax.sampling.adapters import Adapters
 from nami_jax.sampling.parts import REMEDY, Parts, load_parts
 from nami_jax.sampling.pictures import to_images
@@ -84,10 +84,11 @@ class LoadedModel:
         keep_encoder: bool = True,
         mesh: MeshConfig | None = None,
     ) -> Self:
-        """Loads a training run or a folder of converted weights; everything is read from there.
+        """Loads a training run, a folder of converted weights or a model that comes with nami_jax, and reads no more.
 
         Args:
-            path: a run's workdir, or a folder that `nami_jax.convert` wrote.
+            path: a run's workdir, a folder that `nami_jax.convert` wrote, or a name: "emoji". A folder of that name in
+                the current one comes first.
             step: which checkpoint of a run; None takes the newest.
             dtype: compute type of all networks, "float32" or "bfloat16", in which converted weights are also held;
                 None: as configured.
@@ -134,7 +135,7 @@ class LoadedModel:
             ConfigError: there is something at `folder`, or what it is to be made of is no longer there.
             WeightsError: the disk is full, or cannot be written.
         """
-        write_network(self.model, self.bridge, self.cfg, self.source, Path(folder))
+        write_network(tensors_by_part(self.model, self.bridge), self.cfg, self.source, Path(folder))
 
     def load_lora(self, path: str | Path, scale: float = 1.0, *, name: str | None = None) -> None:
         """Adds low-rank pairs to the network, beside those that are loaded; drawing costs what it did.

@@ -20,13 +20,15 @@ from nami_jax.weights.converted import (
     BRIDGE,
     PIPELINE_FILE,
     TRANSFORMER,
+    find_folder,
     inside,
     read_pipeline_config,
     require_parts,
+    shipped_models,
 )
 from nami_jax.weights.nami_keys import is_norm, load_nami, read_bridge
 
-REMEDY = "Pass a run's workdir or a folder of converted weights"
+REMEDY = "Pass a run's workdir, a folder of converted weights or the name of a model that comes with nami_jax"
 
 
 class Parts(NamedTuple):
@@ -39,21 +41,29 @@ class Parts(NamedTuple):
     frozen: Mapping[str, str] = MappingProxyType({})  # fingerprints of the networks it was trained with, by name
 
 
-def load_parts(path: Path, step: int | None, dtype: str | None, shardings: Shardings | None) -> Parts:
+def load_parts(given: str | Path, step: int | None, dtype: str | None, shardings: Shardings | None) -> Parts:
     """Loads the network and its bridge.
 
     Args:
-        path: a run's workdir, or a folder that `nami_jax.convert` wrote.
+        given: a run's workdir, a folder that `nami_jax.convert` wrote, or the name of a model that comes with nami_jax.
         step: which checkpoint of a run; None: the newest.
         dtype: compute type of all networks; None: as configured.
         shardings: abstract parameters -> shardings; None puts all on the first device.
 
     Raises:
         CheckpointError: a run has no finished checkpoint, or it cannot be read.
-        ConfigError: the folder is neither, or lacks a part.
+        ConfigError: it is none of these, or lacks a part.
         WeightsError: weights are missing or damaged.
     """
+    path = find_folder(given)
     require_readable(path, field="checkpoint", remedy=REMEDY)
+    require(
+        path.exists(),
+        field="checkpoint",
+        value=str(given),
+        rule="is not there",
+        remedy=f"{REMEDY}: {', '.join(shipped_models())}",
+    )
     converted = (path / PIPELINE_FILE).is_file()
     require(
         converted or not (path / TRANSFORMER).is_dir(),
@@ -65,7 +75,7 @@ def load_parts(path: Path, step: int | None, dtype: str | None, shardings: Shard
     if not converted:
         run = load_run(path, step, dtype, shardings)
         model = in_compute_type(run.model)
-        return Parts(model, _with_dtype(run.cfg.pipeline, dtype), run.bridge, f"{path} step {run.step}", run.frozen)
+        return Parts(model, _with_dtype(run.cfg.pipeline, dtype), run.bridge, f"{given} step {run.step}", run.frozen)
     require(
         step is None,
         field="step",
@@ -73,7 +83,7 @@ def load_parts(path: Path, step: int | None, dtype: str | None, shardings: Shard
         rule=f"{path} contains converted weights, not a run",
         remedy="Leave it out",
     )
-    return _load_converted(path, dtype, shardings)
+    return _load_converted(path, str(given), dtype, shardings)
 
 
 def in_compute_type(model: Nami) -> Nami:
@@ -95,7 +105,7 @@ def in_compute_type(model: Nami) -> Nami:
     return nnx.merge(structure, jax.tree_util.tree_map_with_path(hold, nnx.to_pure_dict(params)))
 
 
-def _load_converted(path: Path, dtype: str | None, shardings: Shardings | None) -> Parts:
+def _load_converted(path: Path, source: str, dtype: str | None, shardings: Shardings | None) -> Parts:
     cfg = read_pipeline_config(path)
     require_parts(path, cfg)
     cfg = _with_dtype(inside(cfg, path), dtype)
@@ -104,7 +114,7 @@ def _load_converted(path: Path, dtype: str | None, shardings: Shardings | None) 
     )
     kind = cfg.bridge.kind
     bridge = None if kind is None else read_bridge(kind, cfg.model, open_tensors(path / BRIDGE))
-    return Parts(model, cfg, bridge, str(path))
+    return Parts(model, cfg, bridge, source)
 
 
 def _with_dtype(cfg: PipelineConfig, dtype: str | None) -> PipelineConfig:

@@ -27,7 +27,7 @@ from nami_jax.monitoring.watch import VALIDATION_LOSS, Views
 from nami_jax.parallel import processes as distributed
 from nami_jax.parallel.activations import require_layout
 from nami_jax.parallel.sharding import host_shard, make_mesh, require_divisible, shard_batch, state_shardings
-from nami_jax.release.run_conversion import copy_base
+from nami_jax.release.network_folders import copy_base
 from nami_jax.text.encoder_files import encoder_id, encoder_widths
 from nami_jax.training import step as flow_step
 from nami_jax.training.bridge_training import train_bridge

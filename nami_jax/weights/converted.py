@@ -6,13 +6,30 @@ that file are below the folder.
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 from nami_jax.config import ConfigError, PipelineConfig
 from nami_jax.files.json_files import read_json
 
 PIPELINE_FILE = "pipeline.json"
+RECIPE_FILE = "recipe.json"  # how the run was trained that a folder was made of
 TRANSFORMER, BRIDGE, VAE = "transformer", "bridge_flow", "vae"
+SHIPPED = Path(__file__).parents[1] / "pretrained"  # a converted folder for each model that comes with nami_jax
+
+
+def shipped_models(home: Path = SHIPPED) -> list[str]:
+    """Returns the names of the models that come with nami_jax."""
+    return sorted(path.parent.name for path in home.glob(f"*/{PIPELINE_FILE}"))
+
+
+def find_folder(name: str | Path, home: Path = SHIPPED) -> Path:
+    """Returns the folder that is meant: a path to something that exists, else the model of that name in `home`.
+
+    What is neither is returned as a path.
+    """
+    path = Path(name)
+    return home / path if not os.path.lexists(path) and str(path) in shipped_models(home) else path
 
 
 def read_pipeline_config(folder: Path) -> PipelineConfig:

@@ -13,7 +13,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 
 from nami_jax.config import Config, ConfigError
 from nami_jax.data.corruption import CorruptDataError
-from nami_jax.data.prepared import PreparedData
+from nami_jax.data.prepared import PreparedData, named_set
 from nami_jax.data.prepared_format import Index, Prepared, PreparedSample, Shard, manifest_name
 from nami_jax.text.encoder_files import encoder_id
 from tests.support.damaged_files import damage_record
@@ -121,6 +121,14 @@ def test_settings_come_back(settings):
     old = json.loads(settings.to_json())
     assert old.pop("lower_levels") == 0
     assert Prepared.from_json(json.dumps(old), "prepared.json") == settings
+
+
+def test_prepared_data_name_the_set_that_they_were_made_of(folder, cfg, settings):
+    data = dataclasses.replace(cfg.data, prepared=str(folder))
+    assert named_set(data) is None  # a folder of images
+    (folder / "prepared.json").write_text(dataclasses.replace(settings, source="tfds").to_json())
+    assert named_set(data) == dataclasses.replace(data, prepared=None, buckets=None)
+    assert named_set(dataclasses.replace(data, prepared=str(folder / "gone"))) is None
 
 
 def test_data_without_the_latents_of_every_lower_stage_are_refused(folder, cfg, settings):

@@ -8,6 +8,7 @@ import pytest
 from nami_jax.config import ConfigError, EvaluationConfig, MeshConfig
 from nami_jax.evaluation.evaluator import Evaluation
 from nami_jax.evaluation.run_evaluation import evaluate, run_data
+from nami_jax.release.run_conversion import convert_run
 from nami_jax.sampling.pipeline import NamiPipeline
 
 
@@ -18,7 +19,9 @@ def pipe(card_run) -> NamiPipeline:
 
 @pytest.fixture(scope="module")
 def evaluation(card_run, cells) -> Evaluation:
-    return Evaluation(run_data(card_run), EvaluationConfig(seeds=2), networks={"cells": cells})
+    data = run_data(card_run)
+    assert data is not None
+    return Evaluation(data, EvaluationConfig(seeds=2), networks={"cells": cells})
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +90,10 @@ def test_samples_and_losses_are_the_same_on_eight_devices(card_run, evaluated, e
     for name, score in one.report["scores"].items():
         if name.startswith("loss"):
             assert found.report["scores"][name]["value"] == pytest.approx(score["value"], rel=1e-3), name
+
+
+def test_a_converted_run_says_what_it_was_trained_on_and_saved_weights_do_not(card_run, pipe, tmp_path):
+    convert_run(card_run, tmp_path / "converted")
+    assert run_data(tmp_path / "converted") == run_data(card_run)
+    pipe.save_pretrained(tmp_path / "saved")
+    assert run_data(tmp_path / "saved") is None

@@ -12,15 +12,17 @@ import pytest
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
+import nami_jax
 from configs import finetune
 from nami_jax import NamiPipeline
 from nami_jax.checkpoints.runs import load_run
-from nami_jax.config import BridgeConfig, SampleConfig
+from nami_jax.config import BridgeConfig, Config, SampleConfig
 from nami_jax.release.conversion import convert_release
 from nami_jax.release.exporting import export_run
 from nami_jax.release.run_conversion import convert_run
 from nami_jax.training.loop import run as run_task
 from nami_jax.training.tasks import read_task
+from nami_jax.weights import open_tensors
 from tests.support.runs import card_config, train
 
 ONE_DEVICE = jax.devices()[:1]
@@ -128,6 +130,21 @@ def test_a_folder_of_a_run_draws_the_same_pictures_without_it(adapted, tmp_path,
     )  # fmt: skip
     for found, image in zip(pipe(**DRAWN), expected, strict=True):
         np.testing.assert_array_equal(np.asarray(found), image)
+
+
+def test_a_run_stored_in_sixteen_bits_says_how_it_was_trained_and_draws_nearly_the_same(origin, tmp_path):
+    for name in ("first", "second"):
+        convert_run(origin, tmp_path / name, step=2, dtype="float16")
+    assert content(tmp_path / "first") == content(tmp_path / "second")
+    stored = open_tensors(tmp_path / "first" / "transformer")
+    assert {str(tensor.dtype) for tensor in stored.values()} == {"float16"}
+    recipe = json.loads((tmp_path / "first" / "recipe.json").read_text())
+    assert Config.from_dict(recipe["config"]) == load_run(origin).cfg
+    assert (recipe["step"], recipe["converted_by"]["nami_jax"]) == (2, nami_jax.__version__)
+    found, exact = NamiPipeline.from_pretrained(tmp_path / "first"), NamiPipeline.from_pretrained(origin, 2)
+    assert (found.cfg.model.dtype, exact.cfg.model.dtype) == ("float32", "float32")
+    difference = np.abs(found(output_type="np", **DRAWN) - exact(output_type="np", **DRAWN))
+    assert 0 < difference.max() < 0.02  # float16 rounds to 1 in 2,048; three steps
 
 
 def test_an_exported_run_keeps_its_settings_through_the_layout_of_a_release(origin, data_dir, tmp_path):

@@ -8,10 +8,13 @@ from flax import nnx
 
 from nami_jax import NamiPipeline
 from nami_jax.autoencoder.codec import Autoencoder, save_autoencoder
-from nami_jax.config import AutoencoderConfig, BridgeConfig, ConfigError
+from nami_jax.config import AutoencoderConfig, BridgeConfig, Config, ConfigError
+from nami_jax.files.json_files import read_json
 from nami_jax.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from nami_jax.models.bridge import ConvBridge
 from nami_jax.sampling.parts import Parts
+from nami_jax.weights import open_tensors
+from nami_jax.weights.converted import RECIPE_FILE, TRANSFORMER, find_folder, shipped_models
 from tests.support.pipelines import no_encoder, small_pipeline, states
 
 
@@ -71,3 +74,27 @@ def test_what_was_loaded_with_another_part_missing_is_not_saved(tmp_path):
         pipe.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
     assert jax.tree.leaves(nnx.state(pipe.model))
+
+
+def test_a_name_that_is_no_folder_is_told_the_models_that_come_along():
+    names = ", ".join(shipped_models())
+    with pytest.raises(ConfigError, match=rf"checkpoint = 'emojy': is not there\. .* comes with nami_jax: {names}\."):
+        NamiPipeline.from_pretrained("emojy")
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_model_that_comes_along_is_small_says_how_it_was_trained_and_draws(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = find_folder(name)
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 12e6
+    assert {str(tensor.dtype) for tensor in open_tensors(folder / TRANSFORMER).values()} < {"float16", "bfloat16"}
+    recipe = read_json(folder / RECIPE_FILE, "Convert the run again")
+    cfg = Config.from_dict(recipe["config"])
+    assert 0 < recipe["step"] <= cfg.train.steps
+    assert recipe["data_license"]
+    assert len(recipe["converted_by"]["commit"]) == 40  # not "-dirty"
+    pipe = NamiPipeline.from_pretrained(name)
+    assert (pipe.source, pipe.cfg.model, pipe.cfg.sample) == (name, cfg.model, cfg.sample)
+    pixels = pipe("a red apple, noto style", output_type="np")[0]
+    assert pixels.shape == (cfg.data.side, cfg.data.side, 3)
+    assert pixels.std() > 0.02  # not one colour; `pixels` are refused where they are not finite

@@ -267,7 +267,7 @@ def test_command_begins_from_a_picture_and_saves_stages(workdir, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nami_jax.sample", "--checkpoint", "nowhere", "--prompt", "x"), "error: nowhere contains no checkpoints"),
+        (("nami_jax.sample", "--checkpoint", "nowhere", "--prompt", "x"), "error: checkpoint = 'nowhere': is not"),
         (("nami_jax.sample", "--checkpoint", "x", "--prompt", "x", "--step_s", "3"), "Did you mean"),
         (("nami_jax.train", "--config", "configs/emoji_tiny.py", "--workdir", "x", "--config.train.stepz=3"),
          "Did you mean 'steps'?"),

@@ -77,7 +77,8 @@ def test_version_is_that_of_the_package(command):
         ("parity", ["a", "b"], f"b: {STRAY} Pass one folder."),
         ("parity", [], "the folder is missing. Pass one, e.g. tests/golden/nami_tiny."),
         ("sample", ["--promt=x"], "Unknown command line flag 'promt'. Did you mean: prompt ? --help lists the flags."),
-        ("sample", [], "--checkpoint is missing; --prompt is missing. --help lists the flags."),
+        ("sample", [], "--prompt is missing. --help lists the flags."),
+        ("evaluate", [], "--checkpoint is missing. --help lists the flags."),
         ("train", [], "--config is missing. --help lists the flags."),
     ],
 )

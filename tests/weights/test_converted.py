@@ -4,7 +4,14 @@ import json
 import pytest
 
 from nami_jax.config import AutoencoderConfig, ConfigError
-from nami_jax.weights.converted import PIPELINE_FILE, inside, read_pipeline_config, require_parts
+from nami_jax.weights.converted import (
+    PIPELINE_FILE,
+    find_folder,
+    inside,
+    read_pipeline_config,
+    require_parts,
+    shipped_models,
+)
 from tests.support.sizes import make_config
 
 
@@ -37,3 +44,20 @@ def test_paths_in_the_settings_are_below_the_folder(tmp_path, monkeypatch):
     cfg = dataclasses.replace(make_config().pipeline, autoencoder=AutoencoderConfig("vae", 8))
     found = inside(cfg, tmp_path.relative_to(tmp_path) / "folder")
     assert (found.autoencoder.folder, found.text.folder) == (str(tmp_path / "folder" / "vae"), None)
+
+
+def test_a_name_means_the_model_that_comes_along_unless_something_of_that_name_is_there(tmp_path, monkeypatch):
+    home, away = tmp_path / "pretrained", tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    assert shipped_models(home) == []
+    for name in ("emoji", "flags"):
+        (home / name).mkdir(parents=True)
+        (home / name / PIPELINE_FILE).touch()
+    (home / "unfinished").mkdir()
+    assert shipped_models(home) == ["emoji", "flags"]
+    assert find_folder("emoji", home) == find_folder(away.relative_to(away) / "emoji", home) == home / "emoji"
+    for other in ("unfinished", "emoji/x", "../pretrained/emoji", "EMOJI", "no\0name"):
+        assert find_folder(other, home) == type(home)(other)
+    (away / "emoji").mkdir()
+    assert find_folder("emoji", home) == type(home)("emoji")
