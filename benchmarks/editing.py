@@ -44,11 +44,11 @@ class Way(NamedTuple):
 
 
 WAYS = (
-    Way("image-to-image 0.75", 0.75),
-    Way("edit 1", 1.0, edits=True),
-    Way("edit 0.75", 0.75, edits=True),
-    Way("edit 0.75, upper half", 0.75, edits=True, fills=True),
-    Way("fill in upper half", 1.0, fills=True),
+    Way("image-to-image, strength 0.75", 0.75),
+    Way("edit, strength 1", 1.0, edits=True),
+    Way("edit, strength 0.75", 0.75, edits=True),
+    Way("edit, strength 0.75, upper half", 0.75, edits=True, fills=True),
+    Way("upper half filled in", 1.0, fills=True),
 )
 
 

@@ -175,25 +175,23 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 def prove_pictures(features: Features | None) -> list[dict[str, Any]]:
     """Audits changed copies of emoji; returns for each change how many were found, and false pairs."""
     drawn = [entry for entry in catalogue() if entry.category not in ("Flags", "Symbols")]
-    chosen = random.Random(0).sample(drawn, PICTURES)
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        training = Path(folder) / "training"
-        training.mkdir()
-        pictures = []
-        for number, entry in enumerate(chosen):
+        training, generated = Path(folder) / "training", Path(folder) / "generated"
+        for part in (training, *(generated / name for name in CHANGES)):
+            part.mkdir(parents=True)
+        for number, entry in enumerate(random.Random(0).sample(drawn, PICTURES)):
             art = Image.fromarray(entry.thumbnail).resize((SIDE, SIDE))
-            pictures.append(Image.alpha_composite(Image.new("RGBA", art.size, "white"), art).convert("RGB"))
-            pictures[-1].save(training / f"{number}.png")
-        for name, change in CHANGES.items():
-            generated = Path(folder) / name
-            generated.mkdir()
-            for number, picture in enumerate(pictures[:CHANGED]):
-                change(picture).save(generated / f"{number}.png")
-            copies = find_copies(generated, training, features).copies
-            same = [Path(copy.generated).name == Path(copy.training).name for copy in copies]
-            false_pairs = len(same) - sum(same)
-            rows.append({"change": name, "copies": CHANGED, "found": sum(same), "false_pairs": false_pairs})
+            picture = Image.alpha_composite(Image.new("RGBA", art.size, "white"), art).convert("RGB")
+            picture.save(training / f"{number}.png")
+            for name, change in CHANGES.items() if number < CHANGED else ():
+                change(picture).save(generated / name / f"{number}.png")
+        copies = find_copies(generated, training, features).copies
+    rows = []
+    for name in CHANGES:
+        paths = [(Path(c.generated), Path(c.training)) for c in copies if Path(c.generated).parent.name == name]
+        same = [path.name == original.name for path, original in paths]
+        false_pairs = len(same) - sum(same)
+        rows.append({"change": name, "copies": CHANGED, "found": sum(same), "false_pairs": false_pairs})
     return rows
 
 

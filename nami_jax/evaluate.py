@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from nami_jax.config import ConfigError, DataConfig, EvaluationConfig
 from nami_jax.terminal.command_line import run_command
@@ -81,23 +81,15 @@ HEADER = ("score", "value", "95 % interval", "over", "real pictures", "chance")
 
 def main(argv: list[str]) -> None:
     """Loads the checkpoint, samples, measures and reports."""
-    # Not at the top: jax, orbax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
-    from nami_jax.checkpoints.checkpoint import CheckpointError
-    from nami_jax.checkpoints.orbax import mute_orbax
+    # Not at the top: see nami_jax/terminal/command_line.py.
     from nami_jax.evaluation.run_evaluation import PAGE, REPORT, evaluate, run_data
-    from nami_jax.files.disk import explain, print_anything
-    from nami_jax.parallel.kept_programs import keep_on_disk
     from nami_jax.planning.tables import table
     from nami_jax.sampling.pipeline import NamiPipeline
-    from nami_jax.weights import WeightsError
+    from nami_jax.sampling.pipeline_command import pipeline_command
 
     del argv
     args = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
-    print_anything()
-    mute_orbax()
-    keep_on_disk()
-    try:
+    with pipeline_command():
         settings = EvaluationConfig.from_dict(
             {field.name: args[field.name].value for field in dataclasses.fields(EvaluationConfig)}
         )
@@ -106,10 +98,6 @@ def main(argv: list[str]) -> None:
         data = given_data(args, run_data(args.checkpoint, args.step), pipe.cfg.side)
         out = Path(args.out) if args.out else OUT / folder_name(pipe.source, settings.split or data.eval_split)
         evaluated = evaluate(pipe, data, settings, sample=pipe.settings(args.preset, **given), out=out, progress=True)
-    except (ConfigError, CheckpointError, WeightsError, ModuleNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from error
-    except OSError as error:
-        raise SystemExit(f"error: {explain(error)}") from error
     report = evaluated.report
     print(f"{report['checkpoint']}: {report['captions']} captions of {report['split']}, {args.seeds} seeds\n")
     print(table(HEADER, score_rows(report["scores"])))

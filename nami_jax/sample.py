@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags, logging
+from absl import flags
 
-from nami_jax.config import ConfigError, PresetPrompt, preset_prompt, require
+from nami_jax.config import PresetPrompt, preset_prompt, require
 from nami_jax.terminal.command_line import parse_flags, run_command
 from nami_jax.terminal.sampler_flags import define_model_flags, define_sampler_flags, given_mesh, given_settings
 
@@ -146,21 +146,13 @@ def draw(pipe: "NamiPipeline", args: flags.FlagValues, given: Mapping[str, Any])
 
 def main(argv: list[str]) -> None:
     """Loads the checkpoint, draws and saves."""
-    # Not at the top: jax, orbax and the rest take seconds, and `--help` or a mistyped flag is answered without them.
-    from nami_jax.checkpoints.checkpoint import CheckpointError
-    from nami_jax.checkpoints.orbax import mute_orbax
-    from nami_jax.files.disk import explain, print_anything
-    from nami_jax.parallel.kept_programs import keep_on_disk
+    # Not at the top: see nami_jax/terminal/command_line.py.
     from nami_jax.sampling.pipeline import NamiPipeline
-    from nami_jax.weights import WeightsError
+    from nami_jax.sampling.pipeline_command import pipeline_command
 
     del argv
     args = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
-    print_anything()
-    mute_orbax()
-    keep_on_disk()
-    try:
+    with pipeline_command():
         given = given_settings(args)
         pipe = NamiPipeline.from_pretrained(
             args.checkpoint,
@@ -171,10 +163,6 @@ def main(argv: list[str]) -> None:
         )
         load_adapters(pipe, args.lora or [], args.lora_scale)
         draw(pipe, args, given)
-    except (ConfigError, CheckpointError, WeightsError, ModuleNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from error
-    except OSError as error:
-        raise SystemExit(f"error: {explain(error)}") from error
 
 
 def cli() -> None:

@@ -67,6 +67,7 @@ RUN_BY = {
     r"python -m benchmarks.budget": "tests/benchmarks/test_budget.py",
     r"python -m benchmarks.editing": "tests/benchmarks/test_editing.py",
     r"python -m benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
+    r"python -m benchmarks.first_run": "tests/benchmarks/test_first_run.py",
     r"python -m benchmarks.gaussian_flow": "tests/benchmarks/test_gaussian_flow.py",
     r"python -m benchmarks.growth": "tests/benchmarks/test_growth.py",
     r"python -m benchmarks.prompt_audit": "tests/benchmarks/test_prompt_audit.py",

@@ -19,6 +19,7 @@ FOLDERS = (
 ).split()
 APART = {"flow", "models"}  # neither imports the other
 PUBLIC_API = {"nami_jax.sampling.pipeline"}  # what a user calls by keyword
+LINES = 60  # of a function at most, its docstring not counted
 # What is tested beside the package, and what several of its modules do together.
 OTHER_TESTS = {
     "benchmarks",
@@ -122,6 +123,26 @@ def test_functions_have_at_most_seven_parameters_outside_the_public_api():
         if module not in PUBLIC_API
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and len(parameters(node)) > 7
+    }
+    assert not long
+
+
+def lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Returns how many lines a function has, without its docstring."""
+    assert function.end_lineno is not None
+    first = function.body[0]
+    has_docstring = ast.get_docstring(function, clean=False) is not None
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if has_docstring else 0
+    return function.end_lineno - function.lineno + 1 - docstring
+
+
+def test_functions_are_short():
+    beside = [path for name in ("benchmarks", "configs", "tests") for path in (ROOT / name).rglob("*.py")]
+    long = {
+        f"{module}: {node.name} has {lines(node)} lines"
+        for module, tree in {**TREES, **{module_name(path): ast.parse(path.read_text()) for path in beside}}.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines(node) > LINES
     }
     assert not long
 

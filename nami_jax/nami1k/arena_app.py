@@ -26,7 +26,8 @@ from nami_jax.files.disk import is_full
 from nami_jax.nami1k.allowances import Allowances
 from nami_jax.nami1k.guarding import SecurityHeaders
 from nami_jax.nami1k.pairing import Pairing, rebuilt
-from nami_jax.nami1k.picture_folders import PictureFolder, noised
+from nami_jax.nami1k.picture_files import noised
+from nami_jax.nami1k.picture_folders import PictureFolder
 from nami_jax.nami1k.prompt_set import PromptSet
 from nami_jax.nami1k.questions import AXES, Answer, Axis
 from nami_jax.nami1k.showings import SIDES, Assignment

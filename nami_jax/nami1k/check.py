@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from nami_jax.config import ConfigError
-from nami_jax.nami1k.image_folder import FolderCheck, check_folder
+from nami_jax.nami1k.picture_folders import FolderCheck, check_folder
 from nami_jax.nami1k.prompt_set import read_prompts
 
 SHOWN = 20  # of a list

@@ -137,13 +137,16 @@ def draw(
     axes[0, 0].imshow(cells, cmap="Blues", aspect="auto", vmin=0)
     axes[0, 0].set(title="prompts by topic and tag", yticks=range(len(topics)), yticklabels=topics)
     axes[0, 0].set_xticks(range(len(TAGS)), TAGS, rotation=45, ha="right")
+    dark = 0.7 * max(itertools.chain.from_iterable(cells))
     for y, row in enumerate(cells):
         for x, count in enumerate(row):
-            axes[0, 0].text(x, y, count, ha="center", va="center", fontsize=7, color="white" if count > 25 else "black")
+            colour = "white" if count > dark else "black"
+            axes[0, 0].text(x, y, count, ha="center", va="center", fontsize=7, color=colour)
     styles = made["styles"]
-    axes[0, 1].barh(list(styles), list(styles.values()), color="#3b82c4")
+    axes[0, 1].bar_label(axes[0, 1].barh(list(styles), list(styles.values()), color="#3b82c4"), padding=3, fontsize=8)
+    axes[0, 1].margins(x=0.1)
     axes[0, 1].invert_yaxis()
-    axes[0, 1].set(title="prompts by style")
+    axes[0, 1].set(title="prompts by style", xlabel="prompts")
     for kind in made["kinds"]:
         words = [len(prompt.en.split()) for prompt in prompts if prompt.kind == kind]
         axes[1, 0].hist(words, bins=range(0, 125, 4), alpha=0.7, label=kind)

@@ -17,7 +17,7 @@ from PIL import ImageOps
 
 from nami_jax.config import require
 from nami_jax.data.images import BrokenImageError
-from nami_jax.nami1k.image_folder import open_picture
+from nami_jax.nami1k.picture_files import open_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 NEAR_BITS = 8  # of 64 that may differ; of pictures that have nothing in common about 30 do

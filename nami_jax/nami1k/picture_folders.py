@@ -1,33 +1,86 @@
-"""Folders of pictures by models, `ID.png` for each prompt: looked at without decoding, and served without metadata."""
+"""A model's folder of pictures, `ID.png` for each prompt: what is missing or odd in it, and what the arena serves."""
 
-import errno
+import collections
+import dataclasses
 import hashlib
-import io
-import math
 import os
-import stat
-import struct
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from nami_jax.config import ConfigError, require, shown
-from nami_jax.nami1k.image_folder import MOST_BYTES, MOST_PIXELS
+from nami_jax.data.images import BrokenImageError, open_image
+from nami_jax.nami1k.picture_files import MOST_PIXELS, read_file, read_png, without_metadata
+from nami_jax.nami1k.prompt_set import PromptSet
 from nami_jax.terminal.progress import progress_bar
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Chunks that say how pixels look. All others, such as the texts in which programs note their name and prompt, are left
-# out of what a rater gets.
-KEPT_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT")
-SPOILED_SIDE = 768  # pixels, of the longer side at most
-NOISE = 0.75  # share of noise in a noised picture
+SUFFIX, MANIFEST = ".png", "manifest.json"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
+class FolderCheck:
+    """What a folder of pictures holds.
+
+    Attributes:
+        missing: ids that have no picture.
+        odd: file name -> what is wrong with it.
+        extra: names that belong to no prompt, but for the manifest that `generate` leaves.
+        sizes: "WIDTHxHEIGHT" -> how many pictures have it.
+    """
+
+    missing: list[str]
+    odd: dict[str, str]
+    extra: list[str]
+    sizes: dict[str, int]
+
+    @property
+    def good(self) -> bool:
+        """Whether every prompt has a picture and none is odd."""
+        return not self.missing and not self.odd
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+def check_folder(folder: Path, prompts: PromptSet) -> FolderCheck:
+    """Looks at every picture of a folder that belongs to a prompt, and decodes it.
+
+    Raises:
+        ConfigError: the folder is missing.
+    """
+    remedy = "Name the folder of a model's pictures"
+    require(folder.is_dir(), field="folder", value=str(folder), rule="is no folder", remedy=remedy)
+    ids = {f"{prompt.id}{SUFFIX}": prompt.id for prompt in prompts.prompts}
+    there = {path.name for path in folder.iterdir()}
+    odd: dict[str, str] = {}
+    sizes: dict[str, str] = {}
+    first: dict[bytes, str] = {}  # picture of these pixels
+    for name in sorted(ids.keys() & there):
+        try:
+            picture = open_image(read_png(folder / name), MOST_PIXELS)
+        except BrokenImageError as error:
+            odd[name] = str(error)
+            continue
+        sizes[name] = f"{picture.width}x{picture.height}"
+        pixels = np.asarray(picture)  # (H, W, 3)
+        same = first.setdefault(hashlib.sha256(pixels.tobytes()).digest(), name)
+        if (pixels == pixels[0, 0]).all():
+            odd[name] = "is all of one colour"
+        elif same != name:
+            odd[name] = f"is the same picture as {same}"
+    counts = collections.Counter(sizes.values())
+    usual = max(counts, key=counts.__getitem__, default="")
+    for name, size in sizes.items():
+        if size != usual:
+            odd.setdefault(name, f"has {size} pixels where most have {usual}")
+    missing = [prompt for name, prompt in ids.items() if name not in there]
+    return FolderCheck(missing, odd, sorted(there - ids.keys() - {MANIFEST}), dict(counts.most_common()))
+
+
+@dataclasses.dataclass(frozen=True)
 class PictureFolder:
     """Pictures of one model: its name, folder, digest of all pictures, and the file sizes by prompt id."""
 
@@ -42,9 +95,9 @@ class PictureFolder:
         Raises:
             OSError: it is not there any more, or was changed.
         """
-        content = _read(self.folder, prompt)
+        content = read_file(self.folder / f"{prompt}{SUFFIX}")
         if len(content) != self.sizes[prompt]:
-            raise OSError(f"{prompt}.png has changed")
+            raise OSError(f"{prompt}{SUFFIX} has changed")
         return without_metadata(content)
 
 
@@ -108,7 +161,7 @@ def _require_all(folder: Path, prompts: Sequence[str]) -> None:
     except (OSError, ValueError) as error:
         reason = f"cannot be opened: {getattr(error, 'strerror', error)}"
         raise ConfigError(f"--images = {shown(str(folder))}: {reason}. Name a folder of pictures.") from error
-    missing = [prompt for prompt in prompts if f"{prompt}.png" not in there]
+    missing = [prompt for prompt in prompts if f"{prompt}{SUFFIX}" not in there]
     require(
         not missing,
         field="--images",
@@ -120,76 +173,8 @@ def _require_all(folder: Path, prompts: Sequence[str]) -> None:
 
 
 def _checked(folder: Path, prompt: str) -> bytes:
-    """Returns the file after a look at its header, which says how much decoding it would take."""
-    path = folder / f"{prompt}.png"
+    path = folder / f"{prompt}{SUFFIX}"
     try:
-        content = _read(folder, prompt)
-        without_metadata(content)  # else a file that was cut would be found by a rater
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-                sides = picture.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or ("is no PNG" if "identify" in str(error) else str(error))
-        raise ConfigError(f"--images = {shown(str(path))}: {reason}. Replace it by a PNG.") from error
-    require(
-        math.prod(sides) <= MOST_PIXELS,
-        field="--images",
-        value=str(path),
-        rule=f"has {sides[0]} x {sides[1]} pixels, where a picture has {MOST_PIXELS} at most",
-        remedy="Make it smaller",
-    )
-    return content
-
-
-def _read(folder: Path, prompt: str) -> bytes:
-    """Reads a picture, which is a file of the folder itself: no link, device or pipe."""
-    try:
-        handle = os.open(folder / f"{prompt}.png", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(0, "is a link, which may lead out of the folder") from error
-        raise
-    with open(handle, "rb") as file:
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(0, "is not a file")
-        if about.st_size > MOST_BYTES:
-            raise OSError(0, f"has {about.st_size / 2**20:.0f} MiB, where a picture has {MOST_BYTES >> 20} at most")
-        return file.read(MOST_BYTES)
-
-
-def without_metadata(png: bytes) -> bytes:
-    """Returns a PNG with only the chunks that say how its pixels look; raises OSError if it is damaged."""
-    return SIGNATURE + b"".join(chunk for kind, chunk in _chunks(png) if kind in KEPT_CHUNKS)
-
-
-def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    if not png.startswith(SIGNATURE):
-        raise OSError("no PNG")
-    at = len(SIGNATURE)
-    while at < len(png):
-        if len(png) < at + 12:
-            raise OSError("PNG ends within a chunk")
-        (length,) = struct.unpack_from(">I", png, at)
-        end = at + 12 + length
-        if end > len(png):
-            raise OSError("PNG ends within a chunk")
-        kind = png[at + 4 : at + 8]
-        yield kind, png[at:end]
-        if kind == b"IEND":
-            return
-        at = end
-    raise OSError("PNG has no end")
-
-
-def noised(png: bytes, seed: int) -> bytes:
-    """Returns a picture under heavy noise, as PNG: the plainly worse one of an attention check."""
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-        picture = picture.convert("RGB")
-    picture.thumbnail((SPOILED_SIDE, SPOILED_SIDE))
-    noise = np.random.default_rng(seed).integers(0, 256, np.asarray(picture).shape)
-    mixed = (1 - NOISE) * np.asarray(picture) + NOISE * noise
-    buffer = io.BytesIO()
-    Image.fromarray(mixed.astype(np.uint8)).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+        return read_png(path)
+    except BrokenImageError as error:
+        raise ConfigError(f"--images = {shown(str(path))}: {error.detail}. Replace it by a PNG.") from error

@@ -120,4 +120,5 @@ def vote_all(arena: Arena, rater: Rater, voter: FeatureRater, rng: np.random.Gen
 
 def _features(folder: PictureFolder, prompts: Sequence[str], rows: RowProcess) -> np.ndarray:
     paths = [str(folder.folder / f"{name}.png") for name in prompts]
-    return np.concatenate([rows(paths[i : i + CHUNK]) for i in range(0, len(paths), CHUNK)])
+    starts = progress_bar(range(0, len(paths), CHUNK), desc=f"features of {folder.name}", unit="chunk")
+    return np.concatenate([rows(paths[i : i + CHUNK]) for i in starts])

@@ -13,7 +13,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 58rem; margin: 2rem auto
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
 table { border-collapse: collapse; } td, th { padding: .15rem 1rem .15rem 0; text-align: right; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; } tr { border-bottom: 1px solid var(--line); }
-.wide { overflow-x: auto; } svg { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; } svg { min-width: 32rem; max-width: 100%; height: auto; }
 .note { opacity: .8; }
 .warning { border: 2px solid #c0503f; border-radius: .4rem; padding: .6rem 1rem; font-weight: 600; }
 """
@@ -33,18 +33,22 @@ def make_page(report: Mapping[str, Any]) -> str:
             *_in_short(report, best),
             "<h2>Scores</h2><p>How often, in a hundred, a model would be preferred to another one drawn at random, a "
             "tie being half. Lines hold 95 %, over prompts and raters alike.</p>",
-            draw_scores({axis: report["scores"][axis] for axis in (*AXES[::-1], "weighted")}),
+            _plot(draw_scores({axis: report["scores"][axis] for axis in (*AXES[::-1], "weighted")})),
             *_score_table(report),
             f"<p class=note>{e(report['caveat'])} Weights here: {e(_weights(report['weights']))}.</p>",
             "<h2>Each against each</h2><p>Overall: how often the row's model was preferred to the column's; ties and "
             "“both bad” are half.</p>",
-            draw_wins(report),
+            _plot(draw_wins(report)),
             *_differences(report["differences"]),
             *_parts(report),
             *_trust(report),
             *_raters(report["raters"]),
         ]
     )
+
+
+def _plot(svg: str) -> str:
+    return f"<div class=wide>{svg}</div>"  # on a phone it is moved sideways, and can be read
 
 
 def _warning(simulated: Sequence[str]) -> Iterator[str]:
@@ -66,7 +70,7 @@ def _in_short(report: Mapping[str, Any], best: Mapping[str, Any]) -> Iterator[st
         f"Without {flip['votes']} of the votes ({100 * flip['votes'] / flip['of']:.1f} %), chosen against "
         f"{e(flip['first'])}, {e(flip['rival'])} would be as good or better. Between {e(power['first'])} and "
         f"{e(power['second'])} an arena like this tells {power['smallest']:.1f} points; "
-        f"{power['goal']:g} points would take about {power['votes']} votes, with as many more prompts and "
+        f"{power['goal']:g} points would take about {power['votes']:,} votes, with as many more prompts and "
         f"raters.{few}</p>"
     )
 
@@ -103,7 +107,8 @@ def _parts(report: Mapping[str, Any]) -> Iterator[str]:
     for name, about in (("kinds", "kind of prompt"), ("tags", "what the prompt asks for")):
         if report[name]:
             yield f"<h2>Overall by {about}</h2><p class=note>Of many such rows some are far out by chance.</p>"
-            yield draw_scores({f"{part} ({found['votes']})": found["scores"] for part, found in report[name].items()})
+            groups = {f"{part} ({found['votes']})": found["scores"] for part, found in report[name].items()}
+            yield _plot(draw_scores(groups))
 
 
 def _trust(report: Mapping[str, Any]) -> Iterator[str]:

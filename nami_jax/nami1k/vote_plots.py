@@ -76,7 +76,8 @@ def draw_wins(report: Mapping[str, Any]) -> str:
         axes.imshow(share, cmap="RdBu", vmin=0, vmax=100, alpha=0.55, aspect="auto")
         for i, j in np.argwhere(votes > 0).tolist():
             axes.text(j, i, f"{share[i, j]:.0f} %\nof {votes[i, j]}", ha="center", va="center", fontsize=9)
-        axes.set_xticks(range(number), [f"over {name}" for name in models], parse_math=False)
+        names = [f"over {name}" for name in models]
+        axes.set_xticks(range(number), names, rotation=25, ha="right", rotation_mode="anchor", parse_math=False)
         axes.set_yticks(range(number), models, parse_math=False)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)

@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 from flax import nnx
 
-from nami_jax.checkpoints.checkpoint import CheckpointError
 from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
-from nami_jax.checkpoints.orbax import mute_orbax
-from nami_jax.config import ConfigError, preset_prompt, require
-from nami_jax.files.disk import explain, print_anything, written_whole
+from nami_jax.config import preset_prompt, require
+from nami_jax.files.disk import written_whole
 from nami_jax.files.json_files import read_json
 from nami_jax.files.output_folder import make_folder
-from nami_jax.parallel.kept_programs import keep_on_disk
 from nami_jax.sampling.pictures import save_png
 from nami_jax.sampling.pipeline import NamiPipeline
+from nami_jax.sampling.pipeline_command import pipeline_command
 from nami_jax.sampling.prompts import picture_batches
-from nami_jax.weights import WeightsError
 
 MANIFEST = "manifest.json"
 
@@ -128,15 +124,7 @@ def keep_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def main() -> None:
     """Draws what standard input describes, a `PromptPictures` as JSON."""
-    logging.set_verbosity(logging.WARNING)
-    print_anything()
-    mute_orbax()
-    keep_on_disk()
-    try:
+    with pipeline_command():
         wanted = PromptPictures(**json.load(sys.stdin))
         drawn = draw_prompts(NamiPipeline.from_pretrained(wanted.checkpoint, wanted.step), wanted)
-    except (ConfigError, CheckpointError, WeightsError, ModuleNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from error
-    except OSError as error:
-        raise SystemExit(f"error: {explain(error)}") from error
     print(f"{wanted.out}: {drawn} pictures drawn, {len(wanted.files()) - drawn} were there, by {jax.devices()[0]}")

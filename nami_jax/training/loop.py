@@ -1,5 +1,6 @@
 """A training run from its data to its last checkpoint: the loop, and what is due every so many steps."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from nami_jax.config import ConfigError, DataConfig, require
 from nami_jax.files.disk import written_whole
 from nami_jax.monitoring.events import tracked
 from nami_jax.monitoring.metrics import Interval, NonFiniteError
-from nami_jax.monitoring.watch import NO_EXTRAS, Extras, watching
+from nami_jax.monitoring.watch import NO_EXTRAS, Extras, Watch, watching
 from nami_jax.parallel import processes as distributed
 from nami_jax.parallel.sharding import shard_batch
 from nami_jax.parallel.stopping import Stopping
@@ -52,62 +53,83 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
     )
     task.check()
     task.load_networks()
-    cfg, last = task.cfg, task.cfg.train.steps
+    train = task.cfg.train
     with (
         Stopping() as stopping,
-        Checkpoints(workdir, cfg) as checkpoints,
-        tracked(extras.wandb, workdir, cfg.to_dict()) as tracker,
+        Checkpoints(workdir, task.cfg) as checkpoints,
+        tracked(extras.wandb, workdir, task.cfg.to_dict()) as tracker,
     ):
         with distributed.main_first("data"):  # what is prepared there must be prepared once
             samples = task.open_data()
         checkpoints.use_networks(task.frozen())
         state, loader, past = begin_or_continue(task, checkpoints, samples)
-        steps = range(int(state.step) + 1, min(stop_after or last, last) + 1)
-        if not steps and distributed.is_main():
-            print(f"{workdir}: step {int(state.step)} of {last} is done already; this command trains no further.")
+        steps = range(int(state.step) + 1, min(stop_after or train.steps, train.steps) + 1)
         if distributed.is_main():
+            if not steps:
+                print(
+                    f"{workdir}: step {int(state.step)} of {train.steps} is done already; "
+                    "this command trains no further."
+                )
             with written_whole(workdir / RUN_CONFIG) as unfinished:
-                unfinished.write_text(json.dumps(cfg.to_dict(), indent=2) + "\n")
+                unfinished.write_text(json.dumps(task.cfg.to_dict(), indent=2) + "\n")
         checkpoints.prepare(state.items())
-        train_step, views = task.train_step(), task.views(workdir / "samples")
-        train, devices = cfg.train, list(task.mesh.devices.flat)
+        views, devices = task.views(workdir / "samples"), list(task.mesh.devices.flat)
         interval = Interval(task.rate_field, train.max_skipped_steps, devices, max_rise=train.max_loss_rise, past=past)
         with (
             CompilingAhead(task.programs(state, steps) if steps else ()) as ahead,
-            watching(cfg.train, views, interval, workdir, steps, extras, tracker) as watch,
+            watching(train, views, interval, workdir, steps, extras, tracker) as watch,
         ):
-
-            def save(state: TrainState) -> None:
-                if interval.in_range:
-                    step, position = int(state.step), loader.get_state() | {"samples": samples, PAST: interval.past()}
-                    checkpoints.save(step, state.items(), position, watch.validation_loss(step))
-
-            try:
-                for step in stopping.steps(steps.start, steps.stop):
-                    batch = shard_batch(watch.next_batch(step, loader), task.mesh)
-                    state, metrics = train_step(state, batch)
-                    watch.after_step(step, metrics, task.flops(batch))
-                    stopping.interruptible(watch.show, step, state)
-                    if watch.due(step, cfg.train.checkpoint_every):
-                        watch.settle()
-                        save(state)
-                    checkpoints.require_saved()
-                    stopping.interruptible(watch.draw, step, state)
-                    if ahead.lacks(step + 1):
-                        stopping.interruptible(watch.pause, ahead.wait, step + 1)
-                watch.settle()
-                interval.require_in_range()
-            except ConfigError:  # of a program that does not fit, between two steps
-                save(state)
-                raise
-            except NonFiniteError as error:
-                raise NonFiniteError(f"{error} {checkpoints.set_aside(interval.good_until)}") from error
-            if stopping.after is not None:
-                save(state)
+            state = _Steps(task, checkpoints, samples, loader, interval, watch).take(state, steps, stopping, ahead)
         if stopping.after is None:
             task.finish(state, workdir)
-    stopping.require_going(last)
+    stopping.require_going(train.steps)
     return state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """What the steps of a run work with, and a checkpoint holds."""
+
+    task: Task
+    checkpoints: Checkpoints
+    samples: Sequence[int]
+    loader: grain.DatasetIterator
+    interval: Interval
+    watch: Watch
+
+    def take(self, state: TrainState, steps: range, stopping: Stopping, ahead: CompilingAhead) -> TrainState:
+        """Takes the steps, and what is due after each; saves where they end early. Raises as `run`."""
+        train_step, watch = self.task.train_step(), self.watch
+        try:
+            for step in stopping.steps(steps.start, steps.stop):
+                batch = shard_batch(watch.next_batch(step, self.loader), self.task.mesh)
+                state, metrics = train_step(state, batch)
+                watch.after_step(step, metrics, self.task.flops(batch))
+                stopping.interruptible(watch.show, step, state)
+                if watch.due(step, self.task.cfg.train.checkpoint_every):
+                    watch.settle()
+                    self.save(state)
+                self.checkpoints.require_saved()
+                stopping.interruptible(watch.draw, step, state)
+                if ahead.lacks(step + 1):
+                    stopping.interruptible(watch.pause, ahead.wait, step + 1)
+            watch.settle()
+            self.interval.require_in_range()
+        except ConfigError:  # of a program that does not fit, between two steps
+            self.save(state)
+            raise
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error} {self.checkpoints.set_aside(self.interval.good_until)}") from error
+        if stopping.after is not None:
+            self.save(state)
+        return state
+
+    def save(self, state: TrainState) -> None:
+        """Begins a checkpoint, unless the loss has left its range."""
+        if self.interval.in_range:
+            step = int(state.step)
+            position = self.loader.get_state() | {"samples": self.samples, PAST: self.interval.past()}
+            self.checkpoints.save(step, state.items(), position, self.watch.validation_loss(step))
 
 
 def begin_or_continue(

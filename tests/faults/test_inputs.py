@@ -215,6 +215,31 @@ def vocabulary() -> dict[str, Any]:
     return {"version": "1.0", "added_tokens": [], "model": model, "normalizer": None, "pre_tokenizer": None}
 
 
+# What three files hold that are read.
+PREPARED = {
+    "format": FORMAT,
+    "source": "folder",
+    "source_digest": "x",
+    "records": 1,
+    "unit_size": 1,
+    "units": 1,
+    "buckets": [[16, 16]],
+    "max_upscale": 1.0,
+    "max_pixels": 1,
+    "autoencoder": "x",
+    "downscale": 2,
+    "channels": 4,
+    "text_encoder": "x",
+    "max_length": 8,
+    "text_dim": 8,
+    "pooled_dim": 8,
+    "dtype": "float32",
+    "caption_templates": ["{}"],
+}
+SHARD = {"name": "data/a.arrayrecord", "unit": 0, "split": "train", "bucket": [16, 16], "records": 1, "bytes": 9}
+RECORD = {"files": {"vae/a.bin": ["a", "b"]}, "index": None, "prefix": "", "aliases": {}, "left_out": 0}
+
+
 def boundaries(folder: Path) -> dict[str, tuple[Path, dict[str, Any], Callable[[], Any]]]:
     """Returns what reads JSON: the file, what it should hold, and the reading."""
     for name in ("vae", "mt5", "mclip", "fast", "index", "parity", "bert", "prepared"):
@@ -224,28 +249,6 @@ def boundaries(folder: Path) -> dict[str, tuple[Path, dict[str, Any], Callable[[
     for path in (GOLDEN / "nami_tiny").glob("*.safetensors"):
         (folder / "parity" / path.name).symlink_to(path)
     pipeline = CONFIG.pipeline.to_dict()
-    prepared = {
-        "format": FORMAT,
-        "source": "folder",
-        "source_digest": "x",
-        "records": 1,
-        "unit_size": 1,
-        "units": 1,
-        "buckets": [[16, 16]],
-        "max_upscale": 1.0,
-        "max_pixels": 1,
-        "autoencoder": "x",
-        "downscale": 2,
-        "channels": 4,
-        "text_encoder": "x",
-        "max_length": 8,
-        "text_dim": 8,
-        "pooled_dim": 8,
-        "dtype": "float32",
-        "caption_templates": ["{}"],
-    }
-    shard = {"name": "data/a.arrayrecord", "unit": 0, "split": "train", "bucket": [16, 16], "records": 1, "bytes": 9}
-    record = {"files": {"vae/a.bin": ["a", "b"]}, "index": None, "prefix": "", "aliases": {}, "left_out": 0}
     golden = json.loads((GOLDEN / "nami_tiny" / "config.json").read_text())
     cased = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 
@@ -264,15 +267,15 @@ def boundaries(folder: Path) -> dict[str, tuple[Path, dict[str, Any], Callable[[
             "fast/tokenizer.json", vocabulary(), lambda path: t5_tokenizer(path, 8, "length")(["a b \U0001f600"])
         ),
         "index": at("index/a.safetensors.index.json", {"weight_map": {"a": "b.safetensors"}}, open_tensors),
-        "release": at("release.json", {"vae": record}, read_records),
+        "release": at("release.json", {"vae": RECORD}, read_records),
         "prepared": at(
             "prepared/prepared.json",
-            prepared,
+            PREPARED,
             lambda path: Prepared.from_json((path / "prepared.json").read_bytes(), "p"),
         ),
         "manifest": at(
             "prepared/0.json",
-            {"shards": [shard], "ids": [["a"]], "rejects": []},
+            {"shards": [SHARD], "ids": [["a"]], "rejects": []},
             lambda path: Manifest.from_json((path / "0.json").read_bytes(), "m"),
         ),
         "parity": at(

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nami_jax.nami1k.image_folder import check_folder
+from nami_jax.nami1k.picture_folders import check_folder
 from nami_jax.nami1k.prompt_set import read_prompts
 from tests.support.paths import ROOT
 from tests.support.pipelines import small_pipeline

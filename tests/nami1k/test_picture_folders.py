@@ -1,6 +1,5 @@
-"""Folders of pictures: what is refused at the start, without decoding, and what a rater gets of a picture."""
+"""Folders of pictures: what is missing and what is odd, and what the arena refuses at the start, without decoding."""
 
-import io
 import os
 import struct
 import zlib
@@ -10,10 +9,15 @@ import pytest
 from PIL import Image
 
 from nami_jax.config import ConfigError
-from nami_jax.nami1k.picture_folders import noised, read_folders, without_metadata
+from nami_jax.nami1k.picture_folders import check_folder, read_folders
+from nami_jax.nami1k.prompt_set import Prompt, PromptSet
 from tests.support.arena import write_pictures, write_prompts
 
 IDS = ["p000", "p001", "p002"]
+CHECKED = ("a1", "a2", "a3", "a4")
+PROMPTS = PromptSet(
+    tuple(Prompt(id=i, kind="short", topic="t", style="s", en=f"prompt {i}") for i in CHECKED), "0" * 64
+)
 
 
 @pytest.fixture
@@ -101,21 +105,9 @@ def test_links_and_pipes_are_not_followed(folders, tmp_path):
         read(folders)
 
 
-def test_a_picture_keeps_its_pixels_and_loses_its_notes(folders):
-    whole = (folders[0] / "p000.png").read_bytes()
-    assert b"model A" in whole
-    bare = read(folders)[0].read("p000")
-    assert b"model A" not in bare
-    with Image.open(io.BytesIO(whole)) as before, Image.open(io.BytesIO(bare)) as after:
-        assert np.array_equal(np.asarray(before), np.asarray(after))
-        assert after.info == {}
-
-
-@pytest.mark.parametrize("cut", [9, 20, 33, 60])
-def test_a_picture_that_was_cut_raises_an_os_error(folders, cut):
-    whole = (folders[0] / "p000.png").read_bytes()
-    with pytest.raises(OSError, match="PNG"):
-        without_metadata(whole[:cut])
+def test_a_picture_is_served_without_its_notes(folders):
+    assert b"model A" in (folders[0] / "p000.png").read_bytes()
+    assert b"model A" not in read(folders)[0].read("p000")
 
 
 def test_a_picture_that_has_changed_is_not_served(folders):
@@ -126,11 +118,64 @@ def test_a_picture_that_has_changed_is_not_served(folders):
         folder.read("p000")
 
 
-def test_noise_is_plain_and_the_same_each_time(folders):
-    whole = (folders[0] / "p000.png").read_bytes()
-    spoiled = noised(whole, 7)
-    assert spoiled == noised(whole, 7) != noised(whole, 8)
-    with Image.open(io.BytesIO(whole)) as before, Image.open(io.BytesIO(spoiled)) as after:
-        assert before.size == after.size
-        assert np.asarray(before).std((0, 1)).max() == 0  # of one colour
-        assert np.asarray(after).std((0, 1)).min() > 40
+def picture(seed, size=(16, 16)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8))
+
+
+@pytest.fixture
+def checked(tmp_path):
+    for seed, name in enumerate(CHECKED):
+        picture(seed).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def test_a_whole_folder_is_good(checked):
+    found = check_folder(checked, PROMPTS)
+    assert found.good
+    assert found.to_dict() == {"missing": [], "odd": {}, "extra": [], "sizes": {"16x16": 4}}
+
+
+def test_missing_pictures_and_other_names_are_told(checked):
+    (checked / "a2.png").unlink()
+    (checked / "..a2.png").write_text("")
+    (checked / "a1.jpg").write_text("")
+    (checked / "a3\nb.png").write_text("")
+    found = check_folder(checked, PROMPTS)
+    assert found.missing == ["a2"]
+    assert found.extra == ["..a2.png", "a1.jpg", "a3\nb.png"]
+    assert not found.good
+
+
+def test_odd_pictures_are_told_with_what_is_wrong(checked):
+    whole = (checked / "a1.png").read_bytes()
+    (checked / "a1.png").write_bytes(whole[: len(whole) // 2])
+    picture(9, (8, 16)).save(checked / "a2.png")
+    picture(3).save(checked / "a3.png")
+    found = check_folder(checked, PROMPTS)
+    assert "unreadable image" in found.odd["a1.png"]
+    assert found.odd["a2.png"] == "has 8x16 pixels where most have 16x16"
+    assert found.odd["a4.png"] == "is the same picture as a3.png"
+    assert list(found.odd) == ["a1.png", "a4.png", "a2.png"]
+    Image.new("RGB", (16, 16), "navy").save(checked / "a4.png")
+    assert check_folder(checked, PROMPTS).odd["a4.png"] == "is all of one colour"
+
+
+def test_folders_pipes_and_links_are_odd(checked, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "secret.png"
+    picture(7).save(outside)
+    for name in ("a1.png", "a2.png", "a3.png"):
+        (checked / name).unlink()
+    (checked / "a1.png").mkdir()
+    os.mkfifo(checked / "a2.png")
+    (checked / "a3.png").symlink_to(outside)
+    found = check_folder(checked, PROMPTS)
+    assert {name: why.split(": ")[1] for name, why in found.odd.items()} == {
+        "a1.png": "Is a directory",
+        "a2.png": "is not a file",
+        "a3.png": "is a link, which may lead out of the folder",
+    }
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is no folder"):
+        check_folder(tmp_path / "none", PROMPTS)
