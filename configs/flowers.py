@@ -2,8 +2,8 @@
 
 make train CONFIG=configs/flowers.py
 
-64x64 pixels, 29 M parameters, the paper's three phases. Downloads 229 MB through tensorflow-datasets at the first start.
-Hardware: one GPU. Writes runs/flowers.
+64x64 pixels, 29 M parameters, the paper's three phases. Downloads 229 MB through tensorflow-datasets at the first
+start. Hardware: one GPU. Writes runs/flowers.
 """
 
 import dataclasses
