@@ -26,9 +26,14 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def define_model_flags() -> None:
-    """Defines which checkpoint draws, in which type, on which devices."""
-    flags.DEFINE_string("checkpoint", None, "workdir of a training run, or folder of converted weights", required=True)
+def define_model_flags(checkpoint: str | None = None) -> None:
+    """Defines which checkpoint draws, the default or one that must be given, in which type, on which devices."""
+    flags.DEFINE_string(
+        "checkpoint",
+        checkpoint,
+        "workdir of a training run, folder of converted weights, or name of a model that comes with nami_jax: emoji",
+        required=checkpoint is None,
+    )
     flags.DEFINE_integer("step", None, "which checkpoint of a run; the newest if not given")
     flags.DEFINE_enum("dtype", None, choices(ModelConfig, "dtype"), "compute type; as configured if not given")
     flags.DEFINE_integer("fsdp", 1, "devices that share the weights, each with pictures of its own")

@@ -1,0 +1,49 @@
+"""The command `demo` as a user runs it: what it refuses, and how it ends."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from nami_jax.serving.listening import listen
+from tests.support.demo import Demo
+from tests.support.paths import ROOT
+
+
+def failure(*flags: str) -> str:
+    command = [sys.executable, "-m", "nami_jax.demo", *flags]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 1
+    assert len(run.stderr.splitlines()) == 1, run.stderr
+    return run.stderr
+
+
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded():
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        assert f"--port = {port}: cannot be listened on" in failure("--checkpoint=nowhere", f"--port={port}")
+
+
+def test_a_model_that_is_not_there_is_said(tmp_path):
+    assert str(tmp_path / "nowhere") in failure(f"--checkpoint={tmp_path / 'nowhere'}", "--port=0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_this_computer_alone_and_ends_in_order_leaving_nothing(tmp_path, how):
+    demo = Demo(tmp_path)
+    address = demo.start("--port=0")
+    assert address.startswith("http://127.0.0.1:")
+    answer = httpx.get(address)
+    assert answer.status_code == 200
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert (httpx.get(f"{address}/docs").status_code, httpx.get(f"{address}/gradio_api/info").status_code) == (404, 404)
+    assert list(demo.temporary.glob("nami-demo-*"))
+    began = time.monotonic()
+    assert demo.stop(how) == 0
+    assert time.monotonic() - began < 60
+    assert list(demo.temporary.iterdir()) == []
+    assert "Traceback" not in demo.log.read_text()
