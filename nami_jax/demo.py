@@ -5,6 +5,7 @@ is done; pictures can be begun from, painted over, and asked for their settings.
 """
 
 import functools
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
@@ -30,6 +31,8 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     """Loads the checkpoint and serves the page until it is stopped."""
+    if importlib.util.find_spec("gradio") is None:
+        raise SystemExit("error: gradio is not installed. Use `make demo`, or pip install 'nami_jax[demo]'.")
     # Not at the top: jax and Gradio take seconds, and `--help` or a mistyped flag is answered without them.
     from nami_jax.checkpoints.checkpoint import CheckpointError
     from nami_jax.checkpoints.orbax import mute_orbax

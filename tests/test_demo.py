@@ -1,5 +1,6 @@
 """The command `demo` as a user runs it: what it refuses, and how it ends."""
 
+import importlib.util
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 import httpx
 import pytest
 
+from nami_jax import demo
 from nami_jax.serving.listening import listen
 from tests.support.demo import Demo
 from tests.support.paths import ROOT
@@ -27,6 +29,13 @@ def test_a_port_that_is_taken_is_said_before_the_model_is_loaded():
         assert f"--port = {port}: cannot be listened on" in failure("--checkpoint=nowhere", f"--port={port}")
 
 
+def test_without_gradio_it_says_how_to_install_it(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else found(name))
+    with pytest.raises(SystemExit, match="gradio is not installed"):
+        demo.main([])
+
+
 def test_a_model_that_is_not_there_is_said(tmp_path):
     assert str(tmp_path / "nowhere") in failure(f"--checkpoint={tmp_path / 'nowhere'}", "--port=0")
 
@@ -34,16 +43,16 @@ def test_a_model_that_is_not_there_is_said(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_this_computer_alone_and_ends_in_order_leaving_nothing(tmp_path, how):
-    demo = Demo(tmp_path)
-    address = demo.start("--port=0")
+    server = Demo(tmp_path)
+    address = server.start("--port=0")
     assert address.startswith("http://127.0.0.1:")
     answer = httpx.get(address)
     assert answer.status_code == 200
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert (httpx.get(f"{address}/docs").status_code, httpx.get(f"{address}/gradio_api/info").status_code) == (404, 404)
-    assert list(demo.temporary.glob("nami-demo-*"))
+    assert list(server.temporary.glob("nami-demo-*"))
     began = time.monotonic()
-    assert demo.stop(how) == 0
+    assert server.stop(how) == 0
     assert time.monotonic() - began < 60
-    assert list(demo.temporary.iterdir()) == []
-    assert "Traceback" not in demo.log.read_text()
+    assert list(server.temporary.iterdir()) == []
+    assert "Traceback" not in server.log.read_text()
