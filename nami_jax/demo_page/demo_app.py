@@ -42,6 +42,7 @@ class Fields(NamedTuple):
     single: dict[str, Any]
     steps: list[Any]
     guidance_scale: list[Any]
+    begin: Any  # what folds the picture to begin from
 
     @property
     def all(self) -> list[Any]:
@@ -134,10 +135,10 @@ def _form(drawer: Drawer) -> tuple[Fields, Any, Any]:
             )
     with gr.Accordion("Steps and guidance by stage", open=False, elem_id="by_stage"):
         steps, scales = _by_stage(drawer)
-    with gr.Accordion("Begin from a picture", open=False, elem_id="begin"):
+    with gr.Accordion("Begin from a picture", open=False, elem_id="begin") as begin:
         single |= _picture()
     again.click(lambda: secrets.randbelow(2**32), None, single["seed"], queue=False, api_visibility="private")
-    return Fields({name: single[name] for name in Form._fields[:-2]}, steps, scales), draw, stop
+    return Fields({name: single[name] for name in Form._fields[:-2]}, steps, scales, begin), draw, stop
 
 
 def _presets(drawer: Drawer) -> list[tuple[str, str]]:
@@ -232,7 +233,8 @@ def _wire(visits: "_Visits", fields: Fields, results: Results, buttons: tuple[An
     results.gallery.select(visits.choose, results.gallery, seen, **private)
     results.upload.upload(visits.show, results.upload, seen, **private)
     results.uses[0].click(visits.use, results.chosen, fields.all, **private)
-    results.uses[1].click(lambda path: path, results.chosen, single["picture"], **private)
+    begun = [single["picture"], single["painted"], fields.begin]
+    results.uses[1].click(visits.begin, [results.chosen, *cut[1:]], begun, **private)
 
 
 class _Visits:
@@ -268,6 +270,10 @@ class _Visits:
             return gr.update(value=None, visible=False)
         with _in_words():
             return gr.update(value=canvas(read_picture(Path(picture)), int(height), int(width)), visible=True)
+
+    def begin(self, path: str, height: Any, width: Any) -> list[Any]:
+        """Fills in a picture to begin from, and unfolds where it is."""
+        return [path, self.canvas(path, height, width), gr.update(open=True)]
 
     def choose(self, shown: Sequence[tuple[str, Any]], event: gr.SelectData) -> list[Any]:
         """Shows the settings of a picture of the gallery."""
