@@ -17,6 +17,7 @@ from nami_jax.config import SAMPLE_PRESETS, ConfigError, preset_prompt
 from nami_jax.demo_page.drawer import Drawer
 from nami_jax.demo_page.form import MOST_BYTES, Form, canvas, filled_in, left_out, read_picture
 from nami_jax.sampling.picture_settings import read_settings
+from nami_jax.sampling.source_pictures import STRENGTH
 from nami_jax.serving.guarding import SecurityHeaders
 from nami_jax.weights import WeightsError
 
@@ -32,7 +33,8 @@ POLICY = (
 CSS = """
 .drawn img { image-rendering: pixelated; }
 .drawn .grid-wrap { padding-top: 2rem; }
-#gallery .grid-wrap { max-height: 22rem; }
+#gallery .grid-wrap { min-height: 8rem; max-height: 22rem; }
+#picture img { width: 100%; height: 100%; object-fit: contain; }
 """
 
 
@@ -117,16 +119,13 @@ def _form(drawer: Drawer) -> tuple[Fields, Any, Any]:
     )
     single["negative_prompt"] = gr.Textbox(label="Negative prompt", max_length=limits.letters, elem_id="negative")
     with gr.Row():
-        draw = gr.Button("Draw", variant="primary", elem_id="draw")
-        stop = gr.Button("Stop", elem_id="stop")
-    with gr.Row(equal_height=True):
-        single["seed"] = gr.Number(0, label="Seed", precision=0, min_width=140, elem_id="seed")
-        again = gr.Button("New seed", min_width=140, elem_id="new_seed")
+        draw = gr.Button("Draw", variant="primary", min_width=100, elem_id="draw")
+        stop = gr.Button("Stop", min_width=100, elem_id="stop")
+        again = gr.Button("New seed", min_width=100, elem_id="new_seed")
     with gr.Row():
         single["preset"] = gr.Dropdown(_presets(drawer), value="", label="Preset", min_width=140, elem_id="preset")
-        single["num_images"] = gr.Slider(
-            1, limits.images, 1, step=1, label="Pictures", min_width=140, elem_id="num_images"
-        )
+        single["seed"] = gr.Number(0, label="Seed", precision=0, min_width=140, elem_id="seed")
+    single["num_images"] = gr.Slider(1, limits.images, 1, step=1, label="Pictures", elem_id="num_images")
     unit = cfg.model.patch_size * 2 ** (cfg.model.num_stages - 1) * cfg.autoencoder.downscale
     with gr.Row():
         for name in ("height", "width"):
@@ -152,13 +151,13 @@ def _by_stage(drawer: Drawer) -> tuple[list[Any], list[Any]]:
         with gr.Row():
             steps.append(
                 gr.Slider(
-                    1, drawer.limits.steps, count, step=1, label=f"Steps of stage {number}", min_width=140,
+                    1, drawer.limits.steps, count, step=1, label=f"Steps {number}", min_width=140,
                     elem_id=f"steps_{number}",
                 )
             )  # fmt: skip
             scales.append(
                 gr.Slider(
-                    0, 20, scale, step=0.1, label=f"Guidance of stage {number}", min_width=140,
+                    0, 20, scale, step=0.1, label=f"Guidance {number}", min_width=140,
                     elem_id=f"guidance_{number}",
                 )
             )  # fmt: skip
@@ -169,12 +168,11 @@ def _picture() -> dict[str, Any]:
     sources: Any = ["upload", "clipboard"]
     picture: Any = gr.Image(label="Picture", sources=sources, height=240, elem_id="picture", elem_classes="drawn")
     picture.preprocess = _unread  # Gradio would decode it, and say less of one that is broken
-    strength = gr.Number(
-        None, label="Strength", placeholder="by itself", elem_id="strength",
-        info="how much is drawn anew, up to 1; by itself 0.75, and 1 where you paint",
-    )  # fmt: skip
+    strength = gr.Slider(
+        0.05, 1, STRENGTH, step=0.05, label="Strength", info="how much is drawn anew; 1: all of it", elem_id="strength"
+    )
     painted = gr.ImageEditor(
-        label="Paint where it is to be drawn anew; the rest stays as it is",
+        label="Paint what is drawn anew",
         type="pil",
         format="png",
         sources=[],
@@ -193,7 +191,7 @@ def _results(drawer: Drawer) -> Results:
     with gr.Row():
         stages = [
             gr.Gallery(
-                label=f"Stage {number} of {count}", columns=2, height=260, object_fit="contain", min_width=140,
+                label=f"Stage {number} of {count}", columns=2, height=260, object_fit="contain", min_width=200,
                 buttons=["download", "fullscreen"], elem_id=f"stage_{number}", elem_classes="drawn",
             )
             for number in range(1, count + 1)
@@ -284,7 +282,7 @@ class _Visits:
         with _in_words():
             about = read_settings(Path(path))
         active = gr.update(interactive=True)
-        shown = gr.update(value=about, visible=True)
+        shown = gr.update(value={name: str(value) for name, value in about.items()}, visible=True)
         return [path, shown, gr.update(value=path, interactive=True), active, active]
 
     def use(self, path: str) -> list[Any]:

@@ -44,7 +44,7 @@ class Form(NamedTuple):
         height: pixels.
         width: pixels.
         picture: a file to begin from, or None.
-        strength: the global time from which it is redrawn; None: the pipeline's default.
+        strength: the global time from which it is redrawn.
         painted: layers over the picture, as Gradio's editor returns them, or None.
         steps: of each stage.
         guidance_scale: of each stage.
