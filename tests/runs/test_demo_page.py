@@ -128,11 +128,9 @@ def test_stages_appear_one_after_the_other_and_a_png_s_settings_come_back(browse
         before = filled(page, *names)
         fill(page, **dict.fromkeys(names, 1) | {"height": SIDE, "width": 2 * SIDE, "prompt": "another", "negative": ""})
         assert filled(page, *names) != before
-        page.reload()
         choose_file(page, "#upload", path)
         page.click("#use:enabled")
         page.wait_for_function("document.querySelector('#prompt textarea').value === 'a red card'")
-        unfold(page, "by_stage")
         assert filled(page, *names) == before
         again = draw(page, count=2)
         np.testing.assert_array_equal(again[3][1], stages[3][1])

@@ -39,5 +39,7 @@ def watched_page(
     page.on("request", lambda request: asked.append(request.url))
     yield page, asked
     context.close()
-    assert [fault for fault in faults if not any(word in fault for word in allowed)] == []
-    assert [url for url in asked if not url.startswith((f"{address}/", "data:", f"blob:{address}/"))] == []
+    unexpected = [fault for fault in faults if not any(word in fault for word in allowed)]
+    assert not unexpected, unexpected
+    elsewhere = [url for url in asked if not url.startswith((f"{address}/", "data:", f"blob:{address}/"))]
+    assert not elsewhere, elsewhere
