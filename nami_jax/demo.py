@@ -54,10 +54,10 @@ def main(argv: list[str]) -> None:
             _quiet_gradio(folder)
             from nami_jax.demo_page.demo_app import make_app
             from nami_jax.demo_page.drawer import Drawer
-            from nami_jax.demo_page.form import Limits
+            from nami_jax.demo_page.form import VisitLimits
 
             side = args.most_side or 2 * pipe.cfg.side
-            drawer = Drawer(pipe, Limits(args.most_images, side, args.most_steps, args.most_letters), Path(folder))
+            drawer = Drawer(pipe, VisitLimits(args.most_images, side, args.most_steps, args.most_letters), Path(folder))
             app = make_app(drawer, args.most_waiting)
             print(f"Serving on {address_of(args.host, listening)}; Ctrl-C ends it", flush=True)
             try:

@@ -151,16 +151,26 @@ def _by_stage(drawer: Drawer) -> tuple[list[Any], list[Any]]:
         with gr.Row():
             steps.append(
                 gr.Slider(
-                    1, drawer.limits.steps, count, step=1, label=f"Steps {number}", min_width=140,
+                    1,
+                    drawer.limits.steps,
+                    count,
+                    step=1,
+                    label=f"Steps {number}",
+                    min_width=140,
                     elem_id=f"steps_{number}",
                 )
-            )  # fmt: skip
+            )
             scales.append(
                 gr.Slider(
-                    0, 20, scale, step=0.1, label=f"Guidance {number}", min_width=140,
+                    0,
+                    20,
+                    scale,
+                    step=0.1,
+                    label=f"Guidance {number}",
+                    min_width=140,
                     elem_id=f"guidance_{number}",
                 )
-            )  # fmt: skip
+            )
     return steps, scales
 
 
@@ -191,15 +201,27 @@ def _results(drawer: Drawer) -> Results:
     with gr.Row():
         stages = [
             gr.Gallery(
-                label=f"Stage {number} of {count}", columns=2, height=260, object_fit="contain", min_width=200,
-                buttons=["download", "fullscreen"], elem_id=f"stage_{number}", elem_classes="drawn",
+                label=f"Stage {number} of {count}",
+                columns=2,
+                height=260,
+                object_fit="contain",
+                min_width=200,
+                buttons=["download", "fullscreen"],
+                elem_id=f"stage_{number}",
+                elem_classes="drawn",
             )
             for number in range(1, count + 1)
-        ]  # fmt: skip
+        ]
     gallery = gr.Gallery(
-        label="Drawn in this visit: choose one to see its settings", columns=8, fit_columns=False, allow_preview=False,
-        interactive=False, buttons=[], elem_id="gallery", elem_classes="drawn",
-    )  # fmt: skip
+        label="Drawn in this visit: choose one to see its settings",
+        columns=8,
+        fit_columns=False,
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_id="gallery",
+        elem_classes="drawn",
+    )
     chosen = gr.State(None)
     with gr.Row():
         upload = gr.UploadButton("Settings of a PNG …", file_types=[".png"], size="sm", min_width=150, elem_id="upload")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from nami_jax.demo_page.form import GIVEN, Form, Limits
+from nami_jax.demo_page.form import GIVEN, Form, VisitLimits
 from nami_jax.sampling.picture_settings import about_pictures
 from nami_jax.sampling.pictures import save_png
 from nami_jax.sampling.pipeline import NamiPipeline
@@ -26,7 +26,7 @@ class Drawer:
         limits: what may be asked for.
     """
 
-    def __init__(self, pipe: NamiPipeline, limits: Limits, folder: Path):
+    def __init__(self, pipe: NamiPipeline, limits: VisitLimits, folder: Path):
         """Takes a pipeline, limits, and a folder for pictures, of which nothing is needed later."""
         self.pipe, self.limits, self._folder = pipe, limits, folder
         self._closing = threading.Event()

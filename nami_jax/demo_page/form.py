@@ -16,7 +16,7 @@ MOST_PIXELS = 40_000_000  # of a picture that is sent
 CANVAS = 512  # least side of what is painted on, pixels
 
 
-class Limits(NamedTuple):
+class VisitLimits(NamedTuple):
     """What a visitor may ask for at most.
 
     Attributes:
@@ -70,7 +70,7 @@ class Form(NamedTuple):
         stages = (len(values) - single) // 2
         return cls(*values[:single], values[single : single + stages], values[single + stages :])
 
-    def arguments(self, limits: Limits) -> dict[str, Any]:
+    def arguments(self, limits: VisitLimits) -> dict[str, Any]:
         """Returns the arguments of the pipeline's call, without the steps and the guidance.
 
         Raises:

@@ -9,7 +9,7 @@ from PIL import Image
 from nami_jax import NamiPipeline
 from nami_jax.config import ConfigError
 from nami_jax.demo_page.drawer import Drawer, GivenUpError, told_by
-from nami_jax.demo_page.form import GIVEN, Form, Limits
+from nami_jax.demo_page.form import GIVEN, Form, VisitLimits
 from nami_jax.sampling.picture_settings import read_settings
 from tests.support.pipelines import small_model
 
@@ -23,7 +23,7 @@ def pipe(tmp_path_factory):
 
 @pytest.fixture
 def drawer(pipe, tmp_path):
-    return Drawer(pipe, Limits(4, 32, 10, 100), tmp_path)
+    return Drawer(pipe, VisitLimits(4, 32, 10, 100), tmp_path)
 
 
 def test_stages_come_one_after_the_other_and_are_those_of_the_pipeline(drawer):

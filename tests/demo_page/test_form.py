@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from nami_jax.config import ConfigError, SampleConfig
-from nami_jax.demo_page.form import Form, Limits, canvas, filled_in, left_out, painted_mask, read_picture
+from nami_jax.demo_page.form import Form, VisitLimits, canvas, filled_in, left_out, painted_mask, read_picture
 from tests.support.sizes import MODEL
 
-LIMITS = Limits(images=4, side=32, steps=10, letters=20)
+LIMITS = VisitLimits(images=4, side=32, steps=10, letters=20)
 GOOD = Form("a red card", "", "", 3, 2, 16, 32, None, None, None, (2, 2, 2), (3.0, 2.0, 1.0))
 
 
