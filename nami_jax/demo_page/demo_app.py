@@ -34,6 +34,7 @@ CSS = """
 .drawn img { image-rendering: pixelated; }
 .drawn .grid-wrap { padding-top: 2rem; }
 #gallery .grid-wrap { min-height: 8rem; max-height: 22rem; }
+#gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); }
 #picture img { width: 100%; height: 100%; object-fit: contain; }
 """
 
