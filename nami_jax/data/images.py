@@ -5,7 +5,7 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import einops
 import numpy as np
@@ -83,11 +83,11 @@ def png_texts(encoded: bytes) -> dict[str, str]:
     """Returns the texts in a PNG's metadata by name; raises `BrokenImageError` if it is no complete PNG."""
     with _opened(encoded, ("PNG",), MAX_PIXELS) as image:
         image.load()  # texts may stand behind the pixels
-        return {name: str(text) for name, text in image.info.items() if isinstance(text, str)}
+        return {str(name): str(text) for name, text in image.info.items() if isinstance(text, str)}
 
 
 @contextlib.contextmanager
-def _opened(encoded: bytes, formats: Sequence[str], max_pixels: int) -> Iterator[Image.Image]:
+def _opened(encoded: bytes, formats: tuple[str, ...], max_pixels: int) -> Iterator[Image.Image]:
     """Opens an image; what Pillow raises meanwhile, and too large a size, become `BrokenImageError`."""
     try:
         with Image.open(io.BytesIO(encoded), formats=formats) as image:

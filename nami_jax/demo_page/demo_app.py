@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import fastapi
 import gradio as gr
+from gradio.themes import Default
 
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, preset_prompt
 from nami_jax.demo_page.drawer import Drawer
@@ -30,11 +31,13 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
     "base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
+_PRIVATE: Any = {"api_visibility": "private"}  # of events: none is offered to programs
 CSS = """
 .drawn img { image-rendering: pixelated; }
 .drawn .grid-wrap { padding-top: 2rem; }
 #gallery .grid-wrap { min-height: 8rem; max-height: 22rem; }
-#gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); }
+#gallery .grid-container { grid-template: none / repeat(auto-fill, minmax(5rem, 1fr)); grid-auto-rows: auto; }
+@media (max-width: 640px) { [id^=stage_] { height: auto !important; } }
 #picture img { width: 100%; height: 100%; object-fit: contain; }
 """
 
@@ -81,7 +84,7 @@ def make_app(drawer: Drawer, waiting: int) -> fastapi.FastAPI:
         app,
         page,
         path="/",
-        theme=gr.themes.Default(primary_hue="teal", font=sans, font_mono=mono),
+        theme=Default(primary_hue="teal", font=sans, font_mono=mono),
         css=CSS,
         footer_links=[],
         run_history=False,
@@ -214,7 +217,7 @@ def _results(drawer: Drawer) -> Results:
             for number in range(1, count + 1)
         ]
     gallery = gr.Gallery(
-        label="Drawn in this visit: choose one to see its settings",
+        label="Drawn so far: choose one",
         columns=8,
         fit_columns=False,
         allow_preview=False,
@@ -237,7 +240,7 @@ def _results(drawer: Drawer) -> Results:
 
 def _wire(visits: "_Visits", fields: Fields, results: Results, buttons: tuple[Any, Any]) -> None:
     draw, stop = buttons
-    single, private = fields.single, {"api_visibility": "private"}
+    single, private = fields.single, _PRIVATE
     seen = [results.chosen, results.settings, results.download, *results.uses]
     drawing = gr.on(
         [draw.click, single["prompt"].submit],

@@ -3,7 +3,7 @@
 import queue
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Drawer:
             yield stage, files
 
 
-def told_by(work: Callable[[Callable[[Any], None]], None]) -> Iterator[Any]:
+def told_by(work: Callable[[Callable[[Any], None]], None]) -> Generator[Any]:
     """Runs a function in a thread and yields what it tells by the function that it is given, while it runs.
 
     If the iterator is closed, telling raises `GivenUpError` in that thread.

@@ -68,7 +68,7 @@ class Form(NamedTuple):
         """Takes the fields one after the other, those of each stage last: all steps, then all scales."""
         single = len(cls._fields) - 2
         stages = (len(values) - single) // 2
-        return cls(*values[:single], values[single : single + stages], values[single + stages :])
+        return cls._make([*values[:single], values[single : single + stages], values[single + stages :]])
 
     def arguments(self, limits: VisitLimits) -> dict[str, Any]:
         """Returns the arguments of the pipeline's call, without the steps and the guidance.

@@ -153,6 +153,7 @@ def test_a_picture_is_redrawn_and_what_is_not_painted_stays(browser, address, tm
 
         canvas.scroll_into_view_if_needed()
         box = canvas.bounding_box()
+        assert box is not None
         page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.2)
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.2, steps=10)
