@@ -68,7 +68,7 @@ def test_from_a_picture_what_is_not_painted_stays(drawer, tmp_path):
         ({"num_images": 9}, "this demo allows 4 pictures at most"),
         ({"height": 18}, "3 stages of 2x2 patches need a multiple of 8"),
         ({"seed": None}, "seed = None: must be an integer"),
-        ({"steps": (1, 1)}, "3 stages"),
+        ({"steps": (1, 1)}, "there are steps for 2 stages"),
         ({"preset": "fastt"}, "no such preset. Did you mean 'fast'"),
     ],
 )
