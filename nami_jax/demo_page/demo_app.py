@@ -37,7 +37,9 @@ CSS = """
 .drawn .grid-wrap { padding-top: 2rem; }
 #gallery .grid-wrap { min-height: 8rem; max-height: 22rem; }
 #gallery .grid-container { grid-template: none / repeat(auto-fill, minmax(5rem, 1fr)); grid-auto-rows: auto; }
-@media (max-width: 640px) { [id^=stage_], [id^=stage_] .grid-wrap { height: auto !important; max-height: none !important; } }
+@media (max-width: 640px) {
+  [id^=stage_], [id^=stage_] .grid-wrap { height: auto !important; max-height: none !important; }
+}
 #picture img { width: 100%; height: 100%; object-fit: contain; }
 """
 
