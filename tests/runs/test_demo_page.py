@@ -196,9 +196,11 @@ def test_two_visitors_draw_at_once_and_who_stops_can_go_on(browser, address):
         assert not np.array_equal(pictures(one, "gallery")[0], pictures(other, "gallery")[0])
         fill(one, num_images=4)
         one.click("#draw")
+        wait_for_pictures(one, "stage_1", 4)
         one.click("#stop")
         fill(one, num_images=1)
-        draw(one)
+        one.click("#draw")
+        wait_for_pictures(one, "stage_3", 1)
 
 
 def test_on_a_phone_everything_is_as_wide_as_the_screen(browser, address):
