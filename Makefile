@@ -38,9 +38,10 @@ READY_PLAN := $(VENV)/.ready-plan
 READY_GPU_PLAN := $(VENV)/.ready-gpu-plan
 READY_NAMI1K := $(VENV)/.ready-nami1k
 READY_NOTEBOOKS := $(VENV)/.ready-notebooks
+READY_DEMO := $(VENV)/.ready-demo
 READY_DEV := $(VENV)/.ready-dev
 READY_DOCS := $(VENV)/.ready-docs
-READY_TEST := $(READY_DEV) $(READY_NAMI1K) $(READY_DOCS) $(READY_NOTEBOOKS) $(if $(findstring Linux x86_64,$(shell uname -sm)),$(READY_PLAN))
+READY_TEST := $(READY_DEV) $(READY_NAMI1K) $(READY_DEMO) $(READY_DOCS) $(READY_NOTEBOOKS) $(if $(findstring Linux x86_64,$(shell uname -sm)),$(READY_PLAN))
 READY_PARITY := $(VENV)/.ready-parity
 READY_LAUNCH := $(LAUNCH_VENV)/.ready
 TPU_COMPILER := $(VENV)/tpu_compiler
@@ -61,7 +62,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train sample styles prepare nami1k plan notebooks docs docs-serve test test-all parity gpu-check launch-check lint format bench lock clean
+.PHONY: help train sample demo styles prepare nami1k plan notebooks docs docs-serve test test-all parity gpu-check launch-check lint format bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -72,6 +73,9 @@ train: $(READY) $(if $(HAS_STYLES),$(READY_STYLES))  ## train CONFIG in WORKDIR,
 
 sample: $(READY)  ## draw PROMPT into OUT, with CHECKPOINT, the run of CONFIG or, before there is one, the model that comes along
 	$(BIN)/python -m nami_jax.sample $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --prompt "$$PROMPT" --out "$(OUT)" $(ARGS)
+
+demo: $(READY_DEMO)  ## draw with CHECKPOINT in the browser, at 127.0.0.1:8200; ARGS="--port=8300 --most_images=4"
+	$(BIN)/python -m nami_jax.demo $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(ARGS)
 
 styles: $(READY_STYLES)  ## install the emoji of emoji_captions/styles_*, by npm; `make train CONFIG=configs/styles.py` does so itself
 
@@ -117,7 +121,7 @@ gpu-check: $(READY_DEV) $(READY_GPU_PLAN)  ## compile a small run for GPUs that 
 launch-check: $(READY_LAUNCH)  ## parse the launchers' commands by xpk and SkyPilot, in an environment of their own
 	$(LAUNCH_VENV)/bin/python -m pytest tests/live/test_launch_live.py $(ARGS)
 
-lint: $(READY_DEV) $(READY_NAMI1K) $(READY_NOTEBOOKS)  ## check style (ruff) and types (pyright)
+lint: $(READY_DEV) $(READY_NAMI1K) $(READY_DEMO) $(READY_NOTEBOOKS)  ## check style (ruff) and types (pyright)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
@@ -131,7 +135,7 @@ bench: $(READY)  ## time sampling against the single-stage baseline, and the tra
 	$(BIN)/python -m benchmarks.train_step
 
 lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
-	@for extra in cuda tpu prepare styles nami1k notebooks dev docs; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load( \
+	@for extra in cuda tpu prepare styles nami1k demo notebooks dev docs; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load( \
 	  sys.stdin.buffer)["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra \
 	  < pyproject.toml > $(VENV)/$$extra.in; done
 	$(call resolve,$(VENV)/all.txt,--group weights --extra prepare pyproject.toml)
@@ -141,8 +145,9 @@ lock: $(READY_DEV)  ## resolve pyproject.toml again into requirements*.txt
 	$(call resolve,requirements-prepare.txt,$(VENV)/prepare.in -c requirements.txt)
 	$(call resolve,requirements-styles.txt,$(VENV)/styles.in)
 	$(call resolve,requirements-nami1k.txt,$(VENV)/nami1k.in -c requirements.txt -c requirements-prepare.txt)
+	$(call resolve,requirements-demo.txt,$(VENV)/demo.in -c requirements.txt -c requirements-prepare.txt -c requirements-nami1k.txt)
 	$(call resolve,requirements-dev.txt,$(VENV)/dev.in -c requirements.txt -c requirements-prepare.txt \
-	  -c requirements-styles.txt -c requirements-nami1k.txt)
+	  -c requirements-styles.txt -c requirements-nami1k.txt -c requirements-demo.txt)
 	$(call resolve,requirements-docs.txt,$(VENV)/docs.in -c requirements.txt -c requirements-prepare.txt -c requirements-dev.txt)
 	$(call resolve,requirements-notebooks.txt,$(VENV)/notebooks.in -c requirements.txt -c requirements-prepare.txt \
 	  -c requirements-nami1k.txt -c requirements-dev.txt -c requirements-docs.txt)
@@ -203,6 +208,10 @@ $(READY_STYLES): $(READY) requirements-styles.txt package.json package-lock.json
 
 $(READY_NAMI1K): $(READY) requirements-nami1k.txt
 	@$(INSTALL) --no-deps -r requirements-nami1k.txt
+	@touch $@
+
+$(READY_DEMO): $(READY) requirements-demo.txt
+	@$(INSTALL) --no-deps -r requirements-demo.txt
 	@touch $@
 
 # Apart from the other packages: where jax finds libtpu, it looks for a TPU at every start.

@@ -10,7 +10,6 @@ With --image it begins from a picture: redrawn from --strength on, filled in whe
 --edit_from says it shows to the prompt.
 """
 
-import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -123,8 +122,9 @@ def load_adapters(pipe: "NamiPipeline", paths: Sequence[str], scales: Sequence[f
 def draw(pipe: "NamiPipeline", args: flags.FlagValues, given: Mapping[str, Any]) -> None:
     """Draws what the flags ask for, with the sampler's settings in `given`, and saves it."""
     from nami_jax.files.output_folder import output_folder
+    from nami_jax.sampling.picture_settings import about_pictures
 
-    settings = dataclasses.asdict(pipe.settings(args.preset, **given))
+    settings = pipe.settings(args.preset, **given)
     texts = preset_prompt(args.preset) if args.preset_prompt else PresetPrompt()
     negative = texts.negative if args.negative_prompt is None else args.negative_prompt
     if texts.suffix:
@@ -134,11 +134,11 @@ def draw(pipe: "NamiPipeline", args: flags.FlagValues, given: Mapping[str, Any])
         )
     asked: dict[str, Any] = {name: args[name].value for name in PASSED_ON}
     asked |= {"edit": args.edit_from, "negative_prompt": negative}
-    about = {**settings, **asked, "prompt_suffix": texts.suffix, "checkpoint": pipe.source, "loras": pipe.loras}
+    about = about_pictures(pipe, settings, asked)
     wanted = in_a_style(args.prompt) if args["checkpoint"].using_default_value else args.prompt
     prompts, out = [prompt for prompt in wanted for _ in range(args.num_images)], Path(args.out)
     with output_folder(out, field="out"):
-        drawn = pipe(wanted, **settings, **asked, progress=True, return_stages=args.stages)
+        drawn = pipe(wanted, **settings.to_dict(), **asked, progress=True, return_stages=args.stages)
         save_pictures(drawn[-1] if args.stages else drawn, prompts, out, about, args.overwrite)
         if args.stages:
             save_stages(drawn, prompts, out, args.seed)

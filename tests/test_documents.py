@@ -54,6 +54,7 @@ RUN_BY = {
     r"python -m nami_jax.sample .*--(image|lora)": "tests/sampling/test_pipeline.py",
     r"python -m nami_jax.sample .*--sequence": "tests/sampling/test_sampler.py",
     r"python -m nami_jax.sample": "tests/sampling/test_pipeline.py",
+    r"(make demo|python -m nami_jax.demo)": "tests/test_demo.py",
     r"python -m nami_jax.evaluate": "tests/test_evaluate.py",
     r"python -m nami_jax.parity": "tests/test_parity.py",
     r"python -m nami_jax.convert": "tests/test_convert.py",

@@ -15,7 +15,7 @@ PACKAGE = "nami_jax"
 # A folder may import those before it, never those behind it. Files at the top are commands: they import any folder.
 FOLDERS = (
     "config terminal files flow models parallel weights text autoencoder checkpoints monitoring data release sampling "
-    "evaluation training preparation planning host_checks nami1k"
+    "evaluation training preparation planning host_checks serving nami1k demo_page"
 ).split()
 APART = {"flow", "models"}  # neither imports the other
 PUBLIC_API = {"nami_jax.sampling.pipeline"}  # what a user calls by keyword

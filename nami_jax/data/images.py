@@ -1,9 +1,11 @@
 """Image bytes to arrays, and arrays to the stages' sizes."""
 
+import contextlib
 import io
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 
 import einops
 import numpy as np
@@ -71,18 +73,32 @@ def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         BrokenImageError: the bytes are not a complete image, or it is too large.
     """
+    with _opened(encoded, FORMATS, max_pixels) as image:
+        if image.mode in ("I", "F"):
+            raise BrokenImageError("unreadable image", f"mode {image.mode}: its white level is unknown")
+        return on_white(ImageOps.exif_transpose(image))
+
+
+def png_texts(encoded: bytes) -> dict[str, str]:
+    """Returns the texts in a PNG's metadata by name; raises `BrokenImageError` if it is no complete PNG."""
+    with _opened(encoded, ("PNG",), MAX_PIXELS) as image:
+        image.load()  # texts may stand behind the pixels
+        return {str(name): str(text) for name, text in image.info.items() if isinstance(text, str)}
+
+
+@contextlib.contextmanager
+def _opened(encoded: bytes, formats: tuple[str, ...], max_pixels: int) -> Iterator[Image.Image]:
+    """Opens an image; what Pillow raises meanwhile, and too large a size, become `BrokenImageError`."""
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(encoded), formats=formats) as image:
             if math.prod(image.size) > max_pixels:
                 size = "x".join(map(str, image.size))
                 raise BrokenImageError("decompression bomb", f"{size} pixels, at most {max_pixels} pixels are allowed")
-            if image.mode in ("I", "F"):
-                raise BrokenImageError("unreadable image", f"mode {image.mode}: its white level is unknown")
-            return on_white(ImageOps.exif_transpose(image))
+            yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the latter if it is an error
         raise BrokenImageError("decompression bomb", str(error)) from error
     except UnidentifiedImageError as error:  # whose text names the object, which no two runs have in one place
-        raise BrokenImageError("unreadable image", f"is none of {', '.join(FORMATS)}, or damaged") from error
+        raise BrokenImageError("unreadable image", f"is none of {', '.join(formats)}, or damaged") from error
     except _UNREADABLE as error:
         raise BrokenImageError("unreadable image", f"{type(error).__name__}: {error}") from error
 

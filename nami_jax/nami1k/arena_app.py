@@ -24,7 +24,6 @@ from starlette.routing import Route
 
 from nami_jax.files.disk import is_full
 from nami_jax.nami1k.allowances import Allowances
-from nami_jax.nami1k.guarding import SecurityHeaders
 from nami_jax.nami1k.pairing import Pairing, rebuilt
 from nami_jax.nami1k.picture_files import noised
 from nami_jax.nami1k.picture_folders import PictureFolder
@@ -32,6 +31,7 @@ from nami_jax.nami1k.prompt_set import PromptSet
 from nami_jax.nami1k.questions import AXES, Answer, Axis
 from nami_jax.nami1k.showings import SIDES, Assignment
 from nami_jax.nami1k.votes_file import Rater, Vote, VoteConflictError, VotesFile
+from nami_jax.serving.guarding import SecurityHeaders
 
 PAGES = Path(__file__).with_name("pages")
 KINDS_OF_PAGE = {"arena.css": "text/css", "arena.js": "text/javascript", "arena.svg": "image/svg+xml"}

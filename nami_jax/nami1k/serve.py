@@ -8,13 +8,10 @@ server at a time writes a votes file. Put a web server with HTTPS before it if r
 import contextlib
 import os
 import secrets
-import signal
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import uvicorn
 from absl import flags
 
 from nami_jax.config import ConfigError, require
@@ -22,6 +19,7 @@ from nami_jax.nami1k.arena_app import Arena, make_app
 from nami_jax.nami1k.picture_folders import read_folders
 from nami_jax.nami1k.prompt_set import read_prompts
 from nami_jax.nami1k.votes_file import VotesFile, open_votes
+from nami_jax.serving.listening import address_of, listen, serve
 
 
 def define_flags() -> None:
@@ -46,8 +44,8 @@ def main(argv: list[str]) -> None:
     folders = read_folders(args.images, [prompt.id for prompt in prompts.prompts])
     models = {folder.name: folder.digest for folder in folders}
     with contextlib.closing(open_votes(Path(args.votes), prompts.digest, models)) as votes:
-        listening = _listen(args.host, args.port)
-        address = args.address or f"http://{_host(args.host)}:{listening.getsockname()[1]}"
+        listening = listen(args.host, args.port)
+        address = args.address or address_of(args.host, listening)
         _give_links(votes, args.raters, args.renew, address.rstrip("/"))
         arena = Arena(votes, prompts, folders, args.votes_each)
         pairs = len(folders) * (len(folders) - 1) // 2 * len(prompts.prompts)
@@ -55,20 +53,7 @@ def main(argv: list[str]) -> None:
             f"{len(folders)} models, {len(prompts.prompts)} prompts: {pairs} pairs. Serving on {address}",
             flush=True,
         )
-        _serve(arena, args.votes_per_minute, listening)
-
-
-def _host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = f"cannot be listened on: {error.strerror}"
-        raise ConfigError(f"--host = {host!r}, --port = {port}: {reason}. Set another port, or --port=0.") from error
+        serve(make_app(arena, args.votes_per_minute), listening)
 
 
 def _give_links(votes: VotesFile, count: int, renew: Sequence[str], address: str) -> None:
@@ -100,24 +85,3 @@ def _give_links(votes: VotesFile, count: int, renew: Sequence[str], address: str
     if sys.stdout.isatty():  # a log keeps no token
         print(*links, sep="\n")
     print(f"Raters: {len(people) + len(links) - len(renew)}. Their links are in {path}, which only you can read.")
-
-
-def _serve(arena: Arena, votes_per_minute: float, listening: socket.socket) -> None:
-    config = uvicorn.Config(
-        make_app(arena, votes_per_minute),
-        log_level="warning",
-        access_log=False,  # addresses hold tokens
-        server_header=False,
-        http="h11",
-        ws="none",
-        lifespan="off",
-        limit_concurrency=500,
-        backlog=500,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=5,
-        h11_max_incomplete_event_size=16 * 1024,
-    )
-    # uvicorn stops in order, and then sends itself the signal again: nothing would close the votes file.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])

@@ -17,7 +17,9 @@ from nami_jax.sampling.stage_programs import Networks, estimate_clean
 from nami_jax.text.encoders import TextStates
 
 Decode = Callable[[np.ndarray], np.ndarray]  # latents (B, h, w, C) -> pixels (B, H, W, 3) in [-1, 1]
-Batch = tuple[np.ndarray, list[np.ndarray]]  # of which prompt each picture is (B,), and the latents of its stages
+Stages = Iterator[tuple[int, np.ndarray]]  # stage numbers, from 1 on, and the clean latents that they end in
+Batch = tuple[np.ndarray, Stages]  # of which prompt each picture is (B,), and the latents of its stages
+OnStage = Callable[[int, Any], Any]  # the number of a stage, from 1 on, and what it ended in, as a call returns it
 
 
 class Drawing(NamedTuple):
@@ -37,17 +39,18 @@ class Drawing(NamedTuple):
     size: tuple[int, int]
     watching: Watching
 
-    def batches(self, texts: Texts, source: Source | None, draw: DrawConfig) -> Iterator[Batch]:
+    def batches(self, texts: Texts, source: Source | None, draw: DrawConfig, every: bool) -> Iterator[Batch]:
         """Draws all pictures of a call.
 
         Args:
             texts: states of P prompts.
             source: P known pictures, or one; None: there are none.
             draw: what is asked for.
+            every: whether earlier stages are wanted as well.
 
         Yields:
-            (B,) of which prompt each picture is, and the clean latents (B, h_k, w_k, C) of every stage that is run,
-            coarsest first; of the last one alone without `return_stages`.
+            (B,) of which prompt each picture is, and, as they are drawn, the clean latents (B, h_k, w_k, C) of every
+            stage that is run, coarsest first; of the last one alone unless `every`.
         """
         prompts = np.repeat(np.arange(len(texts.prompts.pooled)), draw.num_images)
         numbers = np.tile(np.arange(draw.num_images), len(texts.prompts.pooled))
@@ -60,30 +63,43 @@ class Drawing(NamedTuple):
                 _of(texts.negatives, which),
                 None if texts.edited is None else _of(texts.edited, which),
             )
-            stages = self._stages(chosen, request, draw.return_stages)
-            yield which[:count], [latents[:count] for latents in stages]
+            stages = self._stages(chosen, request, every)
+            yield which[:count], ((number, latents[:count]) for number, latents in stages)
 
-    def _stages(self, texts: Texts, request: Request, every: bool) -> list[np.ndarray]:
+    def _stages(self, texts: Texts, request: Request, every: bool) -> Stages:
         arguments = self.networks, texts.prompts, texts.negatives, self.settings, request
+        last = len(self.sampler.stages)
         if texts.edited is not None:
-            stages = edited_stages(self.sampler, self.networks, texts, self.settings, request, self.watching)
-            return stages if every else stages[-1:]
-        if not every:
-            return [self.sampler(*arguments, self.watching)]
-        ends = self.sampler.stage_ends(*arguments, self.watching)
-        stages, white = self.sampler.stages[-len(ends) :], self.networks.transition.needs_noise
-        clean = [estimate_clean((stage, white, self.sampler.layout), x) for stage, x in zip(stages, ends, strict=True)]
-        return [self.sampler.fetched(latents, len(request.numbers)) for latents in clean]
+            for stage, latents in edited_stages(
+                self.sampler, self.networks, texts, self.settings, request, self.watching
+            ):
+                if every or stage.number == last:
+                    yield stage.number, latents
+        elif not every:
+            yield last, self.sampler(*arguments, self.watching)
+        else:
+            white = self.networks.transition.needs_noise
+            for stage, end in self.sampler.stage_ends(*arguments, self.watching):
+                clean = estimate_clean((stage, white, self.sampler.layout), end)
+                yield stage.number, self.sampler.fetched(clean, len(request.numbers))
 
 
 def _of(states: TextStates, which: np.ndarray) -> TextStates:
     return states if len(states.pooled) == 1 else rows(states, which)
 
 
-def finish(batches: Iterable[Batch], sources: SourcePictures | None, decode: Decode, draw: DrawConfig) -> Any:
+def finish(
+    batches: Iterable[Batch], sources: SourcePictures | None, decode: Decode, draw: DrawConfig, told: OnStage | None
+) -> Any:
     """Turns latents into what a call returns, batch by batch: see `NamiPipeline.__call__`."""
 
-    def finished(latents: np.ndarray, which: np.ndarray) -> Any:
+    def finished(number: int, latents: np.ndarray, which: np.ndarray) -> Any:
+        pictures = in_form(latents, which)
+        if told is not None:
+            told(number, pictures)
+        return pictures
+
+    def in_form(latents: np.ndarray, which: np.ndarray) -> Any:
         if draw.output_type == "latent":
             return latents
         pixels = decode(latents)
@@ -91,13 +107,13 @@ def finish(batches: Iterable[Batch], sources: SourcePictures | None, decode: Dec
             pixels = sources.keep(pixels, which)
         return to_images(pixels) if draw.output_type == "pil" else np.clip((pixels + np.float32(1)) / 2, 0, 1)
 
-    parts = [[finished(latents, which) for latents in stages] for which, stages in batches]
+    parts = [[finished(*stage, which) for stage in stages] for which, stages in batches]
     join = np.concatenate if draw.output_type != "pil" else lambda lists: list(itertools.chain.from_iterable(lists))
     stages = [join(each) for each in zip(*parts, strict=True)]
     return stages if draw.return_stages else stages[-1]
 
 
-def require_together(image: Any, needing: dict[str, Any], callback: Any) -> None:
+def require_together(image: Any, needing: dict[str, Any], on_step: Any, on_stage: Any) -> None:
     """Raises `ConfigError` if what changes a picture is given without one, or a callback that would not be called."""
     for name, value in needing.items():
         require(
@@ -107,17 +123,21 @@ def require_together(image: Any, needing: dict[str, Any], callback: Any) -> None
             rule="needs a picture to begin from",
             remedy="Pass image as well",
         )
+    for name, callback, arguments in (
+        ("callback_on_step_end", on_step, "(pipe, step, timestep, callback_kwargs)"),
+        ("callback_on_stage_end", on_stage, "(pipe, stage, pictures)"),
+    ):
+        require(
+            callback is None or callable(callback),
+            field=name,
+            value=callback,
+            rule="must be a function",
+            remedy=f"Pass one of {arguments}",
+        )
     require(
-        callback is None or callable(callback),
+        on_step is None or needing["edit"] is None,
         field="callback_on_step_end",
-        value=callback,
-        rule="must be a function",
-        remedy="Pass one of (pipe, step, timestep, callback_kwargs)",
-    )
-    require(
-        callback is None or needing["edit"] is None,
-        field="callback_on_step_end",
-        value=callback,
+        value=on_step,
         rule="is not called while a picture is edited: a stage of that is one program",
         remedy="Leave it out, or leave out edit",
     )

@@ -6,6 +6,7 @@ of the path is drawn anew for each step. Between stages the edit makes the jump 
 path ends in the picture itself, it is added to that.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -55,7 +56,7 @@ class Edited(NamedTuple):
 
 def edited_stages(
     sampler: Sampler, networks: Networks, texts: Texts, sample: SampleConfig, request: Request, watching: Watching
-) -> list[np.ndarray]:
+) -> Iterator[tuple[Stage, np.ndarray]]:
     """Edits pictures.
 
     Args:
@@ -66,8 +67,8 @@ def edited_stages(
         request: sizes, noise and, as its source, the pictures.
         watching: its bar moves at the end of each stage.
 
-    Returns:
-        Clean latents (B, H_k, W_k, C) float32 at the end of each stage that is run, coarsest first.
+    Yields:
+        Each stage that is run, coarsest first, and the clean latents (B, H_k, W_k, C) float32 at its end.
     """
     assert request.source is not None, "an edit has a picture"
     assert texts.edited is not None, "and its text"
@@ -76,8 +77,7 @@ def edited_stages(
     shown, _ = sampler.filled(texts.edited, texts.negatives, request)
     source = filled.source
     assert source is not None, "as before"
-    delta, stages = None, []
-    plans = sampler.plans(sample, request.source.begin)
+    delta, plans = None, sampler.plans(sample, request.source.begin)
     total = sum(len(plan.program.guided) for plan in plans)
     with progress_bar(total=total, desc="editing", unit="step", disable=not watching.progress) as bar:
         for plan in plans:
@@ -89,9 +89,8 @@ def edited_stages(
             scales = np.float32(plan.scale), np.float32(sample.guidance_rescale)
             guidances = Guidance(shown, *scales), Guidance(target, *scales)
             delta = edit_stage(EditProgram(plan.program, before), networks, delta, edited, guidances, plan.grid)
-            stages.append(sampler.fetched(apply_edit((stage, sampler.layout), levels, delta), count))
             bar.update(len(plan.program.guided))
-    return stages
+            yield stage, sampler.fetched(apply_edit((stage, sampler.layout), levels, delta), count)
 
 
 @BoundedJit

@@ -27,6 +27,8 @@ from nami_jax.text.encoders import TextStates
 
 # (pipeline, number of the step, 1000 times the global time, {"latents": ...}) -> such a mapping, or None.
 Callback = Callable[[Any, int, float, dict[str, Any]], Any]
+# (pipeline, number of the stage, from 1 on, its pictures).
+StageCallback = Callable[[Any, int, Any], Any]
 
 
 class NamiPipeline(LoadedModel):
@@ -60,6 +62,7 @@ class NamiPipeline(LoadedModel):
         output_type: str = "pil",
         return_stages: bool = False,
         callback_on_step_end: Callback | None = None,
+        callback_on_stage_end: StageCallback | None = None,
         progress: bool = False,
         **sample: Unpack[SampleChanges],
     ) -> Any:
@@ -98,6 +101,8 @@ class NamiPipeline(LoadedModel):
             callback_on_step_end: called after each step with the pipeline, the step's number from 0 on, 1000 times the
                 global time where it ended, and {"latents": those of the batch}; latents in the mapping that it returns
                 take their place. Steps are then programs of their own; what it raises ends the call.
+            callback_on_stage_end: called after each stage with the pipeline, the stage's number from 1 on and a batch's
+                pictures of that stage, as `return_stages` has them; what it raises ends the call.
             progress: show bars; that over the steps moves at the end of each stage, with a callback after each step.
             **sample: fields of `SampleConfig` in place of the preset's or the model's: `steps` per stage,
                 `guidance_scale` (one number, or one per stage; 1 or less means no guidance, at half the cost),
@@ -122,7 +127,8 @@ class NamiPipeline(LoadedModel):
         given = GivenStates(prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds, negative_pooled_prompt_embeds)
         added = preset_texts(preset) if draw.preset_prompt else PresetPrompt()
         wanted = read_texts(prompts, negative_prompt, edit, given, added, self.cfg.model)
-        require_together(image, {"strength": strength, "mask": mask, "edit": edit}, callback_on_step_end)
+        needing = {"strength": strength, "mask": mask, "edit": edit}
+        require_together(image, needing, callback_on_step_end, callback_on_stage_end)
         sources = None if image is None else read_sources(image, mask, strength, wanted.count, size)
         self.sampler.plans(settings, 1.0 if sources is None else sources.strength)  # some step is to be done
         on_step = callback_on_step_end and functools.partial(_on_step, self, callback_on_step_end)
@@ -130,7 +136,9 @@ class NamiPipeline(LoadedModel):
         drawing = Drawing(self.sampler, Networks(self.model, transition), settings, self._latents_size(*size), watching)
         source = None if sources is None else sources.latents(self.autoencoder)
         texts = wanted.encoded(self.encode)
-        return finish(drawing.batches(texts, source, draw), sources, self.pixels, draw)
+        told = callback_on_stage_end and functools.partial(callback_on_stage_end, self)
+        batches = drawing.batches(texts, source, draw, draw.return_stages or told is not None)
+        return finish(batches, sources, self.pixels, draw, told)
 
     def settings(self, preset: str | None = None, **given: Any) -> SampleConfig:
         """Returns the sampler's settings: the preset's, or the model's own, with those in `given` that are not None.

@@ -128,7 +128,7 @@ class Sampler:
             ConfigError: a side that the stages, the patches or the bridge do not support, steps of the wrong length, or
                 initial latents of another shape.
         """
-        *_, final = self.stage_ends(networks, text, negative, sample, request, watching)
+        *_, (_, final) = self.stage_ends(networks, text, negative, sample, request, watching)
         return self.fetched(final.x, len(request.numbers))
 
     def stage_ends(
@@ -139,19 +139,18 @@ class Sampler:
         sample: SampleConfig,
         request: Request,
         watching: Watching = UNWATCHED,
-    ) -> list[Moving]:
-        """Samples as a call does, and returns where each stage that was run ended, of the filled batch, on devices."""
+    ) -> Iterator[tuple[Stage, Moving]]:
+        """Samples as a call does, and yields each stage and where it ended, of the filled batch, on devices."""
         states, filled = self.filled(text, negative, request)
         plans = self.plans(sample, 1.0 if request.source is None else request.source.begin)
-        total, ends = sum(len(plan.grid.times) - 1 for plan in plans), []
+        total = sum(len(plan.grid.times) - 1 for plan in plans)
         with progress_bar(total=total, desc="sampling", unit="step", disable=not watching.progress) as bar:
             by_stage = self.by_stage(networks, states, sample, filled, watching.hook(bar))
             for plan, end in zip(plans, by_stage, strict=True):
-                ends.append(end)
                 if watching.progress and watching.on_step is None:
                     end.x.block_until_ready()
                     bar.update(len(plan.grid.times) - 1)
-        return ends
+                yield plan.program.stage, end
 
     def filled(
         self, text: tuple[Any, Any], negative: tuple[Any, Any], request: Request

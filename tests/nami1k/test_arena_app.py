@@ -8,8 +8,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from nami_jax.nami1k.arena_app import PAGES, Arena, make_app
-from nami_jax.nami1k.guarding import HEADERS
 from nami_jax.nami1k.prompt_set import PromptSet
+from nami_jax.serving.guarding import HEADERS, POLICY
 from tests.support.arena import ANSWERS, Files
 
 
@@ -190,8 +190,9 @@ def test_every_answer_has_the_security_headers(arena):
     for path in ("/", "/pages/arena.js", "/api/tasks", f"/image/{name}/left", "/nothing", "/r/wrong"):
         headers = client.get(path, follow_redirects=False).headers
         assert {name: headers.get(name) for name in HEADERS} == HEADERS, path
-    assert "default-src 'none'" in HEADERS["Content-Security-Policy"]
-    assert "unsafe" not in HEADERS["Content-Security-Policy"]
+        assert headers["Content-Security-Policy"] == POLICY, path
+    assert "default-src 'none'" in POLICY
+    assert "unsafe" not in POLICY
 
 
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(arena):

@@ -2,29 +2,15 @@
 
 import contextlib
 import re
-import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from nami_jax.nami1k.ballots import BOTH_BAD, LEFT, RIGHT, TIE, read_ballots
 from nami_jax.nami1k.prompt_set import read_prompts
 from tests.support.arena import Files
+from tests.support.browser import MARKS, PHONE, WIDE, watched_page
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium"),
-]
-WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+pytestmark = MARKS
 
 
 @pytest.fixture
@@ -36,18 +22,11 @@ def files(tmp_path):
 
 @contextlib.contextmanager
 def opened(browser, address, link, size=WIDE, allowed=(), **options):
-    """Opens a rater's page; at the end nothing may have failed on it, and no other server been asked."""
-    context = browser.new_context(viewport=size, locale="en-US", **options)
-    page, faults, asked = context.new_page(), [], []
-    page.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(address + link)
-    page.wait_for_selector("#guide[open]")
-    yield page
-    context.close()
-    assert [fault for fault in faults if not any(word in fault for word in allowed)] == []
-    assert all(url.startswith(address + "/") for url in asked)
+    """Opens a rater's page, whose link is asked for once."""
+    with watched_page(browser, address, size, allowed, **options) as (page, asked):
+        page.goto(address + link)
+        page.wait_for_selector("#guide[open]")
+        yield page
     assert [url for url in asked if "/r/" in url] == [address + link]
 
 

@@ -65,6 +65,7 @@ def test_states_draw_what_their_texts_draw_and_ask_for_no_encoder(pipe):
         ({"mask": np.ones((16, 16))}, r"mask = .* needs a picture"),
         ({"edit": "red"}, r"edit = 'red': needs a picture"),
         ({"callback_on_step_end": 3}, r"callback_on_step_end = 3: must be a function"),
+        ({"callback_on_stage_end": 3}, r"callback_on_stage_end = 3: must be a function"),
         ({"stepz": 3}, r"sample\.stepz: no such config field\. Did you mean 'steps'"),
     ],
 )  # fmt: skip
@@ -119,6 +120,31 @@ def test_a_callback_compiles_its_own_programs_once_and_leaves_those_without_alon
         pipe(**states(), callback_on_step_end=lambda *_: None, seed=1)
     assert not compiled
     assert len(run_stage) == kept
+
+
+@pytest.mark.parametrize("source", [{}, {"image": np.ones((16, 16, 3)), "strength": 0.7}])
+def test_each_stage_is_told_when_it_is_done_and_no_other_is_begun_if_that_fails(pipe, source):
+    told = []
+
+    def callback(of, stage, pictures):
+        assert of is pipe
+        told.append((stage, pictures))
+
+    found = pipe(**states(), **source, callback_on_stage_end=callback, output_type="latent")
+    stages = pipe(**states(), **source, return_stages=True, output_type="latent")
+    assert [stage for stage, _ in told] == [1, 2, 3][-len(stages) :]
+    for (_, pictures), stage in zip(told, stages, strict=True):
+        np.testing.assert_array_equal(pictures, stage)
+    np.testing.assert_array_equal(found, told[-1][1])
+    before = len(told)
+
+    def fail(of, stage, pictures):
+        told.append((stage, pictures))
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        pipe(**states(), **source, callback_on_stage_end=fail)
+    assert len(told) == before + 1
 
 
 def test_a_bar_counts_steps(pipe, capfd):

@@ -32,7 +32,8 @@ def edit():
         picked = [TextStates(x.embeds[some], x.pooled[some]) for x in (wanted, shown)]
         networks = Networks(pipe.model, Renoise())
         chosen = Texts(picked[0], texts()[1], picked[1])
-        return edited_stages(pipe.sampler, networks, chosen, pipe.settings(), request, UNWATCHED)
+        edited = edited_stages(pipe.sampler, networks, chosen, pipe.settings(), request, UNWATCHED)
+        return [latents for _, latents in edited]
 
     return run
 

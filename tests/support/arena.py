@@ -1,12 +1,7 @@
 """A small arena: prompts, pictures of models, and its server as a process of its own."""
 
 import json
-import os
-import re
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +15,8 @@ from nami_jax.nami1k.picture_folders import read_folders
 from nami_jax.nami1k.prompt_set import read_prompts
 from nami_jax.nami1k.questions import AXES, Answer, Axis
 from nami_jax.nami1k.votes_file import open_votes
-from tests.support.paths import ROOT
+from tests.support.servers import Server
 
-SERVING = re.compile(r"Serving on (http://[\w.]+:(\d+))")
 ANSWERS: dict[Axis, Answer] = dict.fromkeys(AXES, "left")
 
 
@@ -52,14 +46,14 @@ def write_pictures(folder: Path, prompts: Path, side: int = 16) -> Path:
     return folder
 
 
-class Files:
+class Files(Server):
     """Prompts and the pictures of models A, B, ... in a folder; a server of them is started and stopped by hand."""
 
     def __init__(self, folder: Path, prompts: int = 12, models: int = 2):
+        super().__init__(folder / "log.txt")
         self.prompts = write_prompts(folder / "prompts.jsonl", prompts)
         self.images = [write_pictures(folder / name, self.prompts, 16 + i) for i, name in enumerate("ABCD"[:models])]
-        self.votes, self.log = folder / "votes.db", folder / "log.txt"
-        self.process: subprocess.Popen | None = None
+        self.votes = folder / "votes.db"
 
     def arena(self, votes_each: int = 200) -> Arena:
         prompts = read_prompts(self.prompts)
@@ -74,21 +68,7 @@ class Files:
 
     def start(self, *flags: Any, within: Callable[[list[str]], list[str]] = list) -> str:
         """Starts the server, waits until it serves, and returns its address; `within` changes the command."""
-        before = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(within(self.command(*flags)), stdout=log, stderr=log, cwd=ROOT)
-        while True:
-            ended, said = self.process.poll() is not None, self.log.read_text()[before:]
-            if found := SERVING.search(said):
-                return found[1]
-            assert not ended, said
-            time.sleep(0.02)
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        if self.process is not None:
-            os.kill(self.process.pid, how)
-            self.process.wait()
-            self.process = None
+        return self.start_command(within(self.command(*flags)))
 
     def links(self) -> dict[str, str]:
         """Returns the path of each rater's newest link by name."""

@@ -1,6 +1,7 @@
 """A pipeline around a small network with random weights, and states of prompts for it: no training, no text encoder."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,3 +40,10 @@ def states(count: int = 1, seed: int = 0, tokens: int = 5) -> dict[str, Any]:
         "prompt_embeds": embeds[:count], "pooled_prompt_embeds": pooled[:count],
         "negative_prompt_embeds": embeds[count:], "negative_pooled_prompt_embeds": pooled[count:],
     }  # fmt: skip
+
+
+def small_model(folder: Path) -> Path:
+    """Writes such a pipeline, for the states of MiniLM, to a folder that `from_pretrained` and commands read."""
+    sizes = dataclasses.replace(small_pipeline().cfg.model, text_dim=384, pooled_dim=384)
+    small_pipeline(model=sizes).save_pretrained(folder)
+    return folder

@@ -22,6 +22,7 @@ print("modules", *sys.modules)
 FLAGS = {
     "train": "--initialization_timeout: seconds to wait for all processes to join (default: '300')",
     "sample": "--out: folder for the PNGs (default: 'out')",
+    "demo": "--most_steps: steps of a stage, at most (default: '50')",
     "evaluate": "--references: real pictures of a split that are compared with, at most (default: '10000')",
     "prepare": "--batch_size: images that the autoencoder encodes at once (default: '16')",
     "plan": "--mfu: share of the chips' peak rate that the run is assumed to reach, in (0, 1] (default: '0.4')",
@@ -57,7 +58,7 @@ def test_help_lists_the_command_s_own_flags_without_importing_jax(command):
     for flag in ("--[no]version", "--[no]help") + (("--config:",) if command in ("train", "plan", "prepare") else ()):
         assert flag in text
     assert "absl" in modules
-    assert not {"jax", "flax", "orbax", "numpy", "PIL", "safetensors", "apache_beam"} & set(modules)
+    assert not {"jax", "flax", "orbax", "numpy", "PIL", "safetensors", "apache_beam", "gradio"} & set(modules)
 
 
 @pytest.mark.parametrize("command", ["train", "parity"])
@@ -74,6 +75,7 @@ def test_version_is_that_of_the_package(command):
         ("preflight", ["stray", "--config=emoji_tiny"], f"stray: {STRAY} {FIELDS}"),
         ("sample", ["--checkpoint=c", "--prompt=red", "apple"], f"apple: {STRAY} Pass prompts with --prompt."),
         ("convert", ["--from=a", "b", "--to=c"], f"b: {STRAY} Pass folders with --from and --to."),
+        ("demo", ["emoji"], f"emoji: {STRAY} Pass a model with --checkpoint."),
         ("parity", ["a", "b"], f"b: {STRAY} Pass one folder."),
         ("parity", [], "the folder is missing. Pass one, e.g. tests/golden/nami_tiny."),
         ("sample", ["--promt=x"], "Unknown command line flag 'promt'. Did you mean: prompt ? --help lists the flags."),

@@ -6,12 +6,11 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-POLICY = (
+POLICY = (  # for pages that keep scripts and styles in files of their own
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
-    "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
@@ -22,11 +21,11 @@ HEADERS = {
 
 
 class SecurityHeaders:
-    """Adds `HEADERS` to what an application answers, and `Cache-Control: no-store` unless it says otherwise."""
+    """Adds `HEADERS` and a policy to each answer, and `Cache-Control: no-store` unless it says otherwise."""
 
-    def __init__(self, app: ASGIApp):
-        """Takes the application."""
-        self._app = app
+    def __init__(self, app: ASGIApp, policy: str = POLICY):
+        """Takes the application, and what its pages may load and run (Content-Security-Policy)."""
+        self._app, self._headers = app, HEADERS | {"Content-Security-Policy": policy}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -34,7 +33,7 @@ class SecurityHeaders:
         async def guarded(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self._headers.items():
                     headers[name] = value
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)

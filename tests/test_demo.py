@@ -1,0 +1,65 @@
+"""The command `demo` as a user runs it: what it refuses, and how it ends."""
+
+import importlib.util
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from nami_jax import demo
+from nami_jax.serving.listening import listen
+from tests.support.demo import Demo
+from tests.support.paths import ROOT
+
+
+def failure(*flags: str) -> str:
+    command = [sys.executable, "-m", "nami_jax.demo", *flags]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 1
+    assert len(run.stderr.splitlines()) == 1, run.stderr
+    return run.stderr
+
+
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded():
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        assert f"--port = {port}: cannot be listened on" in failure("--checkpoint=nowhere", f"--port={port}")
+
+
+def test_without_gradio_it_says_how_to_install_it(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else found(name))
+    with pytest.raises(SystemExit, match="gradio is not installed"):
+        demo.main([])
+
+
+def test_a_model_that_is_not_there_is_said(tmp_path):
+    assert str(tmp_path / "nowhere") in failure(f"--checkpoint={tmp_path / 'nowhere'}", "--port=0")
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Demo(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_this_computer_alone_and_ends_in_order_leaving_nothing(server, how):
+    address = server.start("--port=0")
+    assert address.startswith("http://127.0.0.1:")
+    answer = httpx.get(address)
+    assert answer.status_code == 200
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert httpx.get(f"{address}/docs").status_code == 404
+    assert httpx.get(f"{address}/gradio_api/info").json()["named_endpoints"] == {}
+    assert list(server.temporary.glob("nami-demo-*"))
+    began = time.monotonic()
+    assert server.stop(how) == 0
+    assert time.monotonic() - began < 60
+    assert list(server.temporary.iterdir()) == []
+    assert "Traceback" not in server.log.read_text()
