@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import app, flags
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from scipy.stats import t
 
@@ -153,7 +154,8 @@ def draw_curves(records: Records, seconds: Mapping[str, Sequence[float]], path: 
         axis.spines[:].set_color(GREY)
         axis.spines[["top", "right"]].set_visible(False)
         axis.patch.set_alpha(0)
-    figure.savefig(path, transparent=True)
+    with rc_context({"svg.hashsalt": path.name}):  # the same records, the same file
+        figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
 def minutes(record: Mapping[str, Any], seconds: Sequence[float]) -> np.ndarray:

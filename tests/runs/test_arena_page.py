@@ -8,7 +8,7 @@ import pytest
 from nami_jax.nami1k.ballots import BOTH_BAD, LEFT, RIGHT, TIE, read_ballots
 from nami_jax.nami1k.prompt_set import read_prompts
 from tests.support.arena import Files
-from tests.support.browser import MARKS, PHONE, WIDE, watched_page
+from tests.support.browser import MARKS, PHONE, WIDE, bounds, watched_page
 
 pytestmark = MARKS
 
@@ -89,11 +89,11 @@ def test_keys_for_language_theme_zoom_and_help(browser, files):
         light = page.evaluate(colour)
         page.keyboard.press("t")
         assert page.evaluate(colour) != light
-        place = page.locator("#left").bounding_box()
+        place = bounds(page.locator("#left"))
         widths = [place["width"]]
         for _ in range(3):
             page.keyboard.press("z")
-            widths.append(page.locator("#left").bounding_box()["width"])
+            widths.append(bounds(page.locator("#left"))["width"])
         assert widths[0] < widths[1] < widths[2]
         assert widths[3] == widths[0]
         page.keyboard.press("?")
@@ -143,14 +143,14 @@ def test_on_a_phone(browser, files):
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         assert page.evaluate("document.documentElement.scrollHeight") <= 844  # all at once
         for button in page.locator("#panel button").all():
-            box = button.bounding_box()
+            box = bounds(button)
             assert box["height"] >= 40
             assert box["width"] >= 44
             assert 0 <= box["x"] <= box["x"] + box["width"] <= 390
-        left, right = (page.locator(side).bounding_box() for side in ("#left", "#right"))
+        left, right = (bounds(page.locator(side)) for side in ("#left", "#right"))
         assert left["width"] == right["width"] > 170
         page.tap("#left")
-        left, right = (page.locator(side).bounding_box() for side in ("#left", "#right"))
+        left, right = (bounds(page.locator(side)) for side in ("#left", "#right"))
         assert left["width"] == right["width"] == 390  # one above the other
         page.tap("#left")
         page.tap("#left")
@@ -168,7 +168,7 @@ def test_all_fits_into_the_window_of_a_laptop(browser, files):
         ready(page)
         assert page.evaluate("document.documentElement.scrollHeight") == 620
         assert page.locator("#panel").evaluate("panel => panel.scrollHeight <= panel.clientHeight")
-        assert page.locator("#left").bounding_box()["width"] > 400
+        assert bounds(page.locator("#left"))["width"] > 400
 
 
 def test_a_long_prompt_is_shown_whole_and_a_tap_folds_it(browser, files):
@@ -182,7 +182,7 @@ def test_a_long_prompt_is_shown_whole_and_a_tap_folds_it(browser, files):
             assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
             if size == PHONE:
                 page.click("#prompt")
-                assert page.locator("#prompt").bounding_box()["height"] < 100
+                assert bounds(page.locator("#prompt"))["height"] < 100
                 assert page.evaluate("document.documentElement.scrollHeight") <= 844
 
 

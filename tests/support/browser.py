@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, FloatRect, Locator, Page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MARKS = [
@@ -43,3 +43,10 @@ def watched_page(
     assert not unexpected, unexpected
     elsewhere = [url for url in asked if not url.startswith((f"{address}/", "data:", f"blob:{address}/"))]
     assert not elsewhere, elsewhere
+
+
+def bounds(element: Locator) -> FloatRect:
+    """Returns where an element that is shown lies on the page, in pixels."""
+    box = element.bounding_box()
+    assert box is not None
+    return box
