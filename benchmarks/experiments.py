@@ -3,7 +3,8 @@
 Each arm of `benchmarks/arms.py` is trained with each seed for as many steps as the FLOPs allow, in a run of its own
 under `--runs` that continues where it was interrupted; `--points` checkpoints, evenly spaced, are evaluated on the
 pictures of `--split`. What was found goes to one JSON file per run under `--out`, which `benchmarks.results` draws. A
-run whose file is there already is left out. `--time` measures the seconds of the arms' steps instead, in turns.
+run whose file is there already is left out. Arms of latents need the autoencoder of `configs/autoencoder_styles.py` and
+what `make prepare` installs. `--time` measures the seconds of the arms' steps instead, in turns.
 
     taskset -c 0 python -m benchmarks.experiments --seeds 0 &  taskset -c 1 python -m benchmarks.experiments --seeds 1
 
@@ -32,6 +33,9 @@ from nami_jax.files.disk import written_whole
 from nami_jax.monitoring.flops import training_flops
 from nami_jax.parallel.kept_programs import keep_on_disk
 from nami_jax.parallel.sharding import make_mesh
+from nami_jax.preparation.errors import PreparationError
+from nami_jax.preparation.options import Options
+from nami_jax.preparation.orchestration import prepare
 from nami_jax.sampling.pipeline import NamiPipeline
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.training.loop import run
@@ -101,6 +105,8 @@ class Bench:
 
     def measure(self, cfg: Config, workdir: Path) -> list[dict[str, Any]]:
         """Trains a run, or what is left of it, and evaluates its checkpoints: a record of each, in their order."""
+        if cfg.data.prepared is not None:
+            prepare(cfg, cfg.data.name, cfg.data.prepared, Options())  # what is left to prepare
         run(read_task(cfg.to_dict(), workdir=workdir), workdir)
         pictures, found = dataclasses.replace(cfg.data, prepared=None), []  # prepared data name their splits otherwise
         for step in range(cfg.train.checkpoint_every, cfg.train.steps + 1, cfg.train.checkpoint_every):
@@ -183,7 +189,7 @@ def main(argv: list[str]) -> None:
                 own = {"arm": name, "about": arms[name].about, "seed": int(seed), "split": args.split}
                 write(record, {**own, "commit": commit(), **about(), "config": cfg.to_dict(), "points": points})
                 jax.clear_caches()
-    except (ConfigError, CheckpointError, ModuleNotFoundError) as error:
+    except (ConfigError, CheckpointError, PreparationError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
 
 

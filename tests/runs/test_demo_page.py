@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from nami_jax.sampling.picture_settings import read_settings
-from tests.support.browser import MARKS, PHONE, WIDE, watched_page
+from tests.support.browser import MARKS, PHONE, WIDE, bounds, watched_page
 from tests.support.demo import Demo
 
 pytestmark = MARKS
@@ -152,8 +152,7 @@ def test_a_picture_is_redrawn_and_what_is_not_painted_stays(browser, address, tm
         assert 1 < np.abs(near).mean() < np.abs(far).mean()
 
         canvas.scroll_into_view_if_needed()
-        box = canvas.bounding_box()
-        assert box is not None
+        box = bounds(canvas)
         page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.2)
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.2, steps=10)
