@@ -39,7 +39,7 @@ RUN_BY = {
     r"make docs": "tests/test_site.py",
     r"make notebooks": "tests/test_notebooks.py",
     r"make launch-check": "tests/live/test_launch_live.py",
-    r"make train CONFIG=configs/(my_images|my_latents|emoji_latent)": "tests/runs/test_training_on_pixels.py",
+    r"make train CONFIG=configs/(my_images|my_latents|emoji_latent|emoji\.py)": "tests/runs/test_training_on_pixels.py",
     r"make train CONFIG=configs/(my_autoenc|autoenc)": "tests/training/autoencoder/test_autoencoder_task.py",
     r"make train CONFIG=configs/styles": "tests/data/emoji_captions/test_pair_splits.py",
     r"make train CONFIG=configs/nami_2b_finetune": "tests/runs/test_finetune.py",

@@ -78,7 +78,9 @@ def test_what_cannot_be_drawn_is_said(drawer, changes, message):
 
 
 def test_a_closed_drawer_ends_after_the_stage(drawer):
-    drawing = drawer.draw(FORM)
+    drawing = drawer.draw(
+        FORM._replace(height=32)
+    )  # a size of its own: its next stage is compiled, which takes a while
     next(drawing)
     drawer.close()
     with pytest.raises(GivenUpError):

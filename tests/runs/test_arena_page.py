@@ -212,7 +212,7 @@ def test_a_vote_waits_for_a_server_that_is_away(browser, files):
         files.stop()
         page.keyboard.press("Shift+ArrowLeft")
         page.keyboard.press("Enter")
-        page.wait_for_function("document.getElementById('message').textContent.includes('Nothing is lost')")
+        page.locator("#message", has_text="Nothing is lost").wait_for()
         assert page.locator("[aria-checked=true]").count() == 5
         files.start(f"--port={address.rpartition(':')[2]}", "--raters=1")
         page.keyboard.press("Enter")

@@ -129,7 +129,7 @@ def test_exported_run_is_a_release_of_the_merged_network(tuned, converted, tmp_p
 def test_a_folder_of_the_run_brings_its_text_encoder_autoencoder_and_bridge(tuned, config, tmp_path):
     convert_run(tuned[0], tmp_path / "folder")
     assert {path.name for path in (tmp_path / "folder").iterdir()} == {
-        "pipeline.json", "transformer", "bridge_flow", "vae", "mt5", "mclip",
+        "pipeline.json", "recipe.json", "transformer", "bridge_flow", "vae", "mt5", "mclip",
     }  # fmt: skip
     anywhere, run = (NamiPipeline.from_pretrained(path) for path in (tmp_path / "folder", tuned[0]))
     assert anywhere.cfg.text.folder == str(tmp_path / "folder")
