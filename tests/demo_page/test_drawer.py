@@ -78,9 +78,7 @@ def test_what_cannot_be_drawn_is_said(drawer, changes, message):
 
 
 def test_a_closed_drawer_ends_after_the_stage(drawer):
-    drawing = drawer.draw(
-        FORM._replace(height=32)
-    )  # a size of its own: its next stage is compiled, which takes a while
+    drawing = drawer.draw(FORM._replace(height=32))  # a size of its own: the next stage has to be compiled first
     next(drawing)
     drawer.close()
     with pytest.raises(GivenUpError):
