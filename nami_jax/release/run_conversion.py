@@ -11,7 +11,7 @@ from nami_jax.data.prepared import named_set
 from nami_jax.data.tfds_builder import stated_license
 from nami_jax.release.conversion import Converted
 from nami_jax.release.folders import require_new
-from nami_jax.release.network_folders import tensors_by_part, write_network
+from nami_jax.release.network_folders import folder_settings, tensors_by_part, write_network
 
 
 def convert_run(
@@ -52,8 +52,9 @@ def convert_run(
 def training_recipe(run: Run) -> dict[str, Any]:
     """Returns how a run came to its weights: config and step, the set of its data with its licence, and the code."""
     data = named_set(run.cfg.data)
+    copied = folder_settings(run.cfg.pipeline)  # which name the folder's own parts, and no path of this machine
     return {
-        "config": run.cfg.to_dict(),
+        "config": dataclasses.replace(run.cfg, text=copied.text, autoencoder=copied.autoencoder).to_dict(),
         "step": run.step,
         "data": None if data is None else dataclasses.asdict(data),
         "data_license": None if data is None else stated_license(data),
