@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.faults.commands import Commands, environment
+from tests.faults.commands import STEPS, Commands, environment
 from tests.faults.mounts import mounted
 from tests.support import patience
 from tests.support.paths import ROOT
@@ -54,7 +54,7 @@ def test_the_command_ends_with_an_error_and_no_traceback_and_then_continues(disk
         assert last.startswith(f"error: {disk}/run/checkpoints: saving failed, the disk is full"), last
         assert "Traceback" not in output[name], output[name]
     # Not only at the next save, 20 steps later.
-    assert 20 <= max(map(int, re.findall(r"(\d+)/1000", output["save"]))) < 40
+    assert 20 <= max(map(int, re.findall(rf"(\d+)/{STEPS}", output["save"]))) < 40
     assert "Sample from it" in output["after"]
 
 

@@ -6,7 +6,7 @@ import socket
 import numpy as np
 import pytest
 
-from tests.faults.commands import STEPPING, Commands, read_until, small_autoencoder
+from tests.faults.commands import STEPPING, STEPS, Commands, read_until, small_autoencoder
 from tests.support import patience
 
 IN_TIME = 30  # a quiet machine's seconds from the signal to the end; schedulers give as much before they kill
@@ -45,9 +45,9 @@ def test_a_run_refuses_a_second_one_and_stopped_by_each_signal_continues_bit_equ
         assert "which is saved. The same command continues." in output
         assert "Traceback" not in output
         steps.append(max(int(path.name) for path in (workdir / "checkpoints").iterdir()))
-        assert f"Stopped after step {steps[-1]} of 1000" in output
+        assert f"Stopped after step {steps[-1]} of {STEPS}" in output
         print(f"{number.name}: {seconds:.1f} s to the end")
-    assert sorted({*steps, 1000}) == [*steps, 1000]
+    assert sorted({*steps, STEPS}) == [*steps, STEPS]
     last = f"--stop_after={steps[-1] + 2}"
     commands.run(workdir, last)
     commands.run(tmp_path / "whole", last)
@@ -87,7 +87,7 @@ def test_a_signal_during_a_preview_breaks_it_off(folder):
         rest, seconds = stop(process, signal.SIGTERM)
     assert process.returncode == 0, rest
     assert seconds < IN_TIME
-    assert "Stopped after step 1 of 1000" in rest
+    assert f"Stopped after step 1 of {STEPS}" in rest
     assert "samples in" not in before + rest
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"1"}
 
@@ -101,7 +101,7 @@ def test_a_stopped_autoencoder_leaves_no_vae_until_it_is_continued_to_its_end(fo
     assert process.returncode == 0, output
     assert seconds < IN_TIME
     (step,) = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-    assert f"Stopped after step {step} of 1000, which is saved" in output
+    assert f"Stopped after step {step} of {STEPS}, which is saved" in output
     assert not (workdir / "vae").exists()
     commands.run(workdir, f"--stop_after={step + 2}")
     assert (workdir / "vae" / "config.json").is_file()

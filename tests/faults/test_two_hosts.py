@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from nami_jax.checkpoints.checkpoint import Checkpoints
-from tests.faults.commands import Commands, read_until
+from tests.faults.commands import STEPS, Commands, read_until
 from tests.support import patience
 from tests.support.hosts import finish, start_hosts
 
@@ -15,7 +15,7 @@ FLAGS = ("--config.mesh.fsdp=2", "--config.train.checkpoint_every=4")
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory):
-    return Commands(tmp_path_factory.mktemp("config"), steps=100000)
+    return Commands(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def stop_one(commands, workdir, when):
         for host in hosts:
             host.kill()
     assert [host.returncode for host in hosts] == [0, 0], "\n\n".join(printed)
-    message = f"Stopped after step {newest(workdir)} of 100000, which is saved. The same command continues."
+    message = f"Stopped after step {newest(workdir)} of {STEPS}, which is saved. The same command continues."
     assert all(message in text for text in printed)
     assert not any("Traceback" in text or "error:" in text for text in printed)
     return newest(workdir)
@@ -55,7 +55,7 @@ def stop_one(commands, workdir, when):
 @pytest.fixture(scope="module")
 def stopped(commands, workdir):
     """Returns the step after which a signal to one host has stopped the run in `workdir`."""
-    return stop_one(commands, workdir, "4/100000")
+    return stop_one(commands, workdir, f"4/{STEPS}")
 
 
 def test_a_signal_to_one_host_stops_both_after_the_same_step(stopped):
