@@ -187,7 +187,7 @@ class Flow:
     def sampled(self, sample: SampleConfig) -> Gaussian:
         """Returns the distribution of the samples."""
         schedules, solve = make_schedules(self.stages, sample), SOLVERS[sample.solver]
-        drawn = self.shapes if self.transition.needs_noise else self.shapes[:1]
+        drawn = self.shapes if self.transition.share else self.shapes[:1]
 
         def draw(initial: jax.Array, *added: jax.Array) -> jax.Array:
             x = jnp.asarray(initial)

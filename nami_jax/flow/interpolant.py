@@ -70,7 +70,7 @@ def carried_noise(before: jax.Array, fresh: jax.Array) -> jax.Array:
     return upsample(before) / 2 + zero_block_mean(fresh)
 
 
-def clean_estimate(x_end: jax.Array, velocity: jax.Array, stage: Stage, white: bool = True) -> jax.Array:
+def clean_estimate(x_end: jax.Array, velocity: jax.Array, stage: Stage, share: float = 1.0) -> jax.Array:
     """Returns the clean latents that the end of a stage's path and its velocity say.
 
     x_start = x_end + velocity. The means of 2x2 blocks of `stage_ends` are two equations for those of D_k and of the
@@ -80,8 +80,8 @@ def clean_estimate(x_end: jax.Array, velocity: jax.Array, stage: Stage, white: b
         x_end: (B, H, W, C) where the stage ended.
         velocity: (B, H, W, C) x_start - x_end as predicted last.
         stage: the stage k.
-        white: whether the noise of x_start is that of x_end also within blocks. A bridge that adds none says nothing of
-            it: then D_k is given as constant in blocks, unless the stage ends without noise.
+        share: how much of x_end's noise within blocks x_start has, in [0, 1]: `Transition.share` of the jump before. A
+            start without it says nothing of D_k there, which is given as constant, unless the stage ends without noise.
 
     Returns:
         (B, H, W, C).
@@ -93,4 +93,6 @@ def clean_estimate(x_end: jax.Array, velocity: jax.Array, stage: Stage, white: b
     if stage.number == 1:
         return (x_end - end * x_start) / (1 - end)
     blocks = upsample((start * pool(x_end) - end * pool(x_start)) / (start - end))
-    return blocks + (zero_block_mean(x_end) - end / start * zero_block_mean(x_start)) / (1 - end) if white else blocks
+    if share == 0:
+        return blocks
+    return blocks + (zero_block_mean(x_end) - end / (share * start) * zero_block_mean(x_start)) / (1 - end)

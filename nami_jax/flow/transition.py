@@ -14,8 +14,8 @@ class Transition(Protocol):
     """A jump between stages; as a pytree, it is an argument of compiled functions."""
 
     @property
-    def needs_noise(self) -> bool:
-        """Whether it adds noise."""
+    def share(self) -> float:
+        """How much of `block_noise` it adds, in [0, 1]."""
         ...
 
     def __call__(self, x: jax.Array, noise: jax.Array | None, before: Stage) -> jax.Array:
@@ -23,8 +23,8 @@ class Transition(Protocol):
 
         Args:
             x: (B, H, W, C) latents at the end of the stage before.
-            noise: (B, 2H, 2W, C) standard normal, if it `needs_noise`: fresh in sampling, in training the noise of the
-                path, of which x has the block means.
+            noise: (B, 2H, 2W, C) standard normal, if its `share` is not 0: fresh in sampling, in training the noise of
+                the path, of which x has the block means.
             before: the stage before.
 
         Returns:
@@ -51,9 +51,9 @@ class Renoise:
     """
 
     @property
-    def needs_noise(self) -> bool:
-        """Whether it adds noise."""
-        return True
+    def share(self) -> float:
+        """All of it is added."""
+        return 1.0
 
     def __call__(self, x: jax.Array, noise: jax.Array | None, before: Stage) -> jax.Array:
         """Takes x (B, H, W, C) and noise (B, 2H, 2W, C) to (B, 2H, 2W, C)."""
@@ -107,15 +107,10 @@ class Bridged:
     bridge: LearnedJump
     share: float = dataclasses.field(default=0.0, metadata={"static": True})
 
-    @property
-    def needs_noise(self) -> bool:
-        """Whether it adds noise."""
-        return self.share > 0
-
     def __call__(self, x: jax.Array, noise: jax.Array | None, before: Stage) -> jax.Array:
         """Takes x (B, H, W, C) and noise (B, 2H, 2W, C), which is not used without a share, to (B, 2H, 2W, C)."""
         start = self.bridge(upsample(x), stage=before.number + 1)
-        return start + self.share * block_noise(noise, before) if self.needs_noise else start
+        return start + self.share * block_noise(noise, before) if self.share else start
 
     def require_size(self, height: int, width: int) -> None:
         """Raises `ConfigError` if the bridge is for another size of the last stage's latents."""

@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)  # from a scheduler, from a keyboard
 
 
 class Stopped(KeyboardInterrupt):
-    """A run that was asked to stop and has saved its state. The message says after which step."""
+    """A run that was asked to stop, and has saved its state if that is fit. The message says after which step."""
 
 
 class _Asked(BaseException):
@@ -30,10 +30,12 @@ class Stopping:
 
     Attributes:
         after: the step after which `steps` ended early; None if it did not.
+        saved: whether the state after it was fit to be saved.
     """
 
     def __init__(self) -> None:
         self.after: int | None = None
+        self.saved = True
         self._asked = False
         self._interruptible = False
         self._previous: dict[signal.Signals, Any] = {}
@@ -55,7 +57,7 @@ class Stopping:
                 return
 
     def interruptible(self, show: Callable[..., None], *arguments: Any) -> None:
-        """Calls `show`, which changes nothing that is saved; with one process, a signal interrupts it."""
+        """Calls `show`, which changes no state of the network; with one process, a signal interrupts it for good."""
         try:
             try:
                 self._interruptible = True
@@ -69,7 +71,8 @@ class Stopping:
     def require_going(self, last: int) -> None:
         """Raises `Stopped` if `steps` ended early. `last` is the run's last step."""
         if self.after is not None:
-            raise Stopped(f"Stopped after step {self.after} of {last}, which is saved. The same command continues.")
+            state = "is saved" if self.saved else "is not saved, for its loss was out of range"
+            raise Stopped(f"Stopped after step {self.after} of {last}, which {state}. The same command continues.")
 
     def _due(self, count: int) -> bool:
         return self._asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(count)

@@ -57,7 +57,7 @@ def stage_tracers(cfg: Config, mesh: Mesh, images: int) -> list[Callable[[], Low
     def trace(program: StageProgram, grid: Any) -> Lowered:
         networks, at = flow_parts(cfg, mesh).networks(run_state(cfg, mesh)), program.stage.number - 1
         x = latents[at] if program.before is None else latents[at - 1]
-        noise = latents[at] if program.before is not None and networks.transition.needs_noise else None
+        noise = latents[at] if program.before is not None and networks.transition.share else None
         embeds, pooled = (
             jax.ShapeDtypeStruct((2 * images, *states.shape[1:]), states.dtype) for states in null_states(cfg)
         )

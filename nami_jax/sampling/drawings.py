@@ -78,9 +78,9 @@ class Drawing(NamedTuple):
         elif not every:
             yield last, self.sampler(*arguments, self.watching)
         else:
-            white = self.networks.transition.needs_noise
+            share = self.networks.transition.share
             for stage, end in self.sampler.stage_ends(*arguments, self.watching):
-                clean = estimate_clean((stage, white, self.sampler.layout), end)
+                clean = estimate_clean((stage, share, self.sampler.layout), end)
                 yield stage.number, self.sampler.fetched(clean, len(request.numbers))
 
 

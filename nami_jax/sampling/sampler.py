@@ -193,7 +193,7 @@ class Sampler:
         x = None
         for program, grid in self.programs(sample):
             kind, noise = (program.stage.number, shapes[program.stage.number - 1], self.layout), None
-            if x is None or networks.transition.needs_noise:
+            if x is None or networks.transition.share:
                 noise = draw_noise.compile(kind, np.uint32(0), numbers)
             start, added = (noise, None) if x is None else (x, noise)
             x = run_stage.compile(program, networks, start, added, guidance, grid, None).x
@@ -242,7 +242,7 @@ class Sampler:
             if source is not None and paths is not None and (begins or source.mask is not None):
                 held, point = paths.at(program.stage, plan.grid.taus[0])
                 x = point if begins else x
-            if not begins and networks.transition.needs_noise:
+            if not begins and networks.transition.share:
                 added = noise(program.stage)
             guidance = Guidance(text, np.float32(plan.scale), np.float32(sample.guidance_rescale))
             end = self._run(plan, (networks, x, added, guidance, plan.grid, held), hook)

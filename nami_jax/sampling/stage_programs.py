@@ -135,10 +135,10 @@ def take_step(
 
 
 @BoundedJit
-def estimate_clean(kind: tuple[Stage, bool, Layout], end: Moving) -> jax.Array:
-    """Returns `clean_estimate` of a stage's end, (B, H, W, C); `kind`: the stage, and what is said to be white."""
-    stage, white, layout = kind
-    return layout.latents(clean_estimate(*end, stage, white))
+def estimate_clean(kind: tuple[Stage, float, Layout], end: Moving) -> jax.Array:
+    """Returns `clean_estimate` of a stage's end, (B, H, W, C); `kind`: the stage, the share of noise and the layout."""
+    stage, share, layout = kind
+    return layout.latents(clean_estimate(*end, stage, share))
 
 
 def guided_runs(guided: Sequence[bool], grid: Grid) -> Iterator[tuple[bool, Grid]]:

@@ -42,7 +42,7 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
         CheckpointError: all checkpoints are damaged, or a save failed.
         ModuleNotFoundError: the run needs a package that is not installed.
         NonFiniteError: the loss or the gradient did not stay finite and in range; what was saved before is kept.
-        Stopped: SIGTERM or SIGINT came, and the state is saved.
+        Stopped: SIGTERM or SIGINT came, and the state is saved, unless its last loss was out of range.
     """
     require(
         stop_after is None or stop_after >= 1,
@@ -114,7 +114,8 @@ class _Steps:
                 if ahead.lacks(step + 1):
                     stopping.interruptible(watch.pause, ahead.wait, step + 1)
             watch.settle()
-            self.interval.require_in_range()
+            if stopping.after is None:
+                self.interval.require_in_range()
         except ConfigError:  # of a program that does not fit, between two steps
             self.save(state)
             raise
@@ -122,6 +123,7 @@ class _Steps:
             raise NonFiniteError(f"{error} {self.checkpoints.set_aside(self.interval.good_until)}") from error
         if stopping.after is not None:
             self.save(state)
+            stopping.saved = self.interval.in_range
         return state
 
     def save(self, state: TrainState) -> None:

@@ -25,7 +25,7 @@ class TrainState:
         ema: their exponential moving average, the weights to sample with.
         opt: the optimizer's state.
         step: () int32, steps that are done.
-        key: the run's random key; each step folds its number into it.
+        key: the run's random key; see `step_key`.
         frozen: the parameters that are not trained; empty without LoRA.
         bridge: the learned transition's parameters; empty without one.
     """
@@ -81,7 +81,8 @@ def learning_rate(cfg: TrainConfig) -> optax.Schedule:
     def phase(step):
         return rates[jnp.searchsorted(firsts, step, side="right")]
 
-    return lambda step: phase(step) * warmup(step + 1) * decay(step - min(cfg.warmup_steps, cfg.steps))
+    # Before its first step optax's cosine would run backwards.
+    return lambda step: phase(step) * warmup(step + 1) * decay(jnp.maximum(step - cfg.warmup_steps, 0))
 
 
 def make_optimizer(cfg: TrainConfig) -> Optimizer:
@@ -107,6 +108,16 @@ def ema_decay(limit: float, step: jax.Array) -> jax.Array:
     return jnp.minimum(limit, (1.0 + step) / (10.0 + step))
 
 
+def step_key(key: jax.Array, step: jax.Array) -> jax.Array:
+    """Returns the random key of a step, by threefry: devices draw only their own part of what they share.
+
+    Args:
+        key: the run's, by rbg, which draws every array whole on every device; its first half is threefry's key.
+        step: () int32.
+    """
+    return jax.random.wrap_key_data(jax.random.key_data(jax.random.fold_in(key, step))[:2], impl="threefry2x32")
+
+
 def advance(
     state: TrainState,
     gradients: Callable[[Any, jax.Array], tuple[tuple[jax.Array, dict[str, jax.Array]], Any]],
@@ -129,8 +140,7 @@ def advance(
         The state after the step, and the metrics of `gradients`, 0 where it was skipped, with `loss`, `grad_norm`,
         the latter also for each part of the network as `grad_norm/PART`, `learning_rate` and `skipped`, all ().
     """
-    key = jax.random.fold_in(state.key, state.step)
-    (loss, metrics), grads = gradients(state.params, key)
+    (loss, metrics), grads = gradients(state.params, step_key(state.key, state.step))
     rate, grad_norm = optimizer.rate(state.step), optax.tree.norm(grads)
     updates, opt = optimizer.transform.update(grads, state.opt, state.params)
     params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)

@@ -63,7 +63,7 @@ def train_shardings(cfg: Config, mesh: Mesh) -> TrainState:
 
 
 def _new_state(cfg: Config, base: Any, bridge: Any) -> TrainState:
-    # rbg compiles faster than threefry and draws the same numbers on any number of devices.
+    # Parameters are drawn by rbg, which compiles faster than threefry; the noise of training is not: see `step_key`.
     key = jax.random.key(cfg.train.seed, impl="rbg")
     fresh = nnx.to_pure_dict(nnx.state(Nami(cfg.model, rngs=parameter_rngs(key))))
     params = unflatten_dict(flatten_dict(fresh) | flatten_dict(base))

@@ -29,7 +29,7 @@ def get_config():
     return ConfigDict({make}({data_dir!r}, **{train!r}).to_dict())
 """
 STEPS = 100_000  # which no test waits for, on a slow machine either
-SELDOM = {name: STEPS for name in ("steps", "checkpoint_every", "eval_every", "log_every", "sample_every")}
+SELDOM = dict.fromkeys(("steps", "checkpoint_every", "eval_every", "log_every", "sample_every"), STEPS)
 
 
 def small_autoencoder(data_dir: pathlib.Path | str, **train: Any) -> AutoencoderRun:

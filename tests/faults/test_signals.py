@@ -71,6 +71,19 @@ def test_a_signal_before_the_first_step_ends_the_command_at_once(tmp_path, numbe
 
 
 @pytest.mark.slow
+def test_a_run_that_is_stopped_after_a_skipped_step_has_not_failed(folder):
+    wild = {"warmup_steps": 0, "phase_learning_rates": (1e3,), "max_skipped_steps": STEPS}
+    commands, workdir = Commands(folder, **wild), folder / "wild"
+    with commands.start(workdir) as process:
+        read_until(process, "in a row: 2")
+        output, _ = stop(process, signal.SIGTERM)
+    assert process.returncode == 0, output
+    assert "which is not saved, for its loss was out of range. The same command continues." in output
+    assert "Traceback" not in output
+    assert not list((workdir / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
 def test_a_dry_run_that_is_stopped_does_not_look_like_one_that_went_well(tmp_path):
     with Commands(tmp_path).start(tmp_path / "dry", "--dry_run") as process:
         read_until(process, "compiling:")

@@ -6,6 +6,7 @@ import pytest
 from nami_jax.flow.interpolant import carried_noise, clean_estimate, end_before, interpolate, stage_ends
 from nami_jax.flow.resize import pool, upsample
 from nami_jax.flow.stages import make_stages
+from nami_jax.flow.transition import Bridged, path_ends
 
 
 def latents_and_noise(side: int = 8):
@@ -67,9 +68,18 @@ def test_a_stage_s_end_and_its_true_velocity_say_the_clean_latents(number):
     stage = make_stages(3)[number - 1]
     x_start, x_end = stage_ends(latents, noise, stage)
     np.testing.assert_allclose(clean_estimate(x_end, x_start - x_end, stage), latents, rtol=1e-4, atol=1e-5)
-    blocks = clean_estimate(x_end, x_start - x_end, stage, white=False)
+    blocks = clean_estimate(x_end, x_start - x_end, stage, share=0)
     expected = upsample(pool(latents)) if number == 2 else latents
     np.testing.assert_allclose(blocks, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_start_with_a_share_of_the_noise_says_the_clean_latents_too(share):
+    latents, noise = latents_and_noise()
+    before, stage = make_stages(3)[:2]
+    best = Bridged(lambda x, stage: x / (1 + before.sigma_end), share)  # pyright: ignore[reportArgumentType]
+    x_start, x_end = path_ends(best, before, stage, latents, noise)
+    np.testing.assert_allclose(clean_estimate(x_end, x_start - x_end, stage, share), latents, rtol=1e-4, atol=1e-5)
 
 
 def test_carried_noise_pools_to_half_of_that_before_and_is_white():

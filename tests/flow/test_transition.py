@@ -103,7 +103,7 @@ def test_a_bridge_adds_its_share_of_the_noise_of_zero_block_mean():
 def test_without_a_share_a_bridge_needs_no_noise_and_is_as_released():
     x, before, noise = jnp.ones((1, 1, 1, 1)), make_stages(2)[0], jnp.ones((1, 2, 2, 1)).at[0, 0, 0, 0].set(9)
     released, noisy = make_transition(Scale(0.5)), make_transition(Scale(0.5), 0.1)
-    assert (released.needs_noise, noisy.needs_noise) == (False, True)
+    assert (released.share, noisy.share) == (0, 0.1)
     np.testing.assert_array_equal(released(x, noise, before), upsample(x))
 
 
@@ -118,7 +118,7 @@ def test_without_a_bridge_the_jump_renoises_and_takes_any_size():
     transition = make_transition(None)
     assert transition == Renoise()
     transition.require_size(3, 5)
-    assert transition.needs_noise
+    assert transition.share == 1
 
 
 def test_a_transition_is_an_argument_of_compiled_functions():

@@ -21,6 +21,9 @@ def test_a_signal_ends_the_steps_after_the_one_under_way(number):
     assert [signal.getsignal(each) for each in SIGNALS] == handlers
     with pytest.raises(Stopped, match=r"Stopped after step 5 of 9, which is saved\. The same command continues"):
         stopping.require_going(9)
+    stopping.saved = False
+    with pytest.raises(Stopped, match="step 5 of 9, which is not saved, for its loss was out of range"):
+        stopping.require_going(9)
 
 
 def test_without_a_signal_all_steps_are_made():

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from nami_jax.training.state import Optimizer, TrainState, advance, ema_decay, learning_rate, make_optimizer
+from nami_jax.training.state import Optimizer, TrainState, advance, ema_decay, learning_rate, make_optimizer, step_key
 from tests.support.sizes import TRAIN
 
 PHASES = dataclasses.replace(
@@ -35,6 +35,24 @@ def test_cosine_decay_ends_at_zero():
     assert float(rate(10)) == pytest.approx(1e-4)
     assert float(rate(55)) == pytest.approx(5e-5 * 0.5)
     assert float(rate(100)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "warmup_steps"), [(1000, 600), (300, 500)])
+def test_while_it_warms_up_nothing_decays(steps, warmup_steps):
+    one_phase = {"stage_batches": ((4, 2, 1),), "phase_starts": (0.0,), "phase_learning_rates": (1.0,)}
+    train = dataclasses.replace(PHASES, decay="cosine", steps=steps, warmup_steps=warmup_steps, **one_phase)
+    rate: Any = learning_rate(train)
+    first = np.arange(min(steps, warmup_steps))
+    np.testing.assert_allclose([float(rate(step)) for step in first], (first + 1) / warmup_steps, rtol=1e-4)
+
+
+def test_a_step_s_key_is_threefry_s_and_another_one_in_each_step():
+    key = jax.random.key(3, impl="rbg")
+    keys = [step_key(key, jnp.int32(step)) for step in (0, 1)]
+    assert [jax.random.key_impl(each) for each in keys] == ["threefry2x32"] * 2
+    assert not np.array_equal(*(jax.random.key_data(each) for each in keys))
+    alone = jax.random.fold_in(jax.random.key(3, impl="threefry2x32"), 0)
+    np.testing.assert_array_equal(jax.random.key_data(keys[0]), jax.random.key_data(alone))
 
 
 def test_warmup_may_be_absent():

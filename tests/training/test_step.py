@@ -1,15 +1,18 @@
 import dataclasses
+import math
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from nami_jax.config import ConfigError, MeshConfig, ModelConfig
+from nami_jax.config import ConfigError, FlowConfig, MeshConfig, ModelConfig
 from nami_jax.data.loader import StageBatch
-from nami_jax.parallel.sharding import AXES, make_mesh, shard_batch
+from nami_jax.parallel.sharding import AXES, BATCH, make_mesh, shard_batch
 from nami_jax.planning.programs import lower_step
 from nami_jax.text.encoders import TextStates
+from nami_jax.training.loss import draw
+from nami_jax.training.state import step_key
 from nami_jax.training.step import init_state, make_eval_step, make_train_step, require_parts
 from tests.support.sizes import MODEL, make_config
 
@@ -158,6 +161,19 @@ def test_a_step_in_parts_is_the_step_in_one(devices):
     for one, other in zip(jax.tree.leaves(moments), jax.tree.leaves(others), strict=True):
         # The sums round in another order, which a gradient near 0 shows most.
         np.testing.assert_allclose(other, one, atol=1e-4 * float(np.abs(one).max()))
+
+
+def test_a_device_draws_no_more_noise_than_its_part_of_it():
+    shape = (64, 16, 16, 3)
+
+    def noise(key, step):
+        return draw(step_key(key, step), shape, FlowConfig(), 0.1).noise
+
+    run = jax.jit(noise, out_shardings=NamedSharding(make_mesh(), BATCH))
+    compiled = run.lower(jax.random.key(0, impl="rbg"), np.int32(0)).compile()
+    stats = compiled.memory_analysis()
+    assert stats is not None
+    assert stats.temp_size_in_bytes < 4 * math.prod(shape) / 2  # by rbg: all of it, on each of eight
 
 
 def test_parts_take_less_memory():
