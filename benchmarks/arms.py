@@ -1,7 +1,7 @@
 """What the experiments compare: each arm is `configs/styles.py` with a few fields changed.
 
 The first two are the method and its baseline. Every other arm changes one thing of the method, so that a table of all
-says what each is worth. `trials` gives the variants by which the method, the baseline and AdamW are tuned: as many for
+says what each is worth; those of contrastive flow matching are followed by what it is worth with another change. `trials` gives the variants by which the method, the baseline and AdamW are tuned: as many for
 each.
 """
 
@@ -51,18 +51,18 @@ def _latents(lower_stages: str) -> dict[str, Any]:
     }
 
 
+SINGLE = _stages((18,), (4,), ((32,),)) | _phases(((32,),), RATE)
+CONTRASTIVE = {"train.contrastive_weight": 0.05}
+THIN = {"model.stage_single_blocks": (0, 2, 4)}
 ARMS: Mapping[str, Arm] = {
     NAMI: Arm("three stages, 3, 4 and 5 layers, renoising", {}),
-    SINGLE_FLOW: Arm(
-        "one stage: ordinary rectified flow",
-        _stages((18,), (4,), ((32,),)) | _phases(((32,),), RATE),
-    ),
+    SINGLE_FLOW: Arm("one stage: ordinary rectified flow", SINGLE),
     # The last stage's share of each phase's FLOPs is kept.
     "two_stages": Arm("two stages", _stages((9, 9), (3, 4), ((57, 8), (28, 24)))),
     "four_stages": Arm("four stages", _stages((5, 5, 4, 4), (1, 2, 3, 4), ((64, 64, 32, 8), (32, 32, 16, 24)))),
     "uniform_depth": Arm("every stage runs all 5 layers", {"model.stage_single_blocks": (4, 4, 4)}),
     "published_depth": Arm("2, 4 and 5 layers: 9:7:6 as published", {"model.stage_single_blocks": (1, 3, 4)}),
-    "thin_first_stage": Arm("1, 3 and 5 layers", {"model.stage_single_blocks": (0, 2, 4)}),
+    "thin_first_stage": Arm("1, 3 and 5 layers", THIN),
     "one_phase": Arm("equal FLOPs for each stage all the time", _phases(((93, 36, 9),), RATE)),
     "fine_phase": Arm("most images full size all the time", _phases(((24, 12, 24),), RATE)),
     "published_phases": Arm(
@@ -73,7 +73,9 @@ ARMS: Mapping[str, Arm] = {
         "AdamW for all parameters",
         {"train.optimizer": "adamw", "train.phase_learning_rates": (ADAMW_RATE, ADAMW_RATE)},
     ),
-    "contrastive": Arm("contrastive flow matching, weight 0.05", {"train.contrastive_weight": 0.05}),
+    "contrastive": Arm("contrastive flow matching, weight 0.05", CONTRASTIVE),
+    "contrastive_thin_first_stage": Arm("the same, with 1, 3 and 5 layers", CONTRASTIVE | THIN),
+    "contrastive_single_flow": Arm("one stage, with contrastive flow matching", SINGLE | CONTRASTIVE),
     "uniform_times": Arm("training times uniform within a stage", {"flow.time_sampling": "uniform"}),
     "u_shaped_times": Arm("training times mostly near a stage's ends", {"flow.time_sampling": "u_shaped"}),
     "bridge": Arm("a learned bridge as published, trained beforehand", _bridge(0.0)),

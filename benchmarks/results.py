@@ -30,6 +30,11 @@ SHOWN = {
     "frechet/efficientnet_lite0": "Fréchet distance",
     "squared_error": "squared error",
 }
+NEAREST = "kid/efficientnet_lite0"  # by which the arms are sorted
+COMPARED = {
+    NEAREST: "KID minus nami's (left is better)",
+    "concept_closer": "concept closer minus nami's (right is better)",
+}
 COLOURS = {NAMI: "#2a78c8", SINGLE_FLOW: "#d2622a"}  # readable on white and on black
 GREY = "#808080"
 TABLES = "tuning", "tuning_long", "ablations"
@@ -118,6 +123,13 @@ def savings(records: Records, score: str) -> list[float]:
     return ratios
 
 
+def differences(records: Records, name: str, score: str) -> list[float]:
+    """Returns by how much an arm's score at the end of training is above the method's, for each seed of both."""
+    ours = {record["seed"]: record["points"][-1]["scores"][score] for record in records[NAMI]}
+    theirs = {record["seed"]: record["points"][-1]["scores"][score] for record in records[name]}
+    return [theirs[seed] - ours[seed] for seed in theirs if seed in ours]
+
+
 def last_rows(records: Records) -> list[tuple[str, ...]]:
     """Returns a row for each arm, the method first: name, what it is, seeds, and the scores at the end of training."""
     rows = []
@@ -126,6 +138,53 @@ def last_rows(records: Records) -> list[tuple[str, ...]]:
         scores = [str(mean([scores[score] for scores in last])) for score in SHOWN]
         rows.append((name, records[name][0]["about"], str(len(last)), *scores))
     return rows
+
+
+def compared(records: Records) -> list[str]:
+    """Returns the arms that draw the same pictures as the method, and share a seed with it."""
+    data = records[NAMI][0]["config"]["data"]["name"]
+    arms = [name for name, (first, *_) in records.items() if first["config"]["data"]["name"] == data]
+    return [name for name in arms if name != NAMI and differences(records, name, NEAREST)]
+
+
+def difference_rows(records: Records) -> list[tuple[str, ...]]:
+    """Returns a row for each arm that is `compared`: name, seeds, and how far its scores are from the method's."""
+    rows = []
+    for name in compared(records):
+        found = [differences(records, name, score) for score in SHOWN]
+        rows.append((name, str(len(found[0])), *(str(mean(values)) for values in found)))
+    return rows
+
+
+def draw_differences(records: Records, path: Path) -> None:
+    """Draws how far each arm is from the method in the scores of `COMPARED`: seeds as dots, means as lines."""
+    names = sorted(
+        compared(records), key=lambda name: float(np.mean(differences(records, name, NEAREST))), reverse=True
+    )
+    figure = Figure(figsize=(9, 0.9 + 0.3 * len(names)), layout="constrained")
+    axes = figure.subplots(1, len(COMPARED), sharey=True)
+    for axis, (score, title) in zip(axes, COMPARED.items(), strict=True):
+        axis.axvline(0, color=GREY, lw=1)
+        for row, name in enumerate(names):
+            found = differences(records, name, score)
+            axis.plot(found, [row] * len(found), "o", color=COLOURS[NAMI], alpha=0.6, markersize=5, mew=0)
+            axis.plot([np.mean(found)] * 2, [row - 0.3, row + 0.3], color=COLOURS[SINGLE_FLOW], lw=2)
+        axis.set(title=title)
+    axes[0].set_yticks(range(len(names)), names)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure that can be read on white and on black; the same records give the same file."""
+    for axis in figure.axes:
+        axis.tick_params(colors=GREY)
+        axis.title.set_color(GREY)
+        axis.xaxis.label.set_color(GREY)
+        axis.spines[:].set_color(GREY)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.patch.set_alpha(0)
+    with rc_context({"svg.hashsalt": path.name}):
+        figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
 def draw_curves(records: Records, seconds: Mapping[str, Sequence[float]], path: Path) -> None:
@@ -147,15 +206,7 @@ def draw_curves(records: Records, seconds: Mapping[str, Sequence[float]], path: 
         for axis in axes[:, column] if real is not None else ():
             axis.axhline(real, color=GREY, lw=1, ls=":")
     axes[0, 0].legend(frameon=False, labelcolor=GREY)
-    for axis in axes.flat:
-        axis.tick_params(colors=GREY)
-        axis.title.set_color(GREY)
-        axis.xaxis.label.set_color(GREY)
-        axis.spines[:].set_color(GREY)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.patch.set_alpha(0)
-    with rc_context({"svg.hashsalt": path.name}):  # the same records, the same file
-        figure.savefig(path, transparent=True, metadata={"Date": None})
+    save(figure, path)
 
 
 def minutes(record: Mapping[str, Any], seconds: Sequence[float]) -> np.ndarray:
@@ -180,6 +231,10 @@ def show(folder: Path) -> None:
     """
     for name in (name for name in TABLES if (folder / name).is_dir()):
         print(f"{name}\n\n{table(('arm', 'what', 'seeds', *SHOWN.values()), last_rows(load(folder / name)))}\n")
+    ablations = load(folder / "ablations")
+    print("ablations, less the method's with the same seed\n")
+    print(f"{table(('arm', 'seeds', *SHOWN.values()), difference_rows(ablations))}\n")
+    draw_differences(ablations, folder / "ablations.svg")
     convergence = load(folder / "convergence")
     seconds = json.loads((folder / "convergence" / "step_seconds.json").read_text())["seconds"]
     draw_curves(convergence, seconds, folder / "convergence.svg")

@@ -56,14 +56,14 @@ def test_too_few_flops_are_refused():
         run_config(ARMS[NAMI], 0, 1e9, 1)
 
 
-def record(arm, seed, scores, flops=(1e12, 2e12, 4e12), higher=True):
+def record(arm, seed, scores, flops=(1e12, 2e12, 4e12), higher=True, data="emoji"):
     known = {name: {"real": 0.9, "higher_is_better": higher} for name in results.SHOWN}
     points = [
         {"step": 10 * (i + 1), "flops": f, "scores": dict.fromkeys(results.SHOWN, s), "known": known}
         for i, (f, s) in enumerate(zip(flops, scores, strict=True))
     ]
-    train = {"steps": 30, "phase_starts": [0.0, 0.5]}
-    return {"arm": arm, "about": "what it is", "seed": seed, "points": points, "config": {"train": train}}
+    config = {"train": {"steps": 30, "phase_starts": [0.0, 0.5]}, "data": {"name": data}}
+    return {"arm": arm, "about": "what it is", "seed": seed, "points": points, "config": config}
 
 
 def test_flops_to_reach_a_level_lie_between_points():
@@ -87,6 +87,15 @@ def test_savings_compare_seed_by_seed_at_what_both_reach():
     assert results.savings(errors, "squared_error") == pytest.approx([2.0])
 
 
+def test_arms_are_compared_with_the_method_seed_by_seed_on_the_same_pictures():
+    records = {NAMI: [record(NAMI, seed, (0, 0, seed / 10)) for seed in (0, 1, 2)]}
+    records["adamw"] = [record("adamw", seed, (0, 0, 0.2 + seed / 10)) for seed in (1, 2)]
+    records["latents"] = [record("latents", 1, (0, 0, 0.2), data="larger")]
+    records["bridge"] = [record("bridge", 3, (0, 0, 0.2))]
+    assert results.differences(records, "adamw", "concept") == pytest.approx([0.2, 0.2])
+    assert [row[:2] for row in results.difference_rows(records)] == [("adamw", "2")]
+
+
 def test_interval_of_three_seeds_is_student_s():
     found = results.mean([1.0, 2.0, 3.0])
     assert found.value == 2
@@ -106,7 +115,8 @@ def test_figures_and_tables_are_made_from_files(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "0.5 ± 0" in told
     assert "0.35 ± 0.64" in told
-    assert (tmp_path / "convergence.svg").read_text().count("<svg") == 1
+    assert "-0.15 ± 0.64" in told
+    assert all((tmp_path / f"{name}.svg").read_text().count("<svg") == 1 for name in ("ablations", "convergence"))
     with pytest.raises(ConfigError, match=r"has no records. Run `python -m benchmarks.experiments`"):
         results.load(tmp_path / "nothing")
 
