@@ -1,8 +1,8 @@
 """What the experiments compare: each arm is `configs/styles.py` with a few fields changed.
 
 The first two are the method and its baseline. Every other arm changes one thing of the method, so that a table of all
-says what each is worth; those of contrastive flow matching are followed by what it is worth with another change. `trials` gives the variants by which the method, the baseline and AdamW are tuned: as many for
-each.
+says what each is worth; what wins is also tried together, and on the baseline. `trials` gives the variants by which the
+method, the baseline and AdamW are tuned: as many for each.
 """
 
 from collections.abc import Mapping
