@@ -71,7 +71,7 @@ help:  ## list the targets
 train: $(READY) $(if $(HAS_STYLES),$(READY_STYLES))  ## train CONFIG in WORKDIR, or continue there; ARGS="--config.train.steps=2000" overrides a field
 	$(BIN)/python -m nami_jax.train --config "$(CONFIG)" --workdir "$(WORKDIR)" $(ARGS)
 
-sample: $(READY)  ## draw PROMPT into OUT, with CHECKPOINT, the run of CONFIG or, before there is one, the model that comes along
+sample: $(READY)  ## draw PROMPT into OUT, with CHECKPOINT, the run of CONFIG or, before there is one, the bundled model
 	$(BIN)/python -m nami_jax.sample $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --prompt "$$PROMPT" --out "$(OUT)" $(ARGS)
 
 demo: $(READY_DEMO)  ## draw with CHECKPOINT in the browser, at 127.0.0.1:8200; ARGS="--port=8300 --most_images=4"
@@ -171,7 +171,7 @@ resolve = $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3
 npm = (PATH="$(abspath $(BIN)):$$PATH" && cd $(STYLES) && \
 	npm $(1) --loglevel=error --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved=true)
 
-# uv takes a fraction of pip's time, but reads none of pip's settings (an index of one's own, proxies): where it fails, pip does it.
+# uv takes a fraction of pip's time, but reads none of pip's settings (an index of your own, proxies): where it fails, pip does it.
 install_fast = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) 2>> $(VENV)/uv.log || $(INSTALL) --use-pep517 $(1)
 
 # Made from nothing each time, so that it never holds what an earlier lock or another accelerator asked for.

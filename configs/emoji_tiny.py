@@ -2,7 +2,7 @@
 
 make train
 
-Hardware: two CPU cores, 6 to 8 minutes of training. Writes runs/emoji_tiny: about 22 of the 24 training captions in
+Hardware: two CPU cores, about six minutes of training. Writes runs/emoji_tiny: about 22 of the 24 training captions in
 the last grid are recognisable at a glance.
 """
 

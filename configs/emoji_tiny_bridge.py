@@ -2,10 +2,10 @@
 
 make train CONFIG=configs/emoji_tiny_bridge.py
 
-First the bridge trains on its own (a minute), then the stages from where it leads; all else as in emoji_tiny. The jump
-adds half of the noise that renoising adds; `--config.bridge.noise=0.0` is the released jump, which cannot draw what is
-finer than the first stage. Hardware: two CPU cores, 10 minutes. Writes runs/emoji_tiny_bridge. docs/bridge.md compares
-them.
+First the bridge trains on its own (a minute or two), then the stages from where it leads; all else as in emoji_tiny.
+The jump adds half of the noise that renoising adds; `--config.bridge.noise=0.0` is the released jump, which cannot
+draw what is finer than the first stage. Hardware: two CPU cores, eight minutes. Writes runs/emoji_tiny_bridge.
+docs/bridge.md compares them.
 """
 
 from ml_collections import ConfigDict

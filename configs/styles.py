@@ -6,7 +6,7 @@ Its data need packages from npm besides those from pip: `make styles`, which the
 on pairs that training never sees, of emoji that it sees in other styles; --config.data.eval_split=held_out takes emoji
 that it sees in no style. A prompt names both: "a red apple, noto style". See docs/data.md.
 
-Hardware: a GPU for minutes, or two CPU cores for an hour.
+Hardware: a GPU, or two CPU cores for half an hour.
 """
 
 import dataclasses

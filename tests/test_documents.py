@@ -27,7 +27,7 @@ from tests.support.pipelines import small_pipeline
 
 BESIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "launch/README.md")
 PAGES = [*BESIDE, *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
-PROGRAMS = re.compile(r"(make|python|nami-\w+|pip|bash|gcloud|xpk|sky|launch/\w+\.sh|\.venv/bin/\S+) ")
+PROGRAMS = re.compile(r"(make|python|nami-\w+|pip|git clone|bash|gcloud|xpk|sky|launch/\w+\.sh|\.venv/bin/\S+) ")
 COMMAND = re.compile(r"-m nami_jax\.(\w+)|\bnami-(\w+)")
 OTHERS = "not ours"
 # A command that begins so is run by CI, or by this test in a small form; the first that fits counts.
@@ -78,7 +78,7 @@ RUN_BY = {
     r"python -m benchmarks": "tests/benchmarks/test_benchmarks.py",
     r"(launch/|bash launch/)": "tests/launch/test_launch.py",
     r"pip install (\.|--no-deps gt)": "tests/test_package.py",
-    r"(pip|gcloud|xpk|sky|\.venv/bin/pre-commit) ": OTHERS,
+    r"(pip|git clone|gcloud|xpk|sky|\.venv/bin/pre-commit) ": OTHERS,
 }
 PARSERS: dict[str, Callable[[list[str]], list[str]]] = {
     "train": parse_run_flags,

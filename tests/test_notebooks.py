@@ -44,6 +44,11 @@ def test_there_are_the_notebooks_that_the_page_lists():
     assert page.count(f"{IN_COLAB}/blob/main/notebooks/") == len(NOTEBOOKS) == page.count("https://")
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+def test_a_page_clones_the_repository_that_the_package_names(page):
+    assert f"git clone {REPOSITORY} && cd nami_jax" in (ROOT / page).read_text()
+
+
 @each_notebook
 def test_a_notebook_is_stored_as_a_fresh_one_and_without_outputs(path):
     notebook = read(path)

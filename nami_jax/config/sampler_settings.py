@@ -60,7 +60,7 @@ class SampleConfig(Settings):
         le=100,
     )
     taus: tuple[tuple[Moment, ...], ...] | None = field(
-        "a grid of one's own: for each stage its steps + 1 local times, falling from 1 to 0; None: by grid and shift",
+        "your own time grid: for each stage its steps + 1 local times, falling from 1 to 0; None: by grid and shift",
         default=None,
         example=((1.0, 0.5, 0.0), (1.0, 0.0), (1.0, 0.0)),
         may_change=True,
