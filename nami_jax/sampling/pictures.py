@@ -12,10 +12,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from nami_jax.files.disk import numbered, written_new, written_whole
 
-CELL = 96  # smallest side at which an image is shown, pixels
+CELL = 128  # smallest side at which an image is shown, pixels
 GAP = 8
-LINE = 12  # height of a line of caption
-TITLE_LINE = 16
+LINE = 16  # height of a line of caption
+TITLE_LINE = 20
 CAPTION_LINES = 2  # at least
 COLUMNS = 8
 

@@ -17,7 +17,7 @@ def test_grid_shows_each_image_enlarged_in_its_cell():
     sheet = grid(["red", "green", "blue"], [images, images[::-1]], title="colours", columns=2)
     pixels = np.asarray(sheet).reshape(-1, 3)
     for colour in colours:
-        assert np.all(pixels == colour, axis=1).sum() == 2 * 96 * 96
+        assert np.all(pixels == colour, axis=1).sum() == 2 * CELL * CELL
 
 
 def test_stack_keeps_every_picture_whole():
