@@ -132,6 +132,26 @@ class Bench:
                 )
         return found
 
+    def require_same(self, path: Path, cfg: Config) -> None:
+        """Checks that a record was made as one of this run would be.
+
+        Raises:
+            ConfigError: it was not.
+        """
+        record = json.loads(path.read_text())
+        scales = {point["guidance_scale"] for point in record["points"]}
+        found = record["split"], record["config"]["train"]["steps"], len(record["points"]), scales
+        wanted_scales = set(self._guidance or (cfg.sample.guidance_scale,))
+        count = cfg.train.steps // cfg.train.checkpoint_every * len(wanted_scales)
+        wanted = self._settings.split, cfg.train.steps, count, wanted_scales
+        require(
+            found == wanted,
+            field="out",
+            value=str(path),
+            rule=f"split, steps, points and guidance are {found} there and {wanted} here",
+            remedy="Set another folder, or remove that record",
+        )
+
 
 def step_seconds(names: Sequence[str], rounds: int, steps: int) -> dict[str, list[float]]:
     """Times the steps of arms in turns: of each arm the seconds of a step in each of its phases, medians."""
@@ -181,10 +201,11 @@ def main(argv: list[str]) -> None:
         for seed in args.seeds:
             for name in args.arms:
                 record = out / f"{name}_{seed}.json"
+                cfg = run_config(arms[name], int(seed), args.flops, args.points)
                 if record.exists():
+                    bench.require_same(record, cfg)
                     print(f"{record} is there already")
                     continue
-                cfg = run_config(arms[name], int(seed), args.flops, args.points)
                 points = bench.measure(cfg, Path(args.runs) / f"{name}_{seed}")
                 own = {"arm": name, "about": arms[name].about, "seed": int(seed), "split": args.split}
                 write(record, {**own, "commit": commit(), **about(), "config": cfg.to_dict(), "points": points})

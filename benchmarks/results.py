@@ -81,12 +81,16 @@ def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def points(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns a record's points, one for each step: of several scales of guidance those of the last."""
+    scale = record["points"][-1]["guidance_scale"]
+    return [point for point in record["points"] if point["guidance_scale"] == scale]
+
+
 def curve(record: Mapping[str, Any], score: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the training FLOPs of a record's points, and their scores."""
-    return (
-        np.array([point["flops"] for point in record["points"]]),
-        np.array([point["scores"][score] for point in record["points"]]),
-    )
+    found = points(record)
+    return np.array([point["flops"] for point in found]), np.array([point["scores"][score] for point in found])
 
 
 def flops_to_reach(record: Mapping[str, Any], score: str, level: float, higher_is_better: bool) -> float:
@@ -108,13 +112,29 @@ def _rising(values: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.n
     return values[first], positions[first]
 
 
+def pairs(records: Records) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Returns the records of the method and of the baseline by seed. Raises `ConfigError` as `savings`."""
+    ours, theirs = ({record["seed"]: record for record in records[name]} for name in (NAMI, SINGLE_FLOW))
+    require(
+        ours.keys() == theirs.keys(),
+        field="convergence",
+        value=f"{sorted(ours)} and {sorted(theirs)}",
+        rule="the method and the baseline need the same seeds",
+        remedy="Run `python -m benchmarks.experiments` for those that lack",
+    )
+    return [(ours[seed], theirs[seed]) for seed in sorted(ours)]
+
+
 def savings(records: Records, score: str) -> list[float]:
     """Returns for each seed the baseline's FLOPs over the method's to reach what both reach: the worse one's best.
 
     More than 1: the method needs fewer. Seeds are paired: both arms of one seed see the pictures in the same order.
+
+    Raises:
+        ConfigError: one of them lacks a seed of the other.
     """
     ratios = []
-    for ours, theirs in zip(records[NAMI], records[SINGLE_FLOW], strict=True):
+    for ours, theirs in pairs(records):
         better = ours["points"][-1]["known"][score]["higher_is_better"]
         best, worst = (max, min) if better else (min, max)
         level = worst(best(curve(record, score)[1]) for record in (ours, theirs))
@@ -218,7 +238,7 @@ def minutes(record: Mapping[str, Any], seconds: Sequence[float]) -> np.ndarray:
             max(min(point["step"], end) - start, 0) * each
             for start, end, each in zip(bounds, bounds[1:], seconds, strict=False)
         )
-        for point in record["points"]
+        for point in points(record)
     ]
     return np.array(spent) / 60
 

@@ -59,7 +59,13 @@ def test_too_few_flops_are_refused():
 def record(arm, seed, scores, flops=(1e12, 2e12, 4e12), higher=True, data="emoji"):
     known = {name: {"real": 0.9, "higher_is_better": higher} for name in results.SHOWN}
     points = [
-        {"step": 10 * (i + 1), "flops": f, "scores": dict.fromkeys(results.SHOWN, s), "known": known}
+        {
+            "step": 10 * (i + 1),
+            "flops": f,
+            "scores": dict.fromkeys(results.SHOWN, s),
+            "guidance_scale": 2.5,
+            "known": known,
+        }
         for i, (f, s) in enumerate(zip(flops, scores, strict=True))
     ]
     config = {"train": {"steps": 30, "phase_starts": [0.0, 0.5]}, "data": {"name": data}}
@@ -82,9 +88,30 @@ def test_savings_compare_seed_by_seed_at_what_both_reach():
         SINGLE_FLOW: [record(SINGLE_FLOW, 0, (0.1, 0.2, 0.3)), record(SINGLE_FLOW, 1, (0.1, 0.3, 0.4))],
     }
     assert results.savings(records, "concept") == pytest.approx([2.0, 0.5])
+    backwards = {NAMI: records[NAMI][::-1], SINGLE_FLOW: records[SINGLE_FLOW]}
+    assert results.savings(backwards, "concept") == pytest.approx([2.0, 0.5])
+    with pytest.raises(ConfigError, match=r"\[0, 1\] and \[0\]': the method and the baseline need the same seeds"):
+        results.savings(records | {SINGLE_FLOW: records[SINGLE_FLOW][:1]}, "concept")
     errors = {NAMI: [record(NAMI, 0, (4.0, 3.0, 2.0), higher=False)]}
     errors[SINGLE_FLOW] = [record(SINGLE_FLOW, 0, (5.0, 4.0, 3.0), higher=False)]
     assert results.savings(errors, "squared_error") == pytest.approx([2.0])
+
+
+def test_of_several_scales_of_guidance_the_last_is_shown():
+    found = record(NAMI, 0, (0.1, 0.3, 0.5))
+    found["points"] = [point | {"guidance_scale": scale} for point in found["points"] for scale in (1.5, 2.5)]
+    assert [point["guidance_scale"] for point in results.points(found)] == [2.5] * 3
+
+
+def test_a_record_that_was_made_otherwise_is_not_taken_for_this_run_s(tmp_path):
+    cfg, bench = run_config(ARMS[NAMI], 0, 1.2e13, 2), Bench("held_out_pairs", 4, ())
+    points = [{"guidance_scale": cfg.sample.guidance_scale}] * 2
+    path = tmp_path / "nami_0.json"
+    path.write_text(json.dumps({"split": "held_out_pairs", "config": cfg.to_dict(), "points": points}))
+    bench.require_same(path, cfg)
+    for other, its in ((bench, run_config(ARMS[NAMI], 0, 2.4e13, 2)), (Bench("held_out", 4, ()), cfg)):
+        with pytest.raises(ConfigError, match=r"split, steps, points and guidance are .* Set another folder"):
+            other.require_same(path, its)
 
 
 def test_arms_are_compared_with_the_method_seed_by_seed_on_the_same_pictures():
