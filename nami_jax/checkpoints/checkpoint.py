@@ -281,20 +281,29 @@ class Checkpoints:
         """Reads items of a checkpoint, all processes together, and compares them with their fingerprints."""
         if step not in self._reader.all_steps():
             raise CheckpointError(f"{self.folder} has no step {step}. It has {sorted(self._reader.all_steps())}.")
-        folder, restored = self.folder / str(step), {}
-        with Reading() as reading:
-            args |= {FINGERPRINTS: ocp.args.JsonRestore()}
-            for name in (FROZEN, FINGERPRINTS):  # which checkpoints of earlier versions lack
-                if not (folder / name).is_dir():
-                    args.pop(name, None)
-            restored = self._reader.restore(step, args=ocp.args.Composite(**args)) if args else {}
-        error = first_error(reading.error)
+        folder = self.folder / str(step)
+        restored, problem = self._read(step, args)
+        if problem is not None:  # once more before it is condemned: the disk may have failed for a moment
+            restored, problem = self._read(step, args)
+        error = first_error(None if problem is None else brief(problem))
         if error is not None:
-            raise DamagedCheckpointError(f"{folder} cannot be read; it is damaged or of a different model: {error}.")
-        differing = _differing(restored, restored[FINGERPRINTS]) if FINGERPRINTS in args else []
+            complaint = f"{folder} cannot be read; it is damaged or of a different model: {error}."
+            raise DamagedCheckpointError(complaint) from problem
+        differing = _differing(restored, restored[FINGERPRINTS]) if FINGERPRINTS in restored else []
         if differing:
             raise DamagedCheckpointError(f"{folder} is damaged: it does not contain what was saved as {differing}.")
         return restored
+
+    def _read(self, step: int, args: Mapping[str, Any]) -> tuple[Any, BaseException | None]:
+        """Reads what a checkpoint has of some items, and its fingerprints; or returns why this process cannot."""
+        restored: Any = {}
+        with Reading() as reading:
+            wanted = {**args, FINGERPRINTS: ocp.args.JsonRestore()}
+            for name in (FROZEN, FINGERPRINTS):  # which checkpoints of earlier versions lack
+                if not (self.folder / str(step) / name).is_dir():
+                    wanted.pop(name, None)
+            restored = self._reader.restore(step, args=ocp.args.Composite(**wanted)) if wanted else {}
+        return restored, reading.problem
 
     def _move_damaged(self) -> None:
         """Moves damaged checkpoints to `workdir/damaged`: nothing is lost, and their steps can be saved again."""

@@ -8,8 +8,10 @@ import asyncio
 import contextlib
 import logging
 import math
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -104,21 +106,22 @@ class _PatientPolicy(asyncio.DefaultEventLoopPolicy):
 
 
 class Reading:
-    """Catches the failure of a read inside the block and keeps it as one line in `error`; None if there was none."""
+    """Catches the failure of a read inside the block and keeps it as `problem`; None if there was none."""
 
-    error: str | None = None
+    problem: BaseException | None = None
 
     def __enter__(self) -> Self:
         self._policy = asyncio.get_event_loop_policy()
         asyncio.set_event_loop_policy(_PatientPolicy())
         return self
 
-    def __exit__(self, kind: type | None, problem: BaseException | None, trace: object) -> bool:
+    def __exit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> bool:
         asyncio.set_event_loop_policy(self._policy)
         # Orbax raises Exception itself, no subclass, from what TensorStore says of an array's data.
         if problem is None or not (kind is Exception or isinstance(problem, UNREADABLE)):
             return False
-        self.error = brief(problem)
+        traceback.clear_frames(trace)  # which hold the arrays that were read so far
+        self.problem = problem
         return True
 
 
