@@ -21,6 +21,7 @@ from nami_jax.checkpoints.orbax import VALIDATION_LOSS, Reading, brief, keeping,
 from nami_jax.checkpoints.same_run import require_same_networks, require_same_run
 from nami_jax.checkpoints.workdir import held, move_aside
 from nami_jax.config import Config, Settings
+from nami_jax.config.autoencoder_run import AutoencoderRun
 from nami_jax.config.flow_run import TASK
 from nami_jax.files.disk import is_full
 from nami_jax.parallel.processes import first_error
@@ -46,7 +47,7 @@ class DamagedCheckpointError(CheckpointError):
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`. Use as a context manager: leaving it waits for the save in flight."""
 
-    def __init__(self, workdir: Path, cfg: Settings | None = None):
+    def __init__(self, workdir: Path, cfg: Config | AutoencoderRun | None = None):
         """Opens the folder: to read, or, if `cfg` is given, for a run, which locks it until the context ends.
 
         Reading writes nothing. A run creates the folder, and removes the remains of unfinished saves.
@@ -66,8 +67,7 @@ class Checkpoints:
         self._frozen: Mapping[str, str] = {}
         with contextlib.ExitStack() as stack:
             if cfg is not None:
-                train = cfg.to_dict()["train"]
-                self._keeping = keeping(train["keep_checkpoints"], train["keep_best"], train["keep_every"])
+                self._keeping = keeping(cfg.train)
                 stack.enter_context(held(self.folder.parent))
                 self._writer = stack.enter_context(open_writer(self.folder, ITEMS, self._keeping))
             elif not self.folder.is_dir():

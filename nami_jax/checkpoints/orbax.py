@@ -19,6 +19,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
+from nami_jax.config.keeping import Kept
+
 VALIDATION_LOSS = "validation_loss"  # of a checkpoint's state, if it was measured: the metric that Orbax keeps with it
 
 # What Orbax and TensorStore raise for files that are cut short or have been overwritten.
@@ -46,14 +48,12 @@ class _Writer(_Manager):
         return found
 
 
-def keeping(newest: int, best: int, every: int | None) -> list[PreservationPolicy]:
+def keeping(train: Kept) -> list[PreservationPolicy]:
     """Returns what says which checkpoints stay when a new one is complete: all that one of these wants to keep.
 
-    Args:
-        newest: how many of the newest. Never fewer than two: whether the newest is any good, the next steps show.
-        best: how many of the least validation loss.
-        every: all whose step is a multiple of it; None: none.
+    Of the newest never fewer than two: whether the newest is any good, the next steps show.
     """
+    newest, best, every = train.keep_checkpoints, train.keep_best, train.keep_every
     policies: list[PreservationPolicy] = [managers.LatestN(max(newest, 2))]
     # `reverse`, for Orbax takes the last of those that it has sorted.
     policies.append(managers.BestN(get_metric_fn=_loss, reverse=True, n=best, keep_checkpoints_without_metrics=False))
