@@ -11,24 +11,17 @@ Hardware and time: those of the run that it begins from, for as many steps.
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
-from nami_jax.config import (
-    AutoencoderConfig,
-    BridgeConfig,
-    DataConfig,
-    FlowConfig,
-    ModelConfig,
-    SampleConfig,
-    TextConfig,
-)
+from nami_jax.config import AutoencoderConfig, FlowConfig, ModelConfig, SampleConfig, TextConfig
 from nami_jax.config.listing import unset_section
 from nami_jax.configs import base
 
 
 def get_config() -> ConfigDict:
     config: Any = base.get_config()
-    config.data.side = unset_section(DataConfig).get_ref("side")
-    config.bridge.noise = unset_section(BridgeConfig).get_ref("noise")
+    config.data.side = placeholder(int)
+    config.bridge.noise = placeholder(float)
     for name, section in (
         ("model", ModelConfig),
         ("flow", FlowConfig),

@@ -18,7 +18,7 @@ from nami_jax.checkpoints.runs import (
     require_same_network,
     require_same_size,
 )
-from nami_jax.checkpoints.workdir import RUN_CONFIG
+from nami_jax.checkpoints.workdir import RUN_CONFIG, finished_steps
 from nami_jax.config import Config, ConfigError, ModelConfig, PipelineConfig, fixed_fields, require
 from nami_jax.config.flow_run import TASK
 from nami_jax.config.settings import declared
@@ -68,7 +68,7 @@ def find_origin(init_from: str) -> Origin:
     """
     folder, step = _split(init_from)
     converted = (folder / PIPELINE_FILE).is_file() and (folder / TRANSFORMER).is_dir()
-    steps = sorted(int(path.name) for path in (folder / "checkpoints").glob("[0-9]*") if path.name.isdecimal())
+    steps = finished_steps(folder)
     remedy = (
         "Set a run's workdir, or the FOLDER that `python -m nami_jax.convert --from RELEASE --to FOLDER` makes of a "
         "release"
@@ -140,7 +140,7 @@ def completed(fields: Mapping[str, Any], workdir: Path | None = None) -> dict[st
 
 def begun_fields(workdir: Path) -> Mapping[str, Any] | None:
     """Returns the config of the flow's run in a workdir, as nested dicts; None if it has no checkpoint yet."""
-    found = _saved_fields(workdir) if any((workdir / "checkpoints").glob("[0-9]*")) else None
+    found = _saved_fields(workdir) if finished_steps(workdir) else None
     return None if found is None or found.get("task", TASK) != TASK else found
 
 

@@ -21,6 +21,7 @@ from nami_jax.checkpoints.orbax import VALIDATION_LOSS, Reading, brief, keeping,
 from nami_jax.checkpoints.same_run import require_same_networks, require_same_run
 from nami_jax.checkpoints.workdir import held, move_aside
 from nami_jax.config import Config, Settings
+from nami_jax.config.autoencoder_run import AutoencoderRun
 from nami_jax.config.flow_run import TASK
 from nami_jax.files.disk import is_full
 from nami_jax.parallel.processes import first_error
@@ -46,7 +47,7 @@ class DamagedCheckpointError(CheckpointError):
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`. Use as a context manager: leaving it waits for the save in flight."""
 
-    def __init__(self, workdir: Path, cfg: Settings | None = None):
+    def __init__(self, workdir: Path, cfg: Config | AutoencoderRun | None = None):
         """Opens the folder: to read, or, if `cfg` is given, for a run, which locks it until the context ends.
 
         Reading writes nothing. A run creates the folder, and removes the remains of unfinished saves.
@@ -66,8 +67,7 @@ class Checkpoints:
         self._frozen: Mapping[str, str] = {}
         with contextlib.ExitStack() as stack:
             if cfg is not None:
-                train = cfg.to_dict()["train"]
-                self._keeping = keeping(train["keep_checkpoints"], train["keep_best"], train["keep_every"])
+                self._keeping = keeping(cfg.train)
                 stack.enter_context(held(self.folder.parent))
                 self._writer = stack.enter_context(open_writer(self.folder, ITEMS, self._keeping))
             elif not self.folder.is_dir():
@@ -281,20 +281,29 @@ class Checkpoints:
         """Reads items of a checkpoint, all processes together, and compares them with their fingerprints."""
         if step not in self._reader.all_steps():
             raise CheckpointError(f"{self.folder} has no step {step}. It has {sorted(self._reader.all_steps())}.")
-        folder, restored = self.folder / str(step), {}
-        with Reading() as reading:
-            args |= {FINGERPRINTS: ocp.args.JsonRestore()}
-            for name in (FROZEN, FINGERPRINTS):  # which checkpoints of earlier versions lack
-                if not (folder / name).is_dir():
-                    args.pop(name, None)
-            restored = self._reader.restore(step, args=ocp.args.Composite(**args)) if args else {}
-        error = first_error(reading.error)
+        folder = self.folder / str(step)
+        restored, problem = self._read(step, args)
+        if problem is not None:  # once more before it is condemned: the disk may have failed for a moment
+            restored, problem = self._read(step, args)
+        error = first_error(None if problem is None else brief(problem))
         if error is not None:
-            raise DamagedCheckpointError(f"{folder} cannot be read; it is damaged or of a different model: {error}.")
-        differing = _differing(restored, restored[FINGERPRINTS]) if FINGERPRINTS in args else []
+            complaint = f"{folder} cannot be read; it is damaged or of a different model: {error}."
+            raise DamagedCheckpointError(complaint) from problem
+        differing = _differing(restored, restored[FINGERPRINTS]) if FINGERPRINTS in restored else []
         if differing:
             raise DamagedCheckpointError(f"{folder} is damaged: it does not contain what was saved as {differing}.")
         return restored
+
+    def _read(self, step: int, args: Mapping[str, Any]) -> tuple[Any, BaseException | None]:
+        """Reads what a checkpoint has of some items, and its fingerprints; or returns why this process cannot."""
+        restored: Any = {}
+        with Reading() as reading:
+            wanted = {**args, FINGERPRINTS: ocp.args.JsonRestore()}
+            for name in (FROZEN, FINGERPRINTS):  # which checkpoints of earlier versions lack
+                if not (self.folder / str(step) / name).is_dir():
+                    wanted.pop(name, None)
+            restored = self._reader.restore(step, args=ocp.args.Composite(**wanted)) if wanted else {}
+        return restored, reading.problem
 
     def _move_damaged(self) -> None:
         """Moves damaged checkpoints to `workdir/damaged`: nothing is lost, and their steps can be saved again."""

@@ -8,14 +8,18 @@ import asyncio
 import contextlib
 import logging
 import math
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
+
+from nami_jax.config.keeping import Kept
 
 VALIDATION_LOSS = "validation_loss"  # of a checkpoint's state, if it was measured: the metric that Orbax keeps with it
 
@@ -44,14 +48,12 @@ class _Writer(_Manager):
         return found
 
 
-def keeping(newest: int, best: int, every: int | None) -> list[PreservationPolicy]:
+def keeping(train: Kept) -> list[PreservationPolicy]:
     """Returns what says which checkpoints stay when a new one is complete: all that one of these wants to keep.
 
-    Args:
-        newest: how many of the newest. Never fewer than two: whether the newest is any good, the next steps show.
-        best: how many of the least validation loss.
-        every: all whose step is a multiple of it; None: none.
+    Of the newest never fewer than two: whether the newest is any good, the next steps show.
     """
+    newest, best, every = train.keep_checkpoints, train.keep_best, train.keep_every
     policies: list[PreservationPolicy] = [managers.LatestN(max(newest, 2))]
     # `reverse`, for Orbax takes the last of those that it has sorted.
     policies.append(managers.BestN(get_metric_fn=_loss, reverse=True, n=best, keep_checkpoints_without_metrics=False))
@@ -104,21 +106,22 @@ class _PatientPolicy(asyncio.DefaultEventLoopPolicy):
 
 
 class Reading:
-    """Catches the failure of a read inside the block and keeps it as one line in `error`; None if there was none."""
+    """Catches the failure of a read inside the block and keeps it as `problem`; None if there was none."""
 
-    error: str | None = None
+    problem: BaseException | None = None
 
     def __enter__(self) -> Self:
         self._policy = asyncio.get_event_loop_policy()
         asyncio.set_event_loop_policy(_PatientPolicy())
         return self
 
-    def __exit__(self, kind: type | None, problem: BaseException | None, trace: object) -> bool:
+    def __exit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> bool:
         asyncio.set_event_loop_policy(self._policy)
         # Orbax raises Exception itself, no subclass, from what TensorStore says of an array's data.
         if problem is None or not (kind is Exception or isinstance(problem, UNREADABLE)):
             return False
-        self.error = brief(problem)
+        traceback.clear_frames(trace)  # which hold the arrays that were read so far
+        self.problem = problem
         return True
 
 

@@ -67,6 +67,12 @@ def _lock(workdir: Path, stack: contextlib.ExitStack) -> str | None:
     return None
 
 
+def finished_steps(workdir: Path) -> list[int]:
+    """Returns the steps of a run's complete checkpoints, in order: an unfinished save has a longer name."""
+    folders = (workdir / "checkpoints").glob("[0-9]*")
+    return sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
+
+
 def move_aside(folders: Sequence[Path], target: Path) -> None:
     """Moves folders into `target`, each under its own name or one with a number added.
 

@@ -31,7 +31,12 @@ class TrainConfig(Settings):
     """The joint training of all stages."""
 
     seed: Seed = field("of parameters, order, noise and times", default=0)
-    steps: Steps = field("training steps of the whole run", default=10_000, may_change=True)
+    steps: Steps = field(
+        "training steps of the whole run; changed in a run that is continued, they move the phases' beginnings, and "
+        "some samples of an epoch may be skipped or repeated",
+        default=10_000,
+        may_change=True,
+    )
     stage_batches: tuple[tuple[Images, ...], ...] = field(
         "per phase: the images of stage 1..K in one step; first many coarse ones, then many fine ones",
         default=((32, 16, 8), (16, 32, 8), (8, 16, 32)),

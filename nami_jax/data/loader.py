@@ -1,7 +1,9 @@
 """Images or latents and text states, batched by stage: one element of the loader is one training step.
 
-The order is a function of the seed and the step alone: neither the number of processes nor where a run was
-interrupted changes which samples a step sees, nor how they are captioned and flipped.
+The order is a function of the config and the step: neither the number of processes nor where a run was interrupted
+changes which samples a step sees, nor how they are captioned and flipped. `train.steps` is part of it, for it says at
+which step a phase begins: if phases take different numbers of samples, a run continued with other `train.steps` skips
+some samples of the running epoch or sees them again.
 """
 
 import dataclasses

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from einops import reduce, repeat
 
 
-def pool(x):
-    """Halves height and width by the mean of 2x2 blocks: (B, H, W, C) -> (B, H/2, W/2, C)."""
-    return reduce(x, "b (h p) (w q) c -> b h w c", "mean", p=2, q=2)
+def pool(x, factor: int = 2):
+    """Divides height and width by a factor f, by the mean of f x f blocks: (B, H, W, C) -> (B, H/f, W/f, C)."""
+    return reduce(x, "b (h p) (w q) c -> b h w c", "mean", p=factor, q=factor)
 
 
 def upsample(x):

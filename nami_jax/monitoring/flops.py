@@ -8,10 +8,9 @@ from collections.abc import Sequence
 
 from nami_jax.config import Config, ModelConfig, SampleConfig
 from nami_jax.flow.schedule import make_schedules
-from nami_jax.flow.stages import make_stages
+from nami_jax.flow.solver import SOLVERS
+from nami_jax.flow.stages import Stage, make_stages
 from nami_jax.models.layers import TIME_CHANNELS
-
-EVALUATIONS = {"euler": 1, "heun": 2, "midpoint": 2, "ab2": 1}  # velocities of one solver step
 
 
 def forward_flops(model: ModelConfig, stage: int, image_tokens: int, text_tokens: int) -> int:
@@ -41,25 +40,32 @@ def attention_flops(model: ModelConfig, stage: int, tokens: int) -> int:
 
 
 def sampling_flops(
-    model: ModelConfig, sample: SampleConfig, side: int, text_tokens: int, batch: int = 1
+    model: ModelConfig,
+    sample: SampleConfig,
+    side: int,
+    text_tokens: int,
+    batch: int = 1,
+    sigma_ends: Sequence[float] | None = None,
 ) -> tuple[int, ...]:
     """Counts what each stage costs when `batch` images of side x side latents are sampled.
 
     A guided step passes twice as many images. What is computed once for all steps of a stage is counted in each.
+    `sigma_ends` are the stages', as for `make_stages`.
     """
+    stages = make_stages(model.num_stages, sigma_ends)
     return tuple(
         batch * passes * forward_flops(model, k, tokens, text_tokens)
         for k, (passes, tokens) in enumerate(
-            zip(image_passes(model, sample), model.image_tokens(side, side), strict=True), start=1
+            zip(image_passes(stages, sample), model.image_tokens(side, side), strict=True), start=1
         )
     )
 
 
-def image_passes(model: ModelConfig, sample: SampleConfig) -> tuple[int, ...]:
+def image_passes(stages: Sequence[Stage], sample: SampleConfig) -> tuple[int, ...]:
     """Counts how often each stage passes one picture through the network: twice for a guided velocity."""
     return tuple(
-        EVALUATIONS[sample.solver] * sum(1 + guided for guided in schedule.guided)
-        for schedule in make_schedules(make_stages(model.num_stages), sample)
+        len(SOLVERS[sample.solver].asks) * sum(1 + guided for guided in schedule.guided)
+        for schedule in make_schedules(stages, sample)
     )
 
 

@@ -55,7 +55,7 @@ def shape_flops(cfg: Config, shapes: BatchShapes) -> tuple[int, ...]:
 def picture_flops(cfg: Config, images: int) -> tuple[int, ...]:
     """Counts each stage of drawing `images` pictures of data.side x data.side with guidance."""
     side = cfg.data.side // cfg.autoencoder.downscale
-    return sampling_flops(cfg.model, cfg.sample, side, cfg.text.max_length, images)
+    return sampling_flops(cfg.model, cfg.sample, side, cfg.text.max_length, images, cfg.flow.sigma_ends)
 
 
 def phases(cfg: Config) -> Iterator[Phase]:

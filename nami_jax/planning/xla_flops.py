@@ -14,9 +14,9 @@ import numpy as np
 from flax import nnx
 
 from nami_jax.config import Config, MeshConfig, ModelConfig, SampleConfig
+from nami_jax.flow.solver import SOLVERS
 from nami_jax.models.layout import Layout
 from nami_jax.models.nami import abstract_model
-from nami_jax.monitoring.flops import EVALUATIONS
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.programs import lower_step
 from nami_jax.sampling.sampler import make_sampler
@@ -75,7 +75,7 @@ def sampling_xla_flops(
             return xla_flops(function, params, struct(batch, *shape), struct(), text)
 
         flops = {guided: count(guided) for guided in set(program.guided)}
-        counts.append(EVALUATIONS[sample.solver] * sum(flops[guided] for guided in program.guided))
+        counts.append(len(SOLVERS[sample.solver].asks) * sum(flops[guided] for guided in program.guided))
     return tuple(counts)
 
 

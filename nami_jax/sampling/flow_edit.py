@@ -97,10 +97,7 @@ def edited_stages(
 def at_stage(kind: tuple[Stage, Any], latents: jax.Array) -> jax.Array:
     """Pools latents (B, H, W, C) of the last stage to the size of the one in `kind`."""
     stage, layout = kind
-    latents = layout.latents(latents)
-    for _ in range(stage.downscale.bit_length() - 1):
-        latents = pool(latents)
-    return latents
+    return pool(layout.latents(latents), stage.downscale)
 
 
 @BoundedJit

@@ -316,8 +316,9 @@ class Sampler:
         Args:
             sample: the sampler's settings.
             transition: what is to make the jumps.
-            height: of the pictures, pixels.
-            width: of the pictures, pixels.
+            height: of the pictures, pixels; of the final latents, as in `Request`, where `downscale` is 1. What is
+                raised names it in the same unit.
+            width: likewise.
             downscale: pixels per latent, each way.
 
         Raises:

@@ -127,9 +127,7 @@ def stage_path(
         x_start, x_end and the point, (B, H_k, W_k, C).
     """
     before, stage, layout = kind
-    latents = layout.latents(latents)
-    for _ in range(stage.downscale.bit_length() - 1):
-        latents = pool(latents)
+    latents = pool(layout.latents(latents), stage.downscale)
     x_start, x_end = path_ends(transition, before, stage, latents, layout.latents(noise))
     point, _ = interpolate(x_start, x_end, jax.numpy.broadcast_to(tau, latents.shape[:1]))
     return x_start, x_end, point

@@ -70,7 +70,7 @@ def _optimizer(cfg: Config) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(cfg.bridge.learning_rate, cfg.bridge.steps))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)  # each keeps what was compiled for a run
 def make_bridge_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, np.uint32], tuple[Any, jax.Array]]:
     """Returns the jitted ((params, moments), images, number) -> ((params, moments), loss); the first is donated.
 

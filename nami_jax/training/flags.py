@@ -15,7 +15,12 @@ def define_flags() -> None:
     """Defines the flags."""
     define_config_flag("the run's config: a file, or the name of one that comes with nami_jax, e.g. emoji_tiny")
     flags.DEFINE_string("workdir", None, f"folder to keep the run in; {RUNS}/ and the config's name if not given")
-    flags.DEFINE_integer("stop_after", None, "save and stop once this many steps are done; the same command continues")
+    flags.DEFINE_integer(
+        "stop_after",
+        None,
+        "save and stop once this many steps are done; the same command continues. An autoencoder's run writes vae/ "
+        "then too, of as many steps, and anew when it goes on to its end",
+    )
     flags.DEFINE_string("wandb", None, "Weights & Biases project to send metrics and pictures to")
     flags.DEFINE_string("profile", None, "first and last step to trace with jax's profiler, e.g. 10:15")
     flags.DEFINE_bool("dry_run", False, "run two steps in a temporary folder, report what they took, leave nothing")

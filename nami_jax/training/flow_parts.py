@@ -56,7 +56,7 @@ class FlowParts:
         return Networks(nnx.merge(self.structure, sampling_weights(state)), self.transition(state.bridge))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def flow_parts(cfg: Config, mesh: Mesh) -> FlowParts:
     """Builds the parts of a run, or returns those built before.
 

@@ -17,6 +17,7 @@ from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.checkpoints.beginning import find_origin, load_base, load_base_bridge, open_base
 from nami_jax.checkpoints.runs import BASE, load_frozen, load_run, open_folder
 from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER
+from nami_jax.checkpoints.workdir import finished_steps
 from nami_jax.config import Config, require
 from nami_jax.data.examples import Data, ExampleSource, open_data
 from nami_jax.data.loader import Batch, eval_batches, train_loader
@@ -57,12 +58,10 @@ class FlowTask:
     def __init__(self, cfg: Config, devices: Sequence[Any] | None = None, *, dry: bool = False):
         """Takes the run and the devices to train on, all if not given; `dry` compiles all of it before its steps."""
         self.cfg, self._devices, self._dry = cfg.located(), devices, dry
-        self._mesh: Mesh | None = None
 
-    @property
+    @functools.cached_property
     def mesh(self) -> Mesh:  # noqa: D102
-        self._mesh = self._mesh or make_mesh(self.cfg.mesh, self._devices)
-        return self._mesh
+        return make_mesh(self.cfg.mesh, self._devices)
 
     @property
     def parts(self) -> FlowParts:
@@ -116,7 +115,7 @@ class FlowTask:
         """See `Task`: they are read at the run's beginning, and with LoRA whenever it continues."""
         if self.cfg.train.init_from is None:
             return False
-        return self.cfg.model.lora_rank is not None or not any((workdir / "checkpoints").glob("[0-9]*"))
+        return self.cfg.model.lora_rank is not None or not finished_steps(workdir)
 
     def open_weights(self, workdir: Path) -> Mapping[str, Any]:  # noqa: D102
         copied = self.cfg.model.lora_rank is not None and (workdir / BASE).is_dir()

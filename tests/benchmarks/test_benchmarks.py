@@ -10,10 +10,10 @@ from benchmarks.timing import interleave
 from configs import presets, styles, styles_single_flow
 from nami_jax.config import Config, ConfigError, SampleConfig
 from nami_jax.flow.schedule import Grid
-from nami_jax.flow.solver import euler
+from nami_jax.flow.solver import SOLVERS, euler
 from nami_jax.flow.transition import Renoise
 from nami_jax.models.nami import abstract_model
-from nami_jax.monitoring.flops import EVALUATIONS, sampling_flops, training_flops
+from nami_jax.monitoring.flops import sampling_flops, training_flops
 from nami_jax.parallel.sharding import make_mesh
 from nami_jax.planning.tables import table
 from nami_jax.planning.xla_flops import sampling_xla_flops, struct, training_xla_flops, xla_flops
@@ -35,7 +35,7 @@ def test_flops_of_nami_2b_are_the_papers():
     assert progressive[2] / sum(progressive) == pytest.approx(0.82, abs=0.01)
 
 
-@pytest.mark.parametrize("solver", EVALUATIONS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_flops_agree_with_xla(solver):
     sample = SampleConfig(steps=(3, 2, 1), solver=solver)
     counts = inference.NARROW, sample, 64, 64, 2

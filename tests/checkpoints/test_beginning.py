@@ -164,10 +164,9 @@ def test_a_begun_run_knows_itself_when_its_origin_has_gone(tmp_path):
     assert read(tmp_path / "gone", workdir=workdir).model == RUN.model
 
 
-def test_a_run_that_saved_nothing_yet_asks_its_origin_again(run, tmp_path):
-    begun = write_run(
-        tmp_path / "begun", dataclasses.replace(RUN, data=dataclasses.replace(RUN.data, side=16)), steps=()
-    )
+@pytest.mark.parametrize("steps", [(), ("100.orbax-checkpoint-tmp",)])
+def test_a_run_that_saved_nothing_yet_asks_its_origin_again(run, tmp_path, steps):
+    begun = write_run(tmp_path / "begun", dataclasses.replace(RUN, data=dataclasses.replace(RUN.data, side=16)), steps)
     assert read(run, workdir=begun).data.side == 64
 
 

@@ -1,13 +1,16 @@
+import errno
 import os
 import random
 import shutil
 import socket
 import subprocess
 import sys
+import traceback
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -130,6 +133,41 @@ def test_damage_that_orbax_does_not_notice_is_found(copy, caplog):
         shutil.copytree(copy / "checkpoints" / "5" / item, copy / "checkpoints" / "7" / item)
     assert restore(copy) == 5
     assert "does not contain what was saved as ['ema', 'train']" in caplog.text
+
+
+def failing_reads(monkeypatch, count):
+    """Lets the disk fail at the first `count` of Orbax's reads; returns the list of all of them."""
+    whole, reads = ocp.CheckpointManager.restore, []
+
+    def restore(self, step, args):
+        reads.append(step)
+        if len(reads) <= count:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(self, step, args=args)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", restore)
+    return reads
+
+
+def test_a_disk_that_fails_once_costs_no_checkpoint(copy, monkeypatch, caplog):
+    reads = failing_reads(monkeypatch, 1)
+    assert restore(copy) == 7
+    assert reads[:2] == [7, 7]
+    assert not warnings_in(caplog)
+    assert not (copy / "damaged").exists()
+
+
+def test_what_could_not_be_read_twice_is_damaged_and_its_error_says_why(copy, monkeypatch):
+    reads = failing_reads(monkeypatch, 2)
+    complaint = r"checkpoints/7 cannot be read; it is damaged or of a different model: OSError: .*Input/output error\.$"
+    with Checkpoints(copy) as checkpoints:
+        with pytest.raises(DamagedCheckpointError, match=complaint) as raised:
+            checkpoints.config(7)
+        assert reads == [7, 7]
+        assert checkpoints.config(7) == CONFIG
+    cause = raised.value.__cause__
+    assert isinstance(cause, OSError)
+    assert "restore" in [frame.name for frame in traceback.extract_tb(cause.__traceback__)]
 
 
 def test_a_step_damaged_twice_is_kept_twice(copy):

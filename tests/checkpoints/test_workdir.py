@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from nami_jax.checkpoints.workdir import held, move_aside
+from nami_jax.checkpoints.workdir import finished_steps, held, move_aside
 from nami_jax.config import ConfigError
 
 
@@ -45,6 +45,13 @@ def test_a_folder_without_permission_is_refused(closed):
     rule = r"workdir = .*: cannot be written: Permission denied\. Set a folder"
     with pytest.raises(ConfigError, match=rule), held(closed / "run"):
         pass
+
+
+def test_what_an_unfinished_save_left_is_no_step(tmp_path):
+    assert finished_steps(tmp_path) == []
+    for name in ("100", "20", "100.orbax-checkpoint-tmp", "200.orbax-checkpoint-tmp-17", "notes"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert finished_steps(tmp_path) == [20, 100]
 
 
 def test_what_is_moved_aside_replaces_nothing(tmp_path):

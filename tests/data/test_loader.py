@@ -308,6 +308,13 @@ def test_a_run_that_goes_from_machine_to_machine_sees_every_sample_once_an_epoch
         assert counts == dict.fromkeys(range(120), 1), epoch
 
 
+def test_where_phases_take_different_numbers_of_samples_a_run_s_length_says_which_a_step_sees(run_config, replace):
+    phases = {"phase_starts": (0.0, 0.5), "stage_batches": ((8, 4, 4), (8, 8, 8)), "phase_learning_rates": (1e-3,) * 2}
+    short, long = (order_steps(replace(run_config, "train", steps=n, **phases), [60]) for n in (4, 8))
+    assert short.starts.tolist() == [0, 16, 32, 56]
+    assert long.starts.tolist() == [0, 16, 32, 48, 64, 88, 112, 136]
+
+
 def test_a_longer_run_begins_as_the_shorter_one(buckets, run_config, replace):
     phase = {"phase_starts": (0.0,), "stage_batches": ((8, 4, 4),), "phase_learning_rates": (1e-3,)}
     short, long = (order_steps(replace(run_config, "train", steps=n, **phase), [60, 20]) for n in (20, 50))

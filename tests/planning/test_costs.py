@@ -3,10 +3,10 @@ import dataclasses
 import jax
 import pytest
 
-from nami_jax.config import AutoencoderConfig
+from nami_jax.config import AutoencoderConfig, SampleConfig
 from nami_jax.monitoring.chips import find_chip
-from nami_jax.monitoring.flops import training_flops
-from nami_jax.planning.costs import make_rate, phases, shape_flops
+from nami_jax.monitoring.flops import forward_flops, training_flops
+from nami_jax.planning.costs import make_rate, phases, picture_flops, shape_flops
 from nami_jax.planning.hardware import HOST, Hardware
 from tests.support.sizes import CONFIG, make_config
 
@@ -32,6 +32,18 @@ def test_phases_have_their_steps_images_and_flops():
     first, second = phases(cfg)
     assert (first.steps, first.images, second.steps, second.images) == (3, 24, 9, 32)
     assert second.flops == sum(training_flops(cfg, (8, 16, 8)))
+
+
+def test_a_picture_s_steps_are_guided_by_the_windows_of_its_flow():
+    """Stage 2 begins its steps at 0.92, 0.83, 0.73 and 0.64 with these windows, and at 0.74, 0.65, ... without."""
+    sample = SampleConfig((4, 4, 4), guidance_interval=(0.6, 1.0))
+    cfg = dataclasses.replace(make_config(flow={"sigma_ends": (0.9, 0.5, 0.0)}), sample=sample)
+    tokens, text = cfg.model.image_tokens(cfg.data.side, cfg.data.side), cfg.text.max_length
+    passes = [
+        cost // forward_flops(cfg.model, stage, length, text)
+        for stage, (cost, length) in enumerate(zip(picture_flops(cfg, 1), tokens, strict=True), start=1)
+    ]
+    assert passes == [8, 8, 4]
 
 
 def test_flops_of_a_phase_are_the_mean_of_its_buckets():

@@ -15,6 +15,7 @@ from tests.support.demo import Demo
 pytestmark = MARKS
 PATIENCE = 600_000  # milliseconds: the first drawing of a kind compiles
 SIDE = 16
+LONG = 5000  # steps of a stage that is not over before two other visitors have pressed a button
 # Notes in which order the galleries of stages get their pictures.
 ORDER = """() => {
   window.order = [];
@@ -200,6 +201,34 @@ def test_two_visitors_draw_at_once_and_who_stops_can_go_on(browser, address):
         fill(one, num_images=1)
         one.click("#draw")
         wait_for_pictures(one, "stage_3", 1)
+
+
+def test_a_visitor_too_many_is_told_so_and_can_draw_later(browser, tmp_path):
+    demo = Demo(tmp_path)
+    try:
+        address = demo.start("--port=0", "--most_waiting=1", f"--most_steps={LONG}")
+        with (
+            opened(browser, address) as first,
+            opened(browser, address) as second,
+            opened(browser, address, allowed=["status of 503"]) as third,
+        ):
+            for page in (first, second, third):
+                page.set_default_timeout(120_000)
+                fill(page, prompt="red")
+            unfold(first, "by_stage")
+            fill(first, steps_2=LONG)
+            first.click("#draw")
+            wait_for_pictures(first, "stage_1", 1)  # no longer queued, and the next stage takes long
+            second.click("#draw")
+            second.locator("#stage_3").get_by_text("queue: 1/1").wait_for()
+            third.click("#draw")
+            said(third, "This application is currently busy. Please try again.")
+            wait_for_pictures(first, "stage_2", 1)
+            for page in (first, second):
+                wait_for_pictures(page, "gallery", 1)
+            draw(third)
+    finally:
+        demo.stop()
 
 
 def test_on_a_phone_everything_is_as_wide_as_the_screen(browser, address):

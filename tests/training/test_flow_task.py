@@ -13,6 +13,7 @@ from nami_jax.training.flow_task import FlowTask
 from tests.support import xla
 from tests.support.paths import ROOT
 from tests.support.runs import card_config
+from tests.support.sizes import make_config
 
 TWO_PHASES = {"stage_batches": ((8, 8, 8), (8, 16, 8)), "phase_starts": (0.0, 0.5), "phase_learning_rates": (1e-3,) * 2}
 
@@ -59,6 +60,14 @@ def test_a_run_that_stops_early_compiles_no_later_phase(data_dir):
     task.open_data()
     programs = task.programs(task.abstract_state(), range(2, 4))
     assert [program.step for program in programs] == [2, 3, 3]
+
+
+def test_a_run_reads_what_it_begins_from_until_a_checkpoint_of_its_own_is_complete(tmp_path):
+    task = FlowTask(make_config(train={"init_from": "another"}))
+    (tmp_path / "checkpoints" / "100.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert task.needs_weights(tmp_path)
+    (tmp_path / "checkpoints" / "100").mkdir()
+    assert not task.needs_weights(tmp_path)
 
 
 RUN = """

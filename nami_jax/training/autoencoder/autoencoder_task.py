@@ -35,12 +35,10 @@ class AutoencoderTask:
     def __init__(self, cfg: AutoencoderRun, devices: Sequence[Any] | None = None):
         """Takes the run and the devices to train on; all if not given."""
         self.cfg, self._devices = cfg, devices
-        self._mesh: Mesh | None = None
 
-    @property
+    @functools.cached_property
     def mesh(self) -> Mesh:  # noqa: D102
-        self._mesh = self._mesh or make_mesh(devices=self._devices)
-        return self._mesh
+        return make_mesh(devices=self._devices)
 
     @functools.cached_property
     def vgg(self) -> Vgg | None:

@@ -83,7 +83,7 @@ def autoencoder_structure(network: AutoencoderKLConfig) -> nnx.GraphDef:
     return nnx.split(nnx.eval_shape(lambda: AutoencoderKL(network, rngs=nnx.Rngs(0))))[0]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)  # each keeps what was compiled for a run
 def make_train_step(
     cfg: AutoencoderRun, mesh: Mesh
 ) -> Callable[[TrainState, Vgg | None, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
