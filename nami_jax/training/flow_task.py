@@ -136,7 +136,7 @@ class FlowTask:
         text = encoder_id(self.cfg.text) if self.cfg.data.prepared is None else self.data.text_encoder
         return {TEXT_ENCODER: text} | ({AUTOENCODER: self.codec.fingerprint} if self.codec else {})
 
-    def open_data(self) -> list[int]:  # noqa: D102
+    def sample_counts(self) -> list[int]:  # noqa: D102
         return [len(source) for source in self.data.train]
 
     def loader(self) -> grain.DatasetIterator[Batch]:  # noqa: D102

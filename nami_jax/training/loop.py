@@ -60,7 +60,7 @@ def run(task: Task, workdir: Path, *, stop_after: int | None = None, extras: Ext
         tracked(extras.wandb, workdir, task.cfg.to_dict()) as tracker,
     ):
         with distributed.main_first("data"):  # what is prepared there must be prepared once
-            samples = task.open_data()
+            samples = task.sample_counts()
         checkpoints.use_networks(task.frozen())
         state, loader, past = begin_or_continue(task, checkpoints, samples)
         steps = range(int(state.step) + 1, min(stop_after or train.steps, train.steps) + 1)

@@ -86,7 +86,7 @@ class Task(Protocol):
         """Returns the fingerprints of the networks that the run uses and does not train, by `same_run`'s names."""
         ...
 
-    def open_data(self) -> list[int]:
+    def sample_counts(self) -> list[int]:
         """Opens the data, building them if need be, and returns how many samples each training source has."""
         ...
 

@@ -27,7 +27,7 @@ def data_dir(tmp_path_factory):
 def test_steps_validation_and_pictures_run_what_was_compiled_ahead(data_dir, tmp_path, devices):
     train = TWO_PHASES | {"eval_every": 3, "sample_every": 5}
     task = FlowTask(card_config(data_dir, train=train), jax.devices()[:devices])
-    task.open_data()
+    task.sample_counts()
     state, views, step, loader = task.first_state(tmp_path), task.views(tmp_path), task.train_step(), task.loader()
     programs = task.programs(state, range(1, 13))
     assert [(program.step, program.name.split(" on ")[0]) for program in programs] == [
@@ -50,14 +50,14 @@ def test_steps_validation_and_pictures_run_what_was_compiled_ahead(data_dir, tmp
 
 def test_a_dry_run_compiles_all_of_the_run_before_its_first_step(data_dir):
     task = FlowTask(card_config(data_dir, train=TWO_PHASES), jax.devices()[:1]).shortened(2)
-    task.open_data()
+    task.sample_counts()
     programs = task.programs(task.abstract_state(), range(1, 3))
     assert [program.step for program in programs] == [1, 1, 1, 1]
 
 
 def test_a_run_that_stops_early_compiles_no_later_phase(data_dir):
     task = FlowTask(card_config(data_dir, train=TWO_PHASES), jax.devices()[:1])
-    task.open_data()
+    task.sample_counts()
     programs = task.programs(task.abstract_state(), range(2, 4))
     assert [program.step for program in programs] == [2, 3, 3]
 

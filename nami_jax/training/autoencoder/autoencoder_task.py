@@ -83,7 +83,7 @@ class AutoencoderTask:
         """See `Task`: what it is trained by changes nothing that is drawn."""
         return {}
 
-    def open_data(self) -> list[int]:  # noqa: D102
+    def sample_counts(self) -> list[int]:  # noqa: D102
         return [len(source) for source in self.data.train]
 
     def loader(self) -> grain.DatasetIterator[Any]:  # noqa: D102
