@@ -1,8 +1,9 @@
-"""What the experiments compare: each arm is `configs/styles.py` with a few fields changed.
+"""What the experiments compare: each arm is `configs/styles.py`, as it was before them, with a few fields changed.
 
 The first two are the method and its baseline. Every other arm changes one thing of the method, so that a table of all
 says what each is worth; what wins is also tried together, and on the baseline. `trials` gives the variants by which the
-method, the baseline and AdamW are tuned: as many for each.
+method, the baseline and AdamW are tuned: as many for each. What `configs/styles.py` has taken over since is the arm
+`ADOPTED`.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from configs import styles
 
 NAMI, SINGLE_FLOW = "nami", "single_flow"
+ADOPTED = "contrastive_thin_first_stage"
 STEPS = 18  # of the solver, for every arm
 RATE, ADAMW_RATE = 8e-3, 4e-3
 
@@ -51,6 +53,7 @@ def _latents(lower_stages: str) -> dict[str, Any]:
     }
 
 
+BEFORE = _stages((6, 6, 6), (2, 3, 4), ((64, 32, 8), (32, 16, 24))) | {"train.contrastive_weight": 0.0}
 SINGLE = _stages((18,), (4,), ((32,),)) | _phases(((32,),), RATE)
 CONTRASTIVE = {"train.contrastive_weight": 0.05}
 THIN = {"model.stage_single_blocks": (0, 2, 4)}
@@ -74,7 +77,7 @@ ARMS: Mapping[str, Arm] = {
         {"train.optimizer": "adamw", "train.phase_learning_rates": (ADAMW_RATE, ADAMW_RATE)},
     ),
     "contrastive": Arm("contrastive flow matching, weight 0.05", CONTRASTIVE),
-    "contrastive_thin_first_stage": Arm("the same, with 1, 3 and 5 layers", CONTRASTIVE | THIN),
+    ADOPTED: Arm("the same, with 1, 3 and 5 layers", CONTRASTIVE | THIN),
     "contrastive_single_flow": Arm("one stage, with contrastive flow matching", SINGLE | CONTRASTIVE),
     "uniform_times": Arm("training times uniform within a stage", {"flow.time_sampling": "uniform"}),
     "u_shaped_times": Arm("training times mostly near a stage's ends", {"flow.time_sampling": "u_shaped"}),
@@ -106,6 +109,5 @@ def all_arms() -> dict[str, Arm]:
 def configured(arm: Arm) -> ConfigDict:
     """Returns the config of an arm."""
     config = styles.get_config()
-    config.sample.steps = (STEPS // 3,) * 3
-    config.update_from_flattened_dict(dict(arm.changes))
+    config.update_from_flattened_dict(BEFORE | arm.changes)
     return config

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from benchmarks import results
-from benchmarks.arms import ARMS, NAMI, RATE, SINGLE_FLOW, STEPS, all_arms, configured, trials
+from benchmarks.arms import ADOPTED, ARMS, NAMI, RATE, SINGLE_FLOW, STEPS, all_arms, configured, trials
 from benchmarks.experiments import Bench, flops_until, mean_flops, phase_flops, run_config
-from configs import styles_single_flow
+from configs import styles, styles_single_flow
 from nami_jax.config import Config, ConfigError
 from tests.support.runs import card_config
 
@@ -40,10 +40,14 @@ def test_method_and_baseline_are_tuned_by_as_many_trials_of_the_same_kind():
     assert max(rates) == 4 * min(rates)
 
 
-def test_the_baseline_is_the_config_that_users_have():
-    arm, config = configured(ARMS[SINGLE_FLOW]), styles_single_flow.get_config()
-    config.sample.steps = (STEPS,)
-    assert arm.to_dict() == config.to_dict()
+@pytest.mark.parametrize(("arm", "users"), [(ADOPTED, styles), ("contrastive_single_flow", styles_single_flow)])
+def test_what_won_is_what_users_have(arm, users):
+    config = users.get_config()
+    config.sample.steps = (STEPS // len(config.sample.steps),) * len(config.sample.steps)
+    assert configured(ARMS[arm]).to_dict() == config.to_dict()
+
+
+def test_the_arms_begin_as_they_were_compared():
     assert configured(ARMS[NAMI]).train.phase_learning_rates == (RATE, RATE)
 
 
