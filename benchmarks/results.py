@@ -1,7 +1,8 @@
 """Draws docs/results from its records: `python -m benchmarks.results`, which prints the tables of docs/results.md.
 
-`docs/results/tuning` and `tuning_long` have records of the trials and `docs/results/ablations` of each arm and seed,
-all at the end of their training, `docs/results/convergence` those of the method and its baseline at several points.
+`docs/results/tuning` and `tuning_long` have records of the trials, `ablations` and `ablations_long` of each arm and
+seed, all at the end of their training, `guidance` some of these at several scales of guidance, and `convergence` those
+of the method and its baseline at several points.
 Needs matplotlib, which `make test` installs.
 """
 
@@ -37,7 +38,7 @@ COMPARED = {
 }
 COLOURS = {NAMI: "#2a78c8", SINGLE_FLOW: "#d2622a"}  # readable on white and on black
 GREY = "#808080"
-TABLES = "tuning", "tuning_long", "ablations"
+TABLES = "tuning", "tuning_long", "ablations", "ablations_long"
 TERA = 1e12
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]  # by arm, then by seed
@@ -160,6 +161,17 @@ def last_rows(records: Records) -> list[tuple[str, ...]]:
     return rows
 
 
+def guidance_rows(records: Records) -> list[tuple[str, ...]]:
+    """Returns a row for each arm and scale of guidance: both, seeds, and the scores at the end of training."""
+    rows = []
+    for name, of_seeds in records.items():
+        for scale in sorted({point["guidance_scale"] for point in of_seeds[0]["points"]}):
+            scores = [p["scores"] for record in of_seeds for p in record["points"] if p["guidance_scale"] == scale]
+            shown = [str(mean([each[score] for each in scores])) for score in SHOWN]
+            rows.append((name, f"{scale:g}", str(len(scores)), *shown))
+    return rows
+
+
 def compared(records: Records) -> list[str]:
     """Returns the arms that draw the same pictures as the method, and share a seed with it."""
     data = records[NAMI][0]["config"]["data"]["name"]
@@ -255,6 +267,9 @@ def show(folder: Path) -> None:
     print("ablations, less the method's with the same seed\n")
     print(f"{table(('arm', 'seeds', *SHOWN.values()), difference_rows(ablations))}\n")
     draw_differences(ablations, folder / "ablations.svg")
+    if (folder / "guidance").is_dir():
+        rows = guidance_rows(load(folder / "guidance"))
+        print(f"guidance\n\n{table(('arm', 'scale', 'seeds', *SHOWN.values()), rows)}\n")
     convergence = load(folder / "convergence")
     seconds = json.loads((folder / "convergence" / "step_seconds.json").read_text())["seconds"]
     draw_curves(convergence, seconds, folder / "convergence.svg")

@@ -105,6 +105,8 @@ def test_of_several_scales_of_guidance_the_last_is_shown():
     found = record(NAMI, 0, (0.1, 0.3, 0.5))
     found["points"] = [point | {"guidance_scale": scale} for point in found["points"] for scale in (1.5, 2.5)]
     assert [point["guidance_scale"] for point in results.points(found)] == [2.5] * 3
+    found["points"] = found["points"][-2:]
+    assert [row[:3] for row in results.guidance_rows({NAMI: [found]})] == [(NAMI, "1.5", "1"), (NAMI, "2.5", "1")]
 
 
 def test_a_record_that_was_made_otherwise_is_not_taken_for_this_run_s(tmp_path):
