@@ -157,14 +157,14 @@ def real_features(pictures: RealPictures, network: FeatureNetwork, folder: Path,
 
     Args:
         pictures: the real ones.
-        network: computes them; its name is in the file's.
+        network: computes them; its name and digest are in the file's name.
         folder: where they are kept.
         progress: show a bar.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
-    path = folder / f"{network.name}-{pictures.fingerprint[:32]}.npy"
+    path = folder / f"{network.name}-{network.digest[:16]}-{pictures.fingerprint[:32]}.npy"
     if path.is_file():
         try:
             kept = np.load(path)

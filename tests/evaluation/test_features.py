@@ -95,6 +95,18 @@ def test_dinov2_is_read_from_its_folder(tmp_path):
     assert network(np.zeros((1, 20, 30, 3), np.uint8)).shape == (1, network.size) == (1, 16)
 
 
+def test_the_digest_changes_with_a_weight_and_with_the_activation_and_not_with_the_place(clip, release):
+    assert load_features("clip", str(release)).digest == clip.digest
+    config = golden_features("clip").config
+    towers = {tower: config[tower] | {"hidden_act": "gelu"} for tower in ("text_config", "vision_config")}
+    (release / "config.json").write_text(json.dumps(config | towers))
+    other_activation = load_features("clip", str(release)).digest
+    (release / "config.json").write_text(json.dumps(config))
+    weights = golden_features("clip").weights
+    save_tensors(weights | {"logit_scale": weights["logit_scale"] + 1}, release, "model")
+    assert len({load_features("clip", str(release)).digest, other_activation, clip.digest}) == 3
+
+
 def test_resizing_antialiases_and_cropping_keeps_the_middle():
     stripes = np.zeros((1, 64, 64, 3), np.uint8)
     stripes[:, ::2] = 255

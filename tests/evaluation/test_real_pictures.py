@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -43,3 +45,10 @@ def test_other_pictures_have_features_of_their_own(pictures, styled, cells, tmp_
     assert len(real_features(train, cells, tmp_path, False)) == 16
     real_features(pictures, cells, tmp_path, False)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_another_network_of_the_same_name_and_size_has_features_of_its_own(pictures, cells, tmp_path):
+    doubled = dataclasses.replace(cells, digest="doubled", network=lambda images: 2 * cells.network(images))
+    found = [real_features(pictures, network, tmp_path, False) for network in (cells, doubled, cells)]
+    np.testing.assert_array_equal(found[1], 2 * found[0])
+    np.testing.assert_array_equal(found[2], found[0])
