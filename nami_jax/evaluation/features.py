@@ -241,4 +241,9 @@ def _jitted(model: nnx.Module, method: Callable[..., jax.Array] | None = None) -
         merged: Any = nnx.merge(graphdef, state)
         return merged(*arrays) if method is None else method(merged, *arrays)
 
-    return lambda *arrays: run(state, *arrays)
+    def run_exactly(*arrays: Any) -> jax.Array:
+        # In full float32 on every platform, so that kept features do not depend on where they were made.
+        with jax.default_matmul_precision("float32"):
+            return run(state, *arrays)
+
+    return run_exactly

@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tokenizers
@@ -78,6 +79,18 @@ def test_stored_vectors_come_out(clip):
     vectors = golden_features("clip").vectors
     found = clip(vectors["images"])
     assert np.abs(found - vectors["image_features"]).max() <= 1e-5 * np.abs(vectors["image_features"]).max()
+
+
+def test_products_and_convolutions_are_exact_whatever_a_platform_does_by_default(clip, efficientnet):
+    tokens = np.zeros((2, 8), np.int32)
+    for network, arrays in (
+        (clip.network, [np.zeros((1, 24, 24, 3), np.uint8)]),
+        (clip.text_network, [tokens, tokens + 1]),
+        (efficientnet.network, [np.zeros((1, 32, 32, 3), np.uint8)]),
+    ):
+        traced = str(jax.make_jaxpr(network)(*arrays))
+        assert "Precision.HIGHEST" in traced
+        assert "precision=None" not in traced
 
 
 def test_texts_are_cut_into_tokens_between_the_special_ones(clip):
