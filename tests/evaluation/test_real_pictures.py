@@ -1,10 +1,15 @@
 import dataclasses
+import io
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import ImageColor
 
 from nami_jax.config import EvaluationConfig
 from nami_jax.evaluation.real_pictures import open_real, real_features
+from tests.support.styled_cards import StyledCards, styled_data
 
 
 @pytest.fixture
@@ -27,6 +32,24 @@ def test_of_many_pictures_some_are_drawn_by_seed(styled):
     some, again, other = (open_real(styled, "train", EvaluationConfig(references=5, seed=s), None) for s in (0, 0, 1))
     assert len(some) == 5
     assert some.fingerprint == again.fingerprint != other.fingerprint
+
+
+class BrokenCards(StyledCards):
+    """The cards with one picture of each split cut short."""
+
+    def _generate_examples(self, held_out: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+        for i, (key, example) in enumerate(super()._generate_examples(held_out)):
+            yield key, example if i != 3 else example | {"image": io.BytesIO(example["image"].getvalue()[:40])}
+
+
+def test_a_picture_that_cannot_be_decoded_is_left_out_with_its_caption_and_counted(tmp_path, caplog):
+    data = dataclasses.replace(styled_data(tmp_path), name="broken_cards")
+    pictures = open_real(data, "held_out", EvaluationConfig(), None)
+    assert len(pictures) == len(pictures.digests) == len(pictures.places) == 7
+    assert "1 of 8 pictures of held_out are unreadable" in caplog.text
+    for i, colour in enumerate(pictures.labels["concept"]):
+        assert pictures.pixels([i])[0, 8, 8].tolist() == list(ImageColor.getrgb(colour))
+        assert colour in pictures.captions[i][0]
 
 
 def test_features_are_computed_once_for_the_same_pictures_and_again_where_they_are_damaged(pictures, cells, tmp_path):
