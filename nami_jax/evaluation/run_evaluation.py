@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 
 from nami_jax.checkpoints.checkpoint import Checkpoints
-from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
 from nami_jax.config import DataConfig, EvaluationConfig, SampleConfig, require
 from nami_jax.evaluation.drawing import KeptPictures, draw_all
 from nami_jax.evaluation.evaluator import Evaluation, Measurement, as_dict
@@ -135,12 +133,7 @@ def _write(found: Evaluated, out: Path) -> None:
 
 def _about(pipe: NamiPipeline, evaluation: Evaluation, sample: SampleConfig) -> dict[str, Any]:
     """Returns what makes the samples: with the same, they are the same."""
-    networks = [network for network in (pipe.model, pipe.bridge) if network is not None]
-    weights = fingerprint_json([fingerprint_arrays(nnx.to_pure_dict(nnx.state(network))) for network in networks])
-    return {
-        "checkpoint": pipe.source,
-        "weights": weights,
-        "dtype": pipe.cfg.model.dtype,
+    return pipe.fingerprints() | {
         "split": evaluation.real.split,
         "sampler": sample.to_dict(),
         "side": list(evaluation.originals.shape[1:3]),

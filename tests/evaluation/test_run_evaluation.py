@@ -75,6 +75,11 @@ def test_a_pipeline_alone_does_not_say_what_it_was_trained_on(pipe):
         evaluate(pipe)
 
 
+    kept = json.loads((tmp_path / "out" / "samples.json").read_text())
+    del kept["text_encoder"]  # as an older version wrote it
+    (tmp_path / "out" / "samples.json").write_text(json.dumps(kept))
+    with pytest.raises(ConfigError, match=r"made with text_encoder = None, not 'minilm-.*'. Set another --out"):
+        evaluate(pipe, evaluation=evaluation, out=tmp_path / "out")
 @pytest.mark.slow
 def test_a_workdir_is_evaluated_by_efficientnet(card_run, styled):
     report = evaluate(card_run, settings=EvaluationConfig(seeds=1, num_images=4)).report
