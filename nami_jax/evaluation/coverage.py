@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import betabinom
 
-from nami_jax.evaluation.distances import NEIGHBOURS, RealFeatures, squared_distances
+from nami_jax.evaluation.distances import NEIGHBOURS, RealFeatures, distances_by_part
 
 
 def clipped_density(samples: np.ndarray, real: RealFeatures) -> float:
@@ -19,7 +19,9 @@ def clipped_density(samples: np.ndarray, real: RealFeatures) -> float:
 
     Source: Salvy et al., "Clipped Density and Coverage", arXiv 2507.01761, sec. 4.
     """
-    inside = (squared_distances(real.features, samples) <= real.clipped_radii[:, None]).sum(0)
+    radii, inside = real.clipped_radii, np.zeros(len(samples), int)
+    for rows, distances in distances_by_part(real.features, samples):
+        inside += (distances <= radii[rows, None]).sum(0)
     return min(float(np.minimum(inside / NEIGHBOURS, 1).mean()) / real.density, 1.0)
 
 
@@ -37,7 +39,8 @@ def clipped_coverage(samples: np.ndarray, real: RealFeatures) -> float:
     Source: Salvy et al., "Clipped Density and Coverage", arXiv 2507.01761, sec. 5. They take the first m whose
         expectation is as large; here it is interpolated, and the expectation for m < K is not set to 0.
     """
-    inside = (squared_distances(real.features, samples) < real.radii[:, None]).sum(1)
+    parts = distances_by_part(real.features, samples)
+    inside = np.concatenate([(distances < real.radii[rows, None]).sum(1) for rows, distances in parts])
     covered = float(np.minimum(inside / NEIGHBOURS, 1).mean())
     return float(np.interp(covered, expected_coverage(len(samples), len(real)), np.linspace(0, 1, len(samples) + 1)))
 

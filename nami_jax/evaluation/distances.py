@@ -10,7 +10,7 @@ PROJECTIONS = 1000  # of the sliced Wasserstein distance
 PROJECTION_SEED = 0
 SIGMA = 10  # of CMMD's kernel
 NEIGHBOURS = 5  # K of clipped density and coverage: a real picture's ball reaches to its K-th nearest other one
-AT_ONCE = 2048  # rows of a matrix of kernels, and projections, computed at once at most
+AT_ONCE = 2048  # rows of a matrix of kernels or distances that are computed at once, at most
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,9 +64,7 @@ class RealFeatures:
 
     def _among(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields some rows, and their squared distances (n, M) to all, infinite to themselves."""
-        for start in range(0, len(self), AT_ONCE):
-            rows = slice(start, min(start + AT_ONCE, len(self)))
-            among = squared_distances(self.features[rows], self.features)
+        for rows, among in distances_by_part(self.features, self.features):
             among[np.arange(len(among)), np.arange(rows.start, rows.stop)] = np.inf
             yield rows, among
 
@@ -143,8 +141,7 @@ def cmmd(samples: np.ndarray, real: RealFeatures) -> float:
     x, y = (of / np.maximum(np.linalg.norm(of, axis=1, keepdims=True), 1e-12) for of in (samples, real.features))
 
     def mean_kernel(a: np.ndarray, b: np.ndarray) -> float:
-        starts = range(0, len(a), AT_ONCE)
-        parts = (np.exp(-squared_distances(a[i : i + AT_ONCE], b) / (2 * SIGMA**2)).sum() for i in starts)
+        parts = (np.exp(-distances / (2 * SIGMA**2)).sum() for _, distances in distances_by_part(a, b))
         return float(sum(parts)) / (len(a) * len(b))
 
     return 1000 * (mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y))
@@ -184,6 +181,13 @@ def _squared_wasserstein(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
     widths = np.diff(ends, prepend=0) / (n * m)
     return np.square(x[:, (ends - 1) // m] - y[:, (ends - 1) // n]) @ widths
+
+
+def distances_by_part(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields rows of x (N, D), at most `AT_ONCE`, and their squared distances (n, M) to those of y (M, D)."""
+    for start in range(0, len(x), AT_ONCE):
+        rows = slice(start, min(start + AT_ONCE, len(x)))
+        yield rows, squared_distances(x[rows], y)
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:

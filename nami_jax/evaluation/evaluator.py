@@ -14,7 +14,16 @@ from nami_jax.evaluation.coverage import clipped_coverage, clipped_density
 from nami_jax.evaluation.distances import NEIGHBOURS, RealFeatures, cmmd, frechet, kid, sliced_wasserstein
 from nami_jax.evaluation.features import ClipNetwork, FeatureNetwork, load_features
 from nami_jax.evaluation.intervals import Score, mean_score, score
-from nami_jax.evaluation.neighbours import COPY_QUANTILE, Gallery, clip_scores, copying, is_original, judge, spread
+from nami_jax.evaluation.neighbours import (
+    COPY_QUANTILE,
+    Gallery,
+    clip_scores,
+    copying,
+    cosine_distances,
+    is_original,
+    judge,
+    spread,
+)
 from nami_jax.evaluation.real_pictures import FOLDER, Decode, RealPictures, open_real, real_features, splits_of
 
 DISTANCES = {
@@ -246,7 +255,7 @@ class Evaluation:
         gallery, trained = self.gallery, self.trained_on
         if trained.all():
             return {}
-        unseen = gallery.distances(gallery.features[~trained])[:, trained].min(1)
+        unseen = cosine_distances(gallery.features[~trained], gallery.features[trained], gallery.centre).min(1)
         nearest = distances[:, :, trained].min(2)  # (S, N)
         about = {"copies": (COPY_QUANTILE, False), "nearer_than_unseen": (0.5, None)}
 

@@ -16,13 +16,14 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from nami_jax.checkpoints.fingerprints import fingerprint_json
 from nami_jax.config import ConfigError, require
 from nami_jax.files.json_files import read_json
 from nami_jax.models import dinov2, efficientnet_lite, inception
 from nami_jax.models.clip import Clip, ClipConfig
 from nami_jax.models.dinov2 import Dinov2Config
 from nami_jax.text.tokens import Tokenizer, clip_tokenizer
-from nami_jax.weights import Tensor, WeightsError, open_tensors
+from nami_jax.weights import Tensor, WeightsError, open_tensors, tensors_fingerprint
 from nami_jax.weights.clip_keys import load_clip, read_clip_config
 from nami_jax.weights.dinov2_keys import load_dinov2, read_dinov2_config
 from nami_jax.weights.efficientnet_lite_keys import efficientnet_lite0_file, load_efficientnet_lite
@@ -41,12 +42,14 @@ class FeatureNetwork:
 
     Attributes:
         name: which it is, one of `NAMES`.
+        digest: changes with its weights and sizes.
         size: features of a picture.
         prepare: pictures (B, H, W, 3) uint8 -> what the network takes, made on the host.
         network: jitted, what `prepare` returns -> (B, size) float32.
     """
 
     name: str
+    digest: str
     size: int
     prepare: Callable[[np.ndarray], np.ndarray]
     network: Callable[[np.ndarray], Any]
@@ -128,12 +131,14 @@ def load_features(name: str, folder: str | None = None) -> FeatureNetwork:
         else "Give the folder of its weights; docs/feature_networks.md says whose they are",
     )
     if name == "efficientnet_lite0":
-        model = load_efficientnet_lite(read_torch_file(efficientnet_lite0_file()), shardings=_here)
-        return FeatureNetwork(name, efficientnet_lite.HEAD, _resizer(efficientnet_lite.SIDE), _jitted(model))
+        tensors = read_torch_file(efficientnet_lite0_file())
+        run, digest = _jitted(load_efficientnet_lite(tensors, shardings=_here)), tensors_fingerprint(tensors)
+        return FeatureNetwork(name, digest, efficientnet_lite.HEAD, _resizer(efficientnet_lite.SIDE), run)
     path = Path(folder or "")
     if name == "inception_v3":
-        model = load_inception(_inception_tensors(path), _here)
-        return FeatureNetwork(name, inception.FEATURES, lambda images: images, _jitted(model))
+        tensors = _inception_tensors(path)
+        run, digest = _jitted(load_inception(tensors, _here)), tensors_fingerprint(tensors)
+        return FeatureNetwork(name, digest, inception.FEATURES, lambda images: images, run)
     if name == "dinov2":
         return _load_dinov2(path)
     return _load_clip(path)
@@ -148,8 +153,9 @@ def _load_dinov2(folder: Path) -> FeatureNetwork:
         rule=f"must divide {dinov2.SIDE}, the side of the pictures",
         remedy="Use DINOv2 ViT-L/14",
     )
-    model = load_dinov2(cfg, open_tensors(folder), _here)
-    return FeatureNetwork("dinov2", cfg.hidden_size, _resizer(dinov2.SIDE), _jitted(model))
+    tensors = open_tensors(folder)
+    run = _jitted(load_dinov2(cfg, tensors, _here))
+    return FeatureNetwork("dinov2", _digest(tensors, cfg), cfg.hidden_size, _resizer(dinov2.SIDE), run)
 
 
 def _load_clip(folder: Path) -> ClipNetwork:
@@ -162,10 +168,12 @@ def _load_clip(folder: Path) -> ClipNetwork:
         rule=f"tokenizer.json has ids up to {tokenizer.size - 1}",
         remedy="Use both from the same release",
     )
-    model = load_clip(cfg, open_tensors(folder), shardings=_here)
+    tensors = open_tensors(folder)
+    model = load_clip(cfg, tensors, shardings=_here)
     side = cfg.vision_config.image_size
     return ClipNetwork(
         "clip",
+        _digest(tensors, cfg),
         cfg.projection_dim,
         lambda images: crop(images, side),
         _jitted(model, Clip.images),
@@ -180,6 +188,10 @@ def _sizes(folder: Path, read: Callable[[Mapping[str, Any]], SizesT]) -> SizesT:
         return read(fields)
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.json'}: {error}") from error
+
+
+def _digest(tensors: Mapping[str, Tensor], cfg: Dinov2Config | ClipConfig) -> str:
+    return fingerprint_json([tensors_fingerprint(tensors), cfg.to_dict()])
 
 
 def _inception_tensors(path: Path) -> Mapping[str, Tensor]:
@@ -229,4 +241,9 @@ def _jitted(model: nnx.Module, method: Callable[..., jax.Array] | None = None) -
         merged: Any = nnx.merge(graphdef, state)
         return merged(*arrays) if method is None else method(merged, *arrays)
 
-    return lambda *arrays: run(state, *arrays)
+    def run_exactly(*arrays: Any) -> jax.Array:
+        # In full float32 on every platform, so that kept features do not depend on where they were made.
+        with jax.default_matmul_precision("float32"):
+            return run(state, *arrays)
+
+    return run_exactly

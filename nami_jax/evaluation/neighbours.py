@@ -9,7 +9,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu, rankdata
 
 COPY_QUANTILE = 0.05  # of unseen real pictures, this share counts as copies
 
@@ -113,9 +113,10 @@ def copying(to_training: np.ndarray, unseen_to_training: np.ndarray) -> Copying:
     Source: Meehan et al., "A Non-Parametric Test to Detect Data-Copying in Generative Models", arXiv 2004.05675: the
         first number is the Mann-Whitney statistic of their test, over the number of pairs.
     """
-    sample, unseen = to_training[:, None], unseen_to_training
-    nearer = (sample < unseen).mean() + (sample == unseen).mean() / 2
-    return Copying(float(nearer), float((to_training < np.quantile(unseen_to_training, COPY_QUANTILE)).mean()))
+    # The method is of the p-value, which nobody asks for: "asymptotic" is the one that takes no time.
+    found = mannwhitneyu(unseen_to_training, to_training, method="asymptotic")
+    nearer = float(found.statistic) / (len(to_training) * len(unseen_to_training))
+    return Copying(nearer, float((to_training < np.quantile(unseen_to_training, COPY_QUANTILE)).mean()))
 
 
 def spread(features: np.ndarray, centre: np.ndarray) -> float:

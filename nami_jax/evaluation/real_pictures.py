@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from nami_jax.config import ConfigError, DataConfig, EvaluationConfig, require
 from nami_jax.data.captioned_images import CORRUPT, CaptionedImages
-from nami_jax.data.images import to_stage
+from nami_jax.data.images import decode_image, to_stage
 from nami_jax.data.prepared import PreparedData
 from nami_jax.data.prepared_format import SPLITS
 from nami_jax.data.tfds_builder import feature_value, open_records
@@ -81,6 +82,8 @@ def as_levels(pixels: np.ndarray) -> np.ndarray:
 def open_real(data: DataConfig, split: str, settings: EvaluationConfig, decode: Decode | None) -> RealPictures:
     """Opens a split, of which `settings.references` pictures, drawn by `settings.seed`, count at most.
 
+    Of a tensorflow-datasets set, those that cannot be read are left out, with a warning.
+
     Args:
         data: the data set; of prepared data, the first bucket that has pictures of the split.
         split: its name; "train" or "held_out" of prepared data.
@@ -110,17 +113,21 @@ def _open_set(data: DataConfig, split: str, settings: EvaluationConfig, decode: 
     source = CaptionedImages(records, data, class_names)
     keys = {CONCEPT: settings.concept_key, STYLE: settings.style_key}
     kept, captions, digests, labels = [], [], [], {kind: [] for kind in keys}
-    for i in _chosen(len(records), settings):
+    chosen = _chosen(len(records), settings).tolist()
+    for i in chosen:
         try:
-            record = records[int(i)]
-            captions.append(source.captions(int(i)))
+            record = records[i]
+            decode_image(feature_value(record, data.image_key), data.side)  # `source` would show the next good one
+            captions.append(source.captions(i))
         except CORRUPT:
             continue
         digests.append(_digest(str(data.side).encode() + feature_value(record, data.image_key)))
-        kept.append(int(i))
+        kept.append(i)
         for kind, key in keys.items():
             if key in record:
                 labels[kind].append(_text(record[key]))
+    if lost := len(chosen) - len(kept):
+        logging.warning("%s: %d of %d pictures of %s are unreadable and left out.", data.name, lost, len(chosen), split)
     known = {kind: np.array(texts) for kind, texts in labels.items() if texts}
     return RealPictures(split, captions, known, lambda i: source[kept[i]]["image"], decode, digests, kept)
 
@@ -157,14 +164,14 @@ def real_features(pictures: RealPictures, network: FeatureNetwork, folder: Path,
 
     Args:
         pictures: the real ones.
-        network: computes them; its name is in the file's.
+        network: computes them; its name and digest are in the file's name.
         folder: where they are kept.
         progress: show a bar.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
-    path = folder / f"{network.name}-{pictures.fingerprint[:32]}.npy"
+    path = folder / f"{network.name}-{network.digest[:16]}-{pictures.fingerprint[:32]}.npy"
     if path.is_file():
         try:
             kept = np.load(path)

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 
 from nami_jax.checkpoints.checkpoint import Checkpoints
-from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
 from nami_jax.config import DataConfig, EvaluationConfig, SampleConfig, require
+from nami_jax.data.images import to_stage
 from nami_jax.evaluation.drawing import KeptPictures, draw_all
 from nami_jax.evaluation.evaluator import Evaluation, Measurement, as_dict
 from nami_jax.evaluation.intervals import Score, mean_score
@@ -135,12 +134,7 @@ def _write(found: Evaluated, out: Path) -> None:
 
 def _about(pipe: NamiPipeline, evaluation: Evaluation, sample: SampleConfig) -> dict[str, Any]:
     """Returns what makes the samples: with the same, they are the same."""
-    networks = [network for network in (pipe.model, pipe.bridge) if network is not None]
-    weights = fingerprint_json([fingerprint_arrays(nnx.to_pure_dict(nnx.state(network))) for network in networks])
-    return {
-        "checkpoint": pipe.source,
-        "weights": weights,
-        "dtype": pipe.cfg.model.dtype,
+    return pipe.fingerprints() | {
         "split": evaluation.real.split,
         "sampler": sample.to_dict(),
         "side": list(evaluation.originals.shape[1:3]),
@@ -170,13 +164,22 @@ def _sampled(
 
 
 def _loss_scores(pipe: NamiPipeline, evaluation: Evaluation, text: TextStates, progress: bool) -> dict[str, Score]:
-    images = evaluation.real.model_images(evaluation.chosen)
-    if pipe.autoencoder is not None and evaluation.data.prepared is None:
-        images = pipe.autoencoder.encode(images)
     networks = Networks(pipe.model, make_transition(pipe.bridge, pipe.cfg.bridge.noise))
-    lower, seed = evaluation.real.lower_images(evaluation.chosen), evaluation.settings.seed
+    (images, *lower), seed = model_originals(pipe, evaluation), evaluation.settings.seed
     losses = losses_by_noise(pipe.sampler, networks, images, text, seed, lower=lower, progress=progress)
     return loss_scores(losses)
+
+
+def model_originals(pipe: NamiPipeline, evaluation: Evaluation) -> list[np.ndarray]:
+    """Returns the chosen captions' pictures as the network is trained on them, pixels in [-1, 1] or latents.
+
+    Those of the last stage (N, H, W, C) come first; then those of stages K-1, ..., 1, unless they are the last pooled.
+    """
+    images, data = evaluation.real.model_images(evaluation.chosen), evaluation.data
+    if pipe.autoencoder is None or data.prepared is not None:
+        return [images, *evaluation.real.lower_images(evaluation.chosen)]
+    levels = pipe.cfg.model.num_stages if data.lower_stages == "pixels" else 1
+    return [pipe.autoencoder.encode(to_stage(images, 2**level)) for level in range(levels)]
 
 
 def loss_scores(losses: np.ndarray) -> dict[str, Score]:

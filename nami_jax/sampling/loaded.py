@@ -13,6 +13,7 @@ from flax import nnx
 from PIL import Image
 
 from nami_jax.autoencoder.codec import Autoencoder
+from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
 from nami_jax.checkpoints.same_run import AUTOENCODER, TEXT_ENCODER, require_same_networks
 from nami_jax.config import MeshConfig, require
 from nami_jax.models.layout import ONE_DEVICE, Layout
@@ -124,6 +125,23 @@ class LoadedModel:
             return load_text_encoder(cfg.text, dtype=jnp.dtype(cfg.model.dtype))
 
         return cls(parts, load_encoder, autoencoder=autoencoder, keep_encoder=keep_encoder, layout=MeshLayout(devices))
+
+    def fingerprints(self) -> dict[str, Any]:
+        """Returns what makes pictures beside a call's own settings, as JSON can hold it: all networks, and their types.
+
+        Raises:
+            ConfigError: files of the text encoder are missing.
+        """
+        networks = [network for network in (self.model, self.bridge) if network is not None]
+        weights = [fingerprint_arrays(nnx.to_pure_dict(nnx.state(network))) for network in networks]
+        return {
+            "checkpoint": self.source,
+            "weights": fingerprint_json(weights),
+            "dtype": self.cfg.model.dtype,
+            AUTOENCODER: self.autoencoder and self.autoencoder.fingerprint,
+            TEXT_ENCODER: encoder_id(self.cfg.text),
+            "bridge_noise": self.cfg.bridge.noise,
+        }
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a folder that `from_pretrained` reads: the network as it draws now, adapters merged in, and all else.

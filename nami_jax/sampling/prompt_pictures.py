@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax import nnx
 
-from nami_jax.checkpoints.fingerprints import fingerprint_arrays, fingerprint_json
 from nami_jax.config import preset_prompt, require
 from nami_jax.files.disk import written_whole
 from nami_jax.files.json_files import read_json
@@ -67,12 +65,9 @@ def draw_prompts(pipe: NamiPipeline, wanted: PromptPictures) -> int:
         ConfigError: the folder holds pictures that were drawn in another way.
     """
     sample, texts = pipe.settings(wanted.preset), preset_prompt(wanted.preset)
-    networks = [network for network in (pipe.model, pipe.bridge) if network is not None]
     manifest = {
         **wanted.about,
-        "checkpoint": pipe.source,
-        "weights": fingerprint_json([fingerprint_arrays(nnx.to_pure_dict(nnx.state(each))) for each in networks]),
-        "dtype": pipe.cfg.model.dtype,
+        **pipe.fingerprints(),
         "side": pipe.cfg.side,
         "sampler": sample.to_dict(),
         "prompt_suffix": texts.suffix,

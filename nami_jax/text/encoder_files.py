@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from nami_jax.config import ConfigError, TextConfig, require
 from nami_jax.files.json_files import read_bytes, read_json
 from nami_jax.models.bert import BertConfig
 from nami_jax.models.t5 import T5Config
 from nami_jax.text.tokens import BERT_FILES, T5_FILES
-from nami_jax.weights import Tensor, open_tensors
+from nami_jax.weights import open_tensors, tensors_fingerprint
 from nami_jax.weights.bert_keys import read_bert_config
 from nami_jax.weights.packages import installed_folder
 from nami_jax.weights.t5_keys import read_t5_config
@@ -44,8 +42,7 @@ def encoder_widths(cfg: TextConfig) -> tuple[int, int]:
 def encoder_id(cfg: TextConfig) -> str:
     """Returns a name for the encoder that changes with whatever a text's states depend on, not with where files are.
 
-    Of T5 and BERT it reads every tensor's shape and first row, which no two trainings leave alike: that takes a moment,
-    where hashing all of mT5-XXL would take minutes.
+    Of the weights of T5 and BERT it reads what `tensors_fingerprint` does.
 
     Raises:
         ConfigError: files are missing in `cfg.folder`.
@@ -58,20 +55,11 @@ def encoder_id(cfg: TextConfig) -> str:
         sizes = (t5_sizes(mt5), bert_sizes(mclip))
         depends_on += [cfg.pooled_length, *map(dataclasses.asdict, sizes)]
         for part, files in ((mt5, T5_FILES), (mclip, (*BERT_FILES, "tokenizer_config.json"))):
-            depends_on.append(_fingerprint(open_tensors(part)))
+            depends_on.append(tensors_fingerprint(open_tensors(part)))
             found = [part / name for name in files if (part / name).is_file()]
             contents = {path.name: read_bytes(path, AGAIN) for path in found}
             depends_on.append({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
     return f"{cfg.encoder}-{hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]}"
-
-
-def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        tensor = tensors[key]
-        digest.update(f"{key} {tuple(tensor.shape)}".encode())
-        digest.update(np.ascontiguousarray(tensor[:1] if len(tensor.shape) > 1 else tensor[...]).tobytes())
-    return digest.hexdigest()
 
 
 def t5_sizes(folder: Path) -> T5Config:

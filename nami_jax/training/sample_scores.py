@@ -49,6 +49,8 @@ class SampleScores:
         source = (data.held_out or data.train)[0]
         places = [self._evaluation.real.places[i] for i in self._evaluation.chosen]
         examples = [source.example(source[place], None) for place in places]
+        # The states at hand are those of the first captions: samples are judged by these too.
+        self._evaluation.captions = [example.caption for example in examples]
         self._text = TextStates(np.stack([v.embeds for v in examples]), np.stack([v.pooled for v in examples]))
         self._cfg, self._empty, self._codec, self._sampler = cfg, data.empty, codec, sampler
 

@@ -25,6 +25,7 @@ from nami_jax.weights.tensors import (
     open_tensors,
     save_tensors,
     tensor_bytes,
+    tensors_fingerprint,
     write_tensors,
 )
 
@@ -47,5 +48,6 @@ __all__ = [
     "save_tensors",
     "slots_by_name",
     "tensor_bytes",
+    "tensors_fingerprint",
     "write_tensors",
 ]

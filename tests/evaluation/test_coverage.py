@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,17 @@ def test_both_agree_with_their_definitions_picture_by_picture(at_once, monkeypat
     raw, expected = np.mean(inside) / NEIGHBOURS, expected_coverage(len(samples), len(real))
     (below,) = np.nonzero(expected <= raw)
     assert below.max() <= 25 * clipped_coverage(samples, real) < below.max() + 1
+
+
+@pytest.mark.parametrize("measure", [coverage.clipped_density, coverage.clipped_coverage])
+def test_distances_are_never_all_in_memory_at_once(measure, monkeypatch):
+    monkeypatch.setattr(distances, "AT_ONCE", 50)
+    real, samples = RealFeatures(draw(1000)), draw(1000, seed=1)
+    tracemalloc.start()
+    measure(samples, real)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1000 * 1000 * 8 / 4  # all of them are 8 MB in float64, a part 0.4 MB
 
 
 def test_expected_coverage_is_what_good_samples_reach():

@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tokenizers
@@ -80,6 +81,18 @@ def test_stored_vectors_come_out(clip):
     assert np.abs(found - vectors["image_features"]).max() <= 1e-5 * np.abs(vectors["image_features"]).max()
 
 
+def test_products_and_convolutions_are_exact_whatever_a_platform_does_by_default(clip, efficientnet):
+    tokens = np.zeros((2, 8), np.int32)
+    for network, arrays in (
+        (clip.network, [np.zeros((1, 24, 24, 3), np.uint8)]),
+        (clip.text_network, [tokens, tokens + 1]),
+        (efficientnet.network, [np.zeros((1, 32, 32, 3), np.uint8)]),
+    ):
+        traced = str(jax.make_jaxpr(network)(*arrays))
+        assert "Precision.HIGHEST" in traced
+        assert "precision=None" not in traced
+
+
 def test_texts_are_cut_into_tokens_between_the_special_ones(clip):
     ids = clip.tokenizer(["dh"]).ids
     assert ids.tolist() == [[28, 3, 7, 29, 0, 0, 0, 0]]
@@ -93,6 +106,18 @@ def test_texts_are_cut_into_tokens_between_the_special_ones(clip):
 def test_dinov2_is_read_from_its_folder(tmp_path):
     network = load_features("dinov2", str(write_release(tmp_path, "dinov2")))
     assert network(np.zeros((1, 20, 30, 3), np.uint8)).shape == (1, network.size) == (1, 16)
+
+
+def test_the_digest_changes_with_a_weight_and_with_the_activation_and_not_with_the_place(clip, release):
+    assert load_features("clip", str(release)).digest == clip.digest
+    config = golden_features("clip").config
+    towers = {tower: config[tower] | {"hidden_act": "gelu"} for tower in ("text_config", "vision_config")}
+    (release / "config.json").write_text(json.dumps(config | towers))
+    other_activation = load_features("clip", str(release)).digest
+    (release / "config.json").write_text(json.dumps(config))
+    weights = golden_features("clip").weights
+    save_tensors(weights | {"logit_scale": weights["logit_scale"] + 1}, release, "model")
+    assert len({load_features("clip", str(release)).digest, other_activation, clip.digest}) == 3
 
 
 def test_resizing_antialiases_and_cropping_keeps_the_middle():

@@ -75,6 +75,15 @@ def test_unseen_pictures_copy_by_chance_and_copies_always():
     assert copying(unseen, unseen).nearer_than_unseen == pytest.approx(0.5)
 
 
+def test_nearer_counts_pairs_and_a_tie_half():
+    near, unseen = np.array([1.0, 2, 2, 5]), np.array([2.0, 3, 3])
+    assert copying(near, unseen).nearer_than_unseen == pytest.approx((3 + 2.5 + 2.5 + 0) / 12)
+    assert copying(near[:1], near[:1]).nearer_than_unseen == 0.5
+    drawn = np.random.default_rng(0).integers(0, 9, (2, 40)) / 4
+    pairs = [(a < b) + (a == b) / 2 for a in drawn[0] for b in drawn[1]]
+    assert copying(*drawn).nearer_than_unseen == pytest.approx(np.mean(pairs))
+
+
 def test_spread_is_the_mean_over_different_pairs():
     x = np.array([[1.0, 0], [0, 1], [-1, 0]])
     assert spread(x, np.zeros(2)) == pytest.approx((1 + 1 + 2) / 3)

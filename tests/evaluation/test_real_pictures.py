@@ -1,8 +1,15 @@
+import dataclasses
+import io
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
+from PIL import ImageColor
 
 from nami_jax.config import EvaluationConfig
 from nami_jax.evaluation.real_pictures import open_real, real_features
+from tests.support.styled_cards import StyledCards, styled_data
 
 
 @pytest.fixture
@@ -27,6 +34,24 @@ def test_of_many_pictures_some_are_drawn_by_seed(styled):
     assert some.fingerprint == again.fingerprint != other.fingerprint
 
 
+class BrokenCards(StyledCards):
+    """The cards with one picture of each split cut short."""
+
+    def _generate_examples(self, held_out: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+        for i, (key, example) in enumerate(super()._generate_examples(held_out)):
+            yield key, example if i != 3 else example | {"image": io.BytesIO(example["image"].getvalue()[:40])}
+
+
+def test_a_picture_that_cannot_be_decoded_is_left_out_with_its_caption_and_counted(tmp_path, caplog):
+    data = dataclasses.replace(styled_data(tmp_path), name="broken_cards")
+    pictures = open_real(data, "held_out", EvaluationConfig(), None)
+    assert len(pictures) == len(pictures.digests) == len(pictures.places) == 7
+    assert "1 of 8 pictures of held_out are unreadable" in caplog.text
+    for i, colour in enumerate(pictures.labels["concept"]):
+        assert pictures.pixels([i])[0, 8, 8].tolist() == list(ImageColor.getrgb(colour))
+        assert colour in pictures.captions[i][0]
+
+
 def test_features_are_computed_once_for_the_same_pictures_and_again_where_they_are_damaged(pictures, cells, tmp_path):
     found = real_features(pictures, cells, tmp_path, False)
     np.testing.assert_array_equal(found, cells(pictures.pixels(range(8))))
@@ -43,3 +68,10 @@ def test_other_pictures_have_features_of_their_own(pictures, styled, cells, tmp_
     assert len(real_features(train, cells, tmp_path, False)) == 16
     real_features(pictures, cells, tmp_path, False)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_another_network_of_the_same_name_and_size_has_features_of_its_own(pictures, cells, tmp_path):
+    doubled = dataclasses.replace(cells, digest="doubled", network=lambda images: 2 * cells.network(images))
+    found = [real_features(pictures, network, tmp_path, False) for network in (cells, doubled, cells)]
+    np.testing.assert_array_equal(found[1], 2 * found[0])
+    np.testing.assert_array_equal(found[2], found[0])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import shutil
@@ -5,11 +6,17 @@ import shutil
 import numpy as np
 import pytest
 
+from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.config import ConfigError, EvaluationConfig, MeshConfig
 from nami_jax.evaluation.evaluator import Evaluation
-from nami_jax.evaluation.run_evaluation import evaluate, run_data
+from nami_jax.evaluation.real_pictures import open_real
+from nami_jax.evaluation.run_evaluation import evaluate, model_originals, run_data
 from nami_jax.release.run_conversion import convert_run
+from nami_jax.sampling.parts import Parts
 from nami_jax.sampling.pipeline import NamiPipeline
+from nami_jax.weights.autoencoder_keys import load_autoencoder, read_autoencoder_config
+from tests.support.golden_networks import golden_autoencoder
+from tests.support.pipelines import no_encoder, small_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +75,34 @@ def test_the_same_call_goes_on_and_another_is_refused(evaluated, evaluation, pip
     assert np.abs(again.samples.astype(int) - first.samples).max() <= 1
     with pytest.raises(ConfigError, match=r"made with sampler.guidance_scale = .*, not 1.5. Set another --out"):
         evaluate(pipe, evaluation=evaluation, out=tmp_path / "out", sample=pipe.settings(guidance_scale=1.5))
+    kept = json.loads((tmp_path / "out" / "samples.json").read_text())
+    del kept["text_encoder"]  # as an older version wrote it
+    (tmp_path / "out" / "samples.json").write_text(json.dumps(kept))
+    with pytest.raises(ConfigError, match=r"made with text_encoder = None, not 'minilm-.*'. Set another --out"):
+        evaluate(pipe, evaluation=evaluation, out=tmp_path / "out")
 
 
 def test_a_pipeline_alone_does_not_say_what_it_was_trained_on(pipe):
     with pytest.raises(ConfigError, match=r"data = None: .* run_data"):
         evaluate(pipe)
+
+
+def test_originals_of_a_named_set_are_encoded_at_the_sizes_that_a_flow_of_latents_is_trained_on(styled, cells):
+    golden, small = golden_autoencoder("attention"), small_pipeline()
+    autoencoder = Autoencoder(load_autoencoder(read_autoencoder_config(golden.config), golden.weights))
+    pipe = NamiPipeline(Parts(small.model, small.cfg, None, ""), no_encoder, autoencoder=autoencoder)
+
+    def originals(lower_stages: str) -> list[np.ndarray]:
+        data = dataclasses.replace(styled, lower_stages=lower_stages)
+        return model_originals(pipe, Evaluation(data, EvaluationConfig(), networks={"cells": cells}))
+
+    (pooled,), (whole, *lower) = originals("latents"), originals("pixels")
+    np.testing.assert_array_equal(whole, pooled)
+    assert [latents.shape for latents in (whole, *lower)] == [(8, 8, 8, 4), (8, 4, 4, 4), (8, 2, 2, 4)]
+    levels = open_real(styled, "held_out", EvaluationConfig(), None).pixels(range(8))
+    images = levels / np.float32(127.5) - np.float32(1)
+    halved = (images[:, ::2, ::2] + images[:, 1::2, ::2] + images[:, ::2, 1::2] + images[:, 1::2, 1::2]) / 4
+    np.testing.assert_allclose(lower[0], autoencoder.encode(halved), atol=1e-5)
 
 
 @pytest.mark.slow

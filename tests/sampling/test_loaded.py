@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,26 @@ def test_bridge_and_autoencoder_are_saved_with_the_network(tmp_path):
     filled = np.asarray(again(**states(), height=32, width=32, image=source, mask=mask)[0])
     np.testing.assert_array_equal(filled[~mask], source[~mask])  # whatever the autoencoder makes of it
     assert not np.array_equal(filled[mask], source[mask])
+
+
+def test_the_fingerprints_change_with_each_part_that_changes_pictures():
+    pipe = small_pipeline()
+    parts = Parts(pipe.model, pipe.cfg, None, pipe.source)
+    sizes = AutoencoderKLConfig(
+        block_out_channels=(4, 8), latent_channels=3, norm_num_groups=2, mid_block_add_attention=False
+    )
+    codecs = [Autoencoder(AutoencoderKL(sizes, rngs=nnx.Rngs(seed))) for seed in (0, 1)]
+    bridged = [dataclasses.replace(pipe.cfg, bridge=BridgeConfig(kind="conv", noise=noise)) for noise in (0.0, 0.5)]
+    other_text = dataclasses.replace(pipe.cfg, text=dataclasses.replace(pipe.cfg.text, max_length=6))
+    bridge = ConvBridge(3, 2, rngs=nnx.Rngs(0))
+    pipes = [
+        pipe,
+        small_pipeline(seed=1),
+        NamiPipeline(parts._replace(cfg=other_text), no_encoder),
+        *(NamiPipeline(parts, no_encoder, autoencoder=codec) for codec in codecs),
+        *(NamiPipeline(parts._replace(cfg=cfg, bridge=bridge), no_encoder) for cfg in bridged),
+    ]
+    assert len({json.dumps(each.fingerprints()) for each in pipes}) == len(pipes)
 
 
 def test_what_was_loaded_with_another_part_missing_is_not_saved(tmp_path):

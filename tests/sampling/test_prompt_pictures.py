@@ -82,6 +82,10 @@ def test_pictures_that_were_drawn_otherwise_are_not_mixed(pipe, tmp_path):
     assert (kept["checkpoint"], kept["prompt_set"], kept["seed"]) == ("a small network", "1234", 0)
     with pytest.raises(ConfigError, match=r"drawn with another sampler, seed. Set another folder"):
         draw_prompts(pipe, wanted(tmp_path, seed=1, preset="fast"))
+    other_texts = dataclasses.replace(pipe.cfg, text=dataclasses.replace(pipe.cfg.text, mask_padding=False))
+    other = NamiPipeline(Parts(pipe.model, other_texts, None, pipe.source), TextsAlone)
+    with pytest.raises(ConfigError, match=r"drawn with another text_encoder. Set another folder"):
+        draw_prompts(other, wanted(tmp_path))
     (tmp_path / MANIFEST).unlink()
     with pytest.raises(ConfigError, match=r"no manifest.json tells how"):
         draw_prompts(pipe, wanted(tmp_path))

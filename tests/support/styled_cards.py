@@ -79,4 +79,4 @@ def cell_means() -> FeatureNetwork:
         side = SIDE // CELLS
         return images.reshape(-1, CELLS, side, CELLS, side, 3).mean((2, 4)).reshape(len(images), -1) / 255
 
-    return FeatureNetwork("cells", CELLS * CELLS * 3, lambda images: images, means)
+    return FeatureNetwork("cells", "colours", CELLS * CELLS * 3, lambda images: images, means)

@@ -16,6 +16,9 @@ def test_samples_of_held_out_captions_are_scored_the_same_each_time(tmp_path):
     found = scores.measure(networks)
     assert {"samples/concept", "samples/style", "samples/kid/cells", "samples/squared_error"} <= found.keys()
     assert scores.measure(networks) == found
+    firsts = {captions[0] for captions in scores._evaluation.real.captions}  # whose states are sampled with
+    assert len(scores._evaluation.captions) == 6
+    assert set(scores._evaluation.captions) <= firsts
 
 
 def test_a_held_out_split_too_small_to_measure_is_named_before_the_first_step(tmp_path):
