@@ -12,6 +12,7 @@ import pytest
 from nami_jax import demo
 from nami_jax.serving.listening import listen
 from tests.support.demo import Demo
+from tests.support.images import bomb
 from tests.support.paths import ROOT
 
 
@@ -63,3 +64,32 @@ def test_it_serves_this_computer_alone_and_ends_in_order_leaving_nothing(server,
     assert time.monotonic() - began < 60
     assert list(server.temporary.iterdir()) == []
     assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.slow
+def test_what_a_program_sends_as_painted_is_refused_before_it_is_decoded(server):
+    address = server.start("--port=0")
+    api, config = f"{address}/gradio_api", httpx.get(f"{address}/config").json()
+    parts = {part["id"]: part["props"] for part in config["components"]}
+    ids = {props.get("elem_id"): number for number, props in parts.items()}
+    (event,) = (event for event in config["dependencies"] if [ids["draw"], "click"] in event["targets"])
+
+    def upload(content: bytes) -> dict:
+        (path,) = httpx.post(f"{api}/upload", files={"files": ("1.png", content)}).json()
+        return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+    layer = upload(bomb(13_000, 13_000))
+    given = {
+        "picture": upload((ROOT / "docs/emoji_tiny.png").read_bytes()),
+        "painted": {"layers": [layer]},
+        "prompt": "red",
+    }
+    values = [given.get(parts[number].get("elem_id"), parts[number].get("value")) for number in event["inputs"]]
+    call = {"data": values, "fn_index": event["id"], "session_hash": "visit"}
+    assert httpx.post(f"{api}/queue/join", json=call).status_code == 200
+    told = httpx.get(f"{api}/queue/data", params={"session_hash": "visit"}, timeout=300).text
+    assert "painted: decompression bomb: 13000x13000 pixels" in told
+
+    blob = {"component_id": ids["painted"], "session_hash": "visit", "fn_name": "accept_blobs"}
+    sent = httpx.post(f"{api}/component_server", data=blob, files={"file": ("1.png", b"1")})
+    assert (sent.status_code, sent.json()) == (404, {"detail": "Function not found."})  # they would stay in memory

@@ -79,6 +79,12 @@ def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return on_white(ImageOps.exif_transpose(image))
 
 
+def opacity(encoded: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Returns how opaque each pixel of a PNG is, (H, W) uint8, 255: altogether; raises as `open_image`."""
+    with _opened(encoded, ("PNG",), max_pixels) as image:
+        return np.asarray(image.convert("RGBA").getchannel("A"))
+
+
 def png_texts(encoded: bytes) -> dict[str, str]:
     """Returns the texts in a PNG's metadata by name; raises `BrokenImageError` if it is no complete PNG."""
     with _opened(encoded, ("PNG",), MAX_PIXELS) as image:

@@ -253,7 +253,8 @@ class PreparedData:
 def named_set(cfg: DataConfig) -> DataConfig | None:
     """Returns data as the set of tensorflow-datasets that they are, or were prepared from, cropped to squares.
 
-    None for prepared data of another source, and for those that are no longer there.
+    None for prepared data of another source, and for those that are no longer there. The set is the one that was
+    prepared, which need not be the config's; folders that do not name it are taken for the config's.
 
     Raises:
         ConfigError: prepared data are damaged.
@@ -263,5 +264,7 @@ def named_set(cfg: DataConfig) -> DataConfig | None:
     path = Path(cfg.prepared) / SETTINGS_FILE
     if not path.is_file():
         return None
-    made_of = Prepared.from_json(read_bytes(path, f"To make it again, {AGAIN}"), str(path)).source
-    return dataclasses.replace(cfg, prepared=None, buckets=None) if made_of == TFDS else None
+    found = Prepared.from_json(read_bytes(path, f"To make it again, {AGAIN}"), str(path))
+    if found.source != TFDS:
+        return None
+    return dataclasses.replace(cfg, name=found.source_set or cfg.name, prepared=None, buckets=None)

@@ -87,6 +87,7 @@ class Prepared(Settings):
     pooled_dim: int | None  # P
     dtype: str  # in which autoencoder and text encoder computed
     caption_templates: tuple[str, ...]
+    source_set: str | None = None  # name of a TFDS source's set, which older folders lack
     lower_levels: int = 0  # sizes below the image's own of which there are latents, each half of the one above
     format: int = FORMAT
 

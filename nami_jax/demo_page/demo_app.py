@@ -187,9 +187,8 @@ def _picture() -> dict[str, Any]:
     strength = gr.Slider(
         0.05, 1, STRENGTH, step=0.05, label="Strength", info="how much is drawn anew; 1: all of it", elem_id="strength"
     )
-    painted = gr.ImageEditor(
+    painted: Any = gr.ImageEditor(
         label="Paint what is drawn anew",
-        type="pil",
         format="png",
         sources=[],
         transforms=[],
@@ -198,6 +197,8 @@ def _picture() -> dict[str, Any]:
         visible=False,
         elem_id="painted",
     )
+    painted.preprocess = _unread_layers
+    painted.accept_blobs = None  # by which a program could send what is kept in memory; the page sends files
     return {"picture": picture, "strength": strength, "painted": painted}
 
 
@@ -333,6 +334,11 @@ class _Visits:
 def _unread(sent: Any) -> str | None:
     """Returns the file that a visitor has sent."""
     return None if sent is None else sent.path
+
+
+def _unread_layers(sent: Any) -> list[str]:
+    """Returns the files of the layers that a visitor has painted on."""
+    return [] if sent is None else [layer.path for layer in sent.layers]
 
 
 @contextlib.contextmanager

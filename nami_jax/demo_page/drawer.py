@@ -19,7 +19,7 @@ class GivenUpError(Exception):
 
 
 class Drawer:
-    """A pipeline that draws for visitors, one after the other or at once.
+    """A pipeline that draws for visitors, one after the other.
 
     Attributes:
         pipe: the pipeline.
@@ -29,7 +29,7 @@ class Drawer:
     def __init__(self, pipe: NamiPipeline, limits: VisitLimits, folder: Path):
         """Takes a pipeline, limits, and a folder for pictures, of which nothing is needed later."""
         self.pipe, self.limits, self._folder = pipe, limits, folder
-        self._closing = threading.Event()
+        self._closing, self._turn = threading.Event(), threading.Lock()
 
     def close(self) -> None:
         """Ends what is being drawn, at the end of its stage."""
@@ -38,7 +38,7 @@ class Drawer:
     def draw(self, form: Form) -> Iterator[tuple[int, list[Path]]]:
         """Draws, and yields each stage's number, from 1 on, and its pictures as soon as it is done.
 
-        Whoever does not go on to the end ends the drawing with the stage after.
+        Whoever does not go on to the end ends the drawing with the stage after; the next one begins when it has ended.
 
         Raises:
             ConfigError: what is asked for cannot work, or is more than the limits allow.
@@ -59,7 +59,7 @@ class Drawer:
             size = {"batch_size": self.limits.images}  # at once, so that stages come one after the other
             self.pipe(form.prompt, **asked, **size, **settings.to_dict(), callback_on_stage_end=on_stage)
 
-        for stage, pictures in told_by(work):
+        for stage, pictures in told_by(work, self._turn):
             of_stage = {} if stage == self.pipe.cfg.model.num_stages else {"stage": stage}
             files = []
             for i, picture in enumerate(pictures):
@@ -68,10 +68,11 @@ class Drawer:
             yield stage, files
 
 
-def told_by(work: Callable[[Callable[[Any], None]], None]) -> Generator[Any]:
+def told_by(work: Callable[[Callable[[Any], None]], None], turn: threading.Lock) -> Generator[Any]:
     """Runs a function in a thread and yields what it tells by the function that it is given, while it runs.
 
-    If the iterator is closed, telling raises `GivenUpError` in that thread.
+    It waits for the turn and has it until it ends: if the iterator is closed, that is when it tells something again,
+    which raises `GivenUpError` in that thread.
 
     Raises:
         Exception: what the function raises.
@@ -83,9 +84,13 @@ def told_by(work: Callable[[Callable[[Any], None]], None]) -> Generator[Any]:
             raise GivenUpError
         news.put(what)
 
+    def in_turn() -> None:
+        with turn:
+            work(tell)
+
     pool = ThreadPoolExecutor(1)
     try:
-        future = pool.submit(work, tell)
+        future = pool.submit(in_turn)
         future.add_done_callback(lambda _: news.put(end))
         yield from iter(news.get, end)
         future.result()

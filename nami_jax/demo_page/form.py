@@ -1,6 +1,7 @@
 """What a visitor has filled in: checked by the demo's limits, turned into a call's arguments, and filled in again."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, ModelConfig, SampleConfig, require
-from nami_jax.data.images import BrokenImageError, cover, open_image
+from nami_jax.data.images import BrokenImageError, cover, opacity, open_image
 
 GIVEN = "a picture that is not stored here"  # what a PNG says of the picture that drawing began from
 MOST_BYTES = 20 * 2**20  # of a file that is sent
@@ -45,7 +46,7 @@ class Form(NamedTuple):
         width: pixels.
         picture: a file to begin from, or None.
         strength: the global time from which it is redrawn.
-        painted: layers over the picture, as Gradio's editor returns them, or None.
+        painted: files of the layers over the picture, of which there may be one.
         steps: of each stage.
         guidance_scale: of each stage.
     """
@@ -95,7 +96,7 @@ class Form(NamedTuple):
             "width": self.width,
             "image": image,
             "strength": None if image is None else self.strength,
-            "mask": None if image is None else painted_mask(self.painted),
+            "mask": None if image is None else painted_mask(self.painted or ()),
         }
 
 
@@ -111,11 +112,17 @@ def _at_most(field: str, value: Any, most: int, what: str) -> None:
 
 def read_picture(path: Path) -> Image.Image:
     """Reads a picture that a visitor has sent; raises `ConfigError` if it is none, or too large."""
-    try:
+    with _reading("picture", "Choose a PNG, JPEG or WebP that can be read"):
         return open_image(path.read_bytes(), MOST_PIXELS)
+
+
+@contextlib.contextmanager
+def _reading(field: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, BrokenImageError) as error:
         reason = error if isinstance(error, BrokenImageError) else error.strerror
-        raise ConfigError(f"picture: {reason}. Choose a PNG, JPEG or WebP that can be read.") from error
+        raise ConfigError(f"{field}: {reason}. {remedy}.") from error
 
 
 def canvas(picture: Image.Image, height: int, width: int) -> Image.Image:
@@ -125,13 +132,27 @@ def canvas(picture: Image.Image, height: int, width: int) -> Image.Image:
     return cut.resize((width * scale, height * scale), Image.Resampling.NEAREST)
 
 
-def painted_mask(painted: Any) -> Image.Image | None:
-    """Returns white where anything is painted on the editor's layers, black elsewhere; None if nothing is."""
-    layers = (painted or {}).get("layers") or []
-    masks = [np.asarray(layer.convert("RGBA"))[..., 3] > 0 for layer in layers]
-    if not any(mask.any() for mask in masks):
+def painted_mask(layers: Sequence[str]) -> Image.Image | None:
+    """Returns white where anything is painted on the editor's layer, black elsewhere; None if nothing is.
+
+    Args:
+        layers: files, none or one: the page's editor has no others.
+
+    Raises:
+        ConfigError: there are several, or the one is no PNG or too large.
+    """
+    require(
+        len(layers) <= 1,
+        field="painted",
+        value=f"{len(layers)} layers",
+        rule="this demo takes one",
+        remedy="Paint on the picture alone",
+    )
+    if not layers:
         return None
-    return Image.fromarray(np.any(masks, axis=0).astype(np.uint8) * 255)
+    with _reading("painted", "Choose the picture again and paint anew"):
+        painted = opacity(Path(layers[0]).read_bytes(), MOST_PIXELS) > 0
+    return Image.fromarray(painted.astype(np.uint8) * 255) if painted.any() else None
 
 
 def filled_in(about: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from flax import nnx
 from nami_jax.config import Settings, require
 from nami_jax.config.settings import Entries, Epsilon, Layers, Width, settings
 from nami_jax.models.attention import attention
+from nami_jax.models.layers import affine_norm
 
 TAKE_CONFIG = "Use the checkpoint's own config.json"
 
@@ -53,10 +54,10 @@ class BertLayer(nnx.Module):
         self.key = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
         self.value = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
         self.attention_out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-        self.attention_norm = layer_norm(cfg, rngs)
+        self.attention_norm = affine_norm(width, cfg.layer_norm_eps, rngs)
         self.mlp_in = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
         self.mlp_out = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
-        self.mlp_norm = layer_norm(cfg, rngs)
+        self.mlp_norm = affine_norm(width, cfg.layer_norm_eps, rngs)
 
     def __call__(self, states: jax.Array, key_mask: jax.Array) -> jax.Array:
         """Maps states (B, T, D) to states (B, T, D); `key_mask` (B, 1, 1, T) is true at tokens to attend to."""
@@ -80,7 +81,7 @@ class Bert(nnx.Module):
         self.word_embedding = nnx.Embed(cfg.vocab_size, cfg.hidden_size, rngs=rngs)
         self.position_embedding = nnx.Embed(cfg.max_position_embeddings, cfg.hidden_size, rngs=rngs)
         self.segment_embedding = nnx.Embed(cfg.type_vocab_size, cfg.hidden_size, rngs=rngs)
-        self.embedding_norm = layer_norm(cfg, rngs)
+        self.embedding_norm = affine_norm(cfg.hidden_size, cfg.layer_norm_eps, rngs)
         self.layers = nnx.List([BertLayer(cfg, dtype=dtype, rngs=rngs) for _ in range(cfg.num_hidden_layers)])
 
     def __call__(self, token_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
@@ -110,8 +111,3 @@ class Bert(nnx.Module):
         for layer in self.layers:
             states = layer(states, key_mask)
         return states
-
-
-def layer_norm(cfg: BertConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Makes a float32 LayerNorm; its variance is the two-pass one, since E[x²] - E[x]² loses digits."""
-    return nnx.LayerNorm(cfg.hidden_size, epsilon=cfg.layer_norm_eps, use_fast_variance=False, rngs=rngs)

@@ -11,11 +11,12 @@ from flax import nnx
 
 from nami_jax.config import Settings, require
 from nami_jax.config.settings import Entries, Epsilon, Layers, Side, Width, settings
+from nami_jax.models.layers import affine_norm
 from nami_jax.models.vision_transformer import (
     Activation,
     PatchEmbedding,
     PreNormLayer,
-    layer_norm,
+    exact_gelu,
     normalise,
     with_first,
 )
@@ -27,11 +28,6 @@ MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 
 def quick_gelu(x: jax.Array) -> jax.Array:
     """Returns x sigmoid(1.702 x), which OpenAI's CLIPs were trained with."""
     return x * jax.nn.sigmoid(1.702 * x)
-
-
-def exact_gelu(x: jax.Array) -> jax.Array:
-    """Returns the GELU that later CLIPs were trained with, not its tanh approximation."""
-    return jax.nn.gelu(x, approximate=False)
 
 
 ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
@@ -105,9 +101,9 @@ class ClipVision(nnx.Module):
         self.patches = PatchEmbedding(cfg.patch_size, cfg.hidden_size, False, rngs=rngs)
         self.class_embedding = nnx.Param(jnp.zeros(cfg.hidden_size))
         self.positions = nnx.Embed((cfg.image_size // cfg.patch_size) ** 2 + 1, cfg.hidden_size, rngs=rngs)
-        self.first_norm = layer_norm(cfg.hidden_size, cfg.layer_norm_eps, rngs)
+        self.first_norm = affine_norm(cfg.hidden_size, cfg.layer_norm_eps, rngs)
         self.layers = tower(cfg, rngs)
-        self.post_norm = layer_norm(cfg.hidden_size, cfg.layer_norm_eps, rngs)
+        self.post_norm = affine_norm(cfg.hidden_size, cfg.layer_norm_eps, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps images (B, S, S, 3), levels 0..255, S the tower's own side, to (B, D) float32."""
@@ -126,7 +122,7 @@ class ClipText(nnx.Module):
         self.word_embedding = nnx.Embed(cfg.vocab_size, cfg.hidden_size, rngs=rngs)
         self.positions = nnx.Embed(cfg.max_position_embeddings, cfg.hidden_size, rngs=rngs)
         self.layers = tower(cfg, rngs)
-        self.final_norm = layer_norm(cfg.hidden_size, cfg.layer_norm_eps, rngs)
+        self.final_norm = affine_norm(cfg.hidden_size, cfg.layer_norm_eps, rngs)
 
     def __call__(self, token_ids: jax.Array, mask: jax.Array) -> jax.Array:
         """Maps texts of up to `max_position_embeddings` tokens to the state of their last one.

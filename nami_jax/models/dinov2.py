@@ -10,7 +10,8 @@ from flax import nnx
 
 from nami_jax.config import Settings, require
 from nami_jax.config.settings import Entries, Epsilon, Layers, Side, Width, settings
-from nami_jax.models.vision_transformer import PatchEmbedding, PreNormLayer, layer_norm, normalise, with_first
+from nami_jax.models.layers import affine_norm
+from nami_jax.models.vision_transformer import PatchEmbedding, PreNormLayer, exact_gelu, normalise, with_first
 
 TAKE_CONFIG = "Use the checkpoint's own config.json"
 SIDE = 224  # of the images, pixels, where the network is used for a Fréchet distance; it was trained at `image_size`
@@ -56,7 +57,7 @@ class Dinov2(nnx.Module):
                 for _ in range(cfg.num_hidden_layers)
             ]
         )
-        self.final_norm = layer_norm(width, epsilon, rngs)
+        self.final_norm = affine_norm(width, epsilon, rngs)
 
     def __call__(self, images: jax.Array, offset: float = OFFSET) -> jax.Array:
         """Maps images (B, S, S, 3), levels 0..255, S a multiple of the patch, to features (B, D) float32.
@@ -69,11 +70,6 @@ class Dinov2(nnx.Module):
         for layer in self.layers:
             states = layer(states)
         return self.final_norm(states[:, 0])
-
-
-def exact_gelu(x: jax.Array) -> jax.Array:
-    """Returns the GELU that DINOv2 was trained with, not its tanh approximation."""
-    return jax.nn.gelu(x, approximate=False)
 
 
 def resize_positions(table: jax.Array, side: int, offset: float) -> jax.Array:

@@ -35,6 +35,14 @@ def layer_norm(x: jax.Array) -> jax.Array:
     return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-6)
 
 
+def affine_norm(width: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Makes a float32 LayerNorm with a scale and a bias, as released encoders have it.
+
+    Its variance is the two-pass one, since E[x²] - E[x]² loses digits.
+    """
+    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+
+
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """Returns layer_norm(x) (1 + scale) + shift, for x (B, L, D) and shift, scale (B, 1, D), in x's dtype."""
     return (layer_norm(x) * (1 + scale) + shift).astype(x.dtype)

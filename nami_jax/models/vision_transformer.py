@@ -8,6 +8,7 @@ from einops import rearrange
 from flax import nnx
 
 from nami_jax.models.attention import attention
+from nami_jax.models.layers import affine_norm
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -30,7 +31,7 @@ class PreNormLayer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.num_heads, self.activation, self.scaled = heads, activation, scaled
-        self.norm1, self.norm2 = layer_norm(width, epsilon, rngs), layer_norm(width, epsilon, rngs)
+        self.norm1, self.norm2 = affine_norm(width, epsilon, rngs), affine_norm(width, epsilon, rngs)
         self.query = nnx.Linear(width, width, rngs=rngs)
         self.key = nnx.Linear(width, width, rngs=rngs)
         self.value = nnx.Linear(width, width, rngs=rngs)
@@ -68,9 +69,9 @@ class PatchEmbedding(nnx.Module):
         return rearrange(self.projection(images), "b h w d -> b (h w) d")
 
 
-def layer_norm(width: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Makes a float32 LayerNorm; its variance is the two-pass one, since E[x²] - E[x]² loses digits."""
-    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """Returns the GELU that DINOv2 and later CLIPs were trained with, not its tanh approximation."""
+    return jax.nn.gelu(x, approximate=False)
 
 
 def with_first(first: jax.Array, tokens: jax.Array) -> jax.Array:

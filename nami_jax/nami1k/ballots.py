@@ -93,6 +93,7 @@ def read_ballots(path: Path, prompts: str) -> Ballots:
         try:
             require_votes_file(db, path)
             require_prompts(db, path, prompts)
+            db.execute("BEGIN")  # what follows is read as of one moment: else one may vote who was no rater yet
             return _read(db)
         finally:
             db.close()

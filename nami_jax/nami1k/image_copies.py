@@ -77,7 +77,7 @@ class Described:
     paths: list[str]
     hashes: np.ndarray  # (n, 64) bool
     mirrored: np.ndarray  # (n, 64) bool, of their mirror images
-    features: np.ndarray | None  # (n, D) float32 of length 1
+    features: np.ndarray | None  # (n, D) float32 of length 1; None if none were asked for, or n is 0
 
 
 def find_copies(generated: Path, training: Path, features: Features | None) -> ImageAudit:
@@ -93,13 +93,12 @@ def find_copies(generated: Path, training: Path, features: Features | None) -> I
     """
     found = ImageAudit()
     chunks = list(_described(picture_files(generated, "images"), features, found.unreadable))
+    vectors = [chunk.features for chunk in chunks if chunk.features is not None]
     mine = Described(
         [path for chunk in chunks for path in chunk.paths],
         np.concatenate([chunk.hashes for chunk in chunks]),
         np.concatenate([chunk.mirrored for chunk in chunks]),
-        None
-        if features is None
-        else np.concatenate([chunk.features for chunk in chunks if chunk.features is not None]),
+        np.concatenate(vectors) if vectors else None,
     )
     found.generated = len(mine.paths)
     for theirs in _described(picture_files(training, "training"), features, found.unreadable):
@@ -120,7 +119,7 @@ def picture_files(folder: Path, field: str) -> list[Path]:
 
 
 def _described(files: Iterable[Path], features: Features | None, unreadable: dict[str, str]) -> Iterator[Described]:
-    """Yields pictures in chunks; at least one, if it is empty."""
+    """Yields pictures in chunks, of which those without any that opens are empty."""
     paths = list(files)
     for start in range(0, len(paths), CHUNK):
         good, hashes, mirrored = [], [], []
@@ -134,7 +133,7 @@ def _described(files: Iterable[Path], features: Features | None, unreadable: dic
             hashes.append(imagehash.phash(picture).hash.ravel())
             mirrored.append(imagehash.phash(ImageOps.mirror(picture)).hash.ravel())
         bits = [np.array(rows, bool).reshape(-1, 64) for rows in (hashes, mirrored)]
-        vectors = None if features is None else features(good) if good else np.zeros((0, 1), np.float32)
+        vectors = features(good) if features is not None and good else None
         yield Described(good, bits[0], bits[1], vectors)
 
 

@@ -13,6 +13,7 @@ from nami_jax.config.autoencoder_run import AutoencoderRun
 from nami_jax.data.prepared_format import Prepared
 from nami_jax.preparation.options import Options
 from nami_jax.preparation.sources import RecordSource, UnitList
+from nami_jax.preparation.tfds_source import TfdsSource
 from nami_jax.text.encoder_files import encoder_id
 from nami_jax.text.encoders import TextEncoder, load_text_encoder
 
@@ -50,6 +51,7 @@ class Job:
         cfg, (autoencoder, text) = self.cfg, self.networks()
         return Prepared(
             source=self.source.kind,
+            source_set=self.source.data.name if isinstance(self.source, TfdsSource) else None,
             source_digest=plan.digest,
             records=sum(unit.count for unit in plan.units),
             unit_size=self.options.unit_size,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nami_jax.data.images import BrokenImageError, decode_image, to_stage
+from nami_jax.data.images import BrokenImageError, decode_image, opacity, to_stage
 from tests.support.images import bomb
 
 
@@ -73,6 +73,17 @@ def test_a_header_that_promises_billions_of_pixels_is_refused():
     for width, height in ((50_000, 50_000), (12_000, 9_000)):  # by Pillow, above twice the limit, and by the limit
         with pytest.raises(BrokenImageError, match=r"decompression bomb: .* pixels"):
             decode_image(bomb(width, height), 8)
+
+
+def test_opacity_is_read_of_pngs_of_a_size():
+    image = Image.new("RGBA", (3, 2), (255, 0, 0, 0))
+    image.putpixel((2, 0), (255, 0, 0, 128))
+    np.testing.assert_array_equal(opacity(encode(image)), [[0, 0, 128], [0, 0, 0]])
+    np.testing.assert_array_equal(opacity(encode(image.convert("RGB"))), np.full((2, 3), 255))
+    with pytest.raises(BrokenImageError, match=r"decompression bomb: 3x2 pixels, at most 5"):
+        opacity(encode(image), 5)
+    with pytest.raises(BrokenImageError, match="is none of PNG"):
+        opacity(encode(image, "WEBP"))
 
 
 def test_stage_images_are_repeated_2x2_means_in_the_networks_range():

@@ -119,7 +119,7 @@ def test_latents_of_smaller_sizes_come_back_and_take_no_place_where_there_are_no
 def test_settings_come_back(settings):
     assert Prepared.from_json(settings.to_json(), "prepared.json") == settings
     old = json.loads(settings.to_json())
-    assert old.pop("lower_levels") == 0
+    assert (old.pop("lower_levels"), old.pop("source_set")) == (0, None)
     assert Prepared.from_json(json.dumps(old), "prepared.json") == settings
 
 
@@ -128,6 +128,9 @@ def test_prepared_data_name_the_set_that_they_were_made_of(folder, cfg, settings
     assert named_set(data) is None  # a folder of images
     (folder / "prepared.json").write_text(dataclasses.replace(settings, source="tfds").to_json())
     assert named_set(data) == dataclasses.replace(data, prepared=None, buckets=None)
+    named = dataclasses.replace(settings, source="tfds", source_set="cards/small")
+    (folder / "prepared.json").write_text(named.to_json())
+    assert named_set(data) == dataclasses.replace(data, name="cards/small", prepared=None, buckets=None)
     assert named_set(dataclasses.replace(data, prepared=str(folder / "gone"))) is None
 
 

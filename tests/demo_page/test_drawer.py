@@ -52,7 +52,8 @@ def test_from_a_picture_what_is_not_painted_stays(drawer, tmp_path):
     Image.fromarray(levels).save(tmp_path / "source.png")
     layer = Image.new("RGBA", (512, 512))
     layer.paste((255, 64, 160, 255), (0, 0, 512, 256))  # the upper half, on a canvas 32 times as large
-    form = FORM._replace(picture=str(tmp_path / "source.png"), painted={"layers": [layer]})
+    layer.save(tmp_path / "layer.png")
+    form = FORM._replace(picture=str(tmp_path / "source.png"), painted=[str(tmp_path / "layer.png")])
     *_, (_, files) = drawer.draw(form)
     drawn = np.asarray(Image.open(files[0]))
     np.testing.assert_array_equal(drawn[8:], levels[8:])
@@ -94,7 +95,7 @@ def test_news_come_while_the_work_goes_on_and_its_error_at_the_end():
         tell(2)
         raise KeyError("three")
 
-    news = told_by(work)
+    news = told_by(work, threading.Lock())
     assert next(news) == 1
     going_on.set()
     assert next(news) == 2
@@ -102,8 +103,8 @@ def test_news_come_while_the_work_goes_on_and_its_error_at_the_end():
         next(news)
 
 
-def test_work_that_nobody_waits_for_is_given_up():
-    going_on, ended = threading.Event(), threading.Event()
+def test_work_that_nobody_waits_for_is_given_up_and_the_next_begins_when_it_has_ended():
+    going_on, ended, turn = threading.Event(), threading.Event(), threading.Lock()
 
     def work(tell):
         tell(1)
@@ -113,8 +114,8 @@ def test_work_that_nobody_waits_for_is_given_up():
         except GivenUpError:
             ended.set()
 
-    news = told_by(work)
+    news = told_by(work, turn)
     assert next(news) == 1
     news.close()
-    going_on.set()
-    assert ended.wait(60)
+    threading.Timer(0.2, going_on.set).start()  # the end of its stage, when the next one has been asked for
+    assert list(told_by(lambda tell: tell(ended.is_set()), turn)) == [True]

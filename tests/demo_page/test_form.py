@@ -1,11 +1,14 @@
 """What a visitor may ask for, what of a picture's settings is filled in again, and what is painted."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from nami_jax.config import ConfigError, SampleConfig
 from nami_jax.demo_page.form import Form, VisitLimits, canvas, filled_in, left_out, painted_mask, read_picture
+from tests.support.images import bomb
 from tests.support.sizes import MODEL
 
 LIMITS = VisitLimits(images=4, side=32, steps=10, letters=20)
@@ -57,24 +60,38 @@ def test_a_canvas_is_the_picture_as_it_is_cut_enlarged_by_a_whole_factor():
     assert canvas(picture, 600, 400).size == (400, 600)
 
 
-def layer(box: tuple[int, int, int, int] | None = None) -> Image.Image:
-    empty = Image.new("RGBA", (16, 16))
+def layer(path: Path, box: tuple[int, int, int, int] | None = None) -> str:
+    empty = Image.new("RGBA", (16, 8))
     if box:
         empty.paste((255, 64, 160, 255), box)
-    return empty
+    empty.save(path)
+    return str(path)
 
 
-def test_a_mask_is_white_where_any_layer_is_painted():
-    mask = painted_mask({"layers": [layer((0, 0, 4, 4)), layer((8, 8, 16, 16))]})
+def test_a_mask_is_white_where_the_layer_is_painted(tmp_path):
+    mask = painted_mask([layer(tmp_path / "layer.png", (8, 4, 16, 8))])
     assert mask is not None
-    expected = np.zeros((16, 16), np.uint8)
-    expected[:4, :4] = expected[8:, 8:] = 255
+    expected = np.zeros((8, 16), np.uint8)
+    expected[4:, 8:] = 255
     np.testing.assert_array_equal(np.asarray(mask), expected)
 
 
-@pytest.mark.parametrize("painted", [None, {}, {"layers": None}, {"layers": []}, {"layers": [layer()]}])
-def test_without_paint_there_is_no_mask(painted):
-    assert painted_mask(painted) is None
+def test_without_paint_there_is_no_mask(tmp_path):
+    assert painted_mask([]) is None
+    assert painted_mask([layer(tmp_path / "layer.png")]) is None
+
+
+def test_layers_that_are_several_broken_or_huge_are_refused_in_words(tmp_path, monkeypatch):
+    picture, path = layer(tmp_path / "picture.png"), tmp_path / "layer.png"
+    asked = GOOD._replace(picture=picture, painted=[str(path)])
+    with pytest.raises(ConfigError, match=r"painted = '2 layers': this demo takes one\. Paint on the picture alone"):
+        asked._replace(painted=[picture, picture]).arguments(LIMITS)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n and nothing else")
+    with pytest.raises(ConfigError, match=r"painted: unreadable image: .* paint anew"):
+        asked.arguments(LIMITS)
+    path.write_bytes(bomb(8_000, 6_000))
+    with pytest.raises(ConfigError, match=r"painted: decompression bomb: 8000x6000 pixels, at most 40000000"):
+        asked.arguments(LIMITS)
 
 
 def test_a_picture_s_settings_are_filled_in():

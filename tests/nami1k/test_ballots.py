@@ -55,6 +55,25 @@ def test_final_votes_in_the_order_of_their_showings(votes):
     assert ballots.where(np.array([2])).rater.tolist() == [1]
 
 
+def test_raters_and_votes_are_those_of_one_moment(votes, monkeypatch):
+    fill(votes)
+
+    def vote_meanwhile(statement):
+        if "final_votes" in statement:
+            rater = votes.add_rater("late", "late token")
+            votes.store(votes.assign(rater.rater, 0, Showing("pair", "p4", 0, 1)), 0, Vote(ANSWERS, "en", 100))
+
+    def connect(*args, open_file=sqlite3.connect, **options):
+        connection = open_file(*args, **options)
+        connection.set_trace_callback(vote_meanwhile)  # when votes are about to be read
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    assert read_ballots(votes.path, "prompts").raters == ("rater-01", "probe")
+    monkeypatch.undo()
+    assert read_ballots(votes.path, "prompts").raters == ("rater-01", "probe", "late")
+
+
 def test_an_empty_file_has_no_votes(votes):
     ballots = read_ballots(votes.path, "prompts")
     assert len(ballots) == 0

@@ -53,6 +53,12 @@ def test_features_find_what_hashes_do_not(folders):
     assert first["score"] == max(copy.score for copy in found.copies)
 
 
+def test_a_chunk_of_broken_pictures_alone_takes_nothing_from_the_others(folders, monkeypatch):
+    monkeypatch.setattr(image_copies, "CHUNK", 1)
+    found = find_copies(folders[0], folders[1], lambda paths: np.eye(1, 9).repeat(len(paths), 0))
+    assert (found.generated, found.pairs, list(found.unreadable)) == (4, 24, [str(folders[0] / "broken.png")])
+
+
 def test_the_strongest_pairs_are_kept(folders, monkeypatch):
     monkeypatch.setattr(image_copies, "MOST_PAIRS", 1)
     monkeypatch.setattr(image_copies, "CHUNK", 2)
@@ -73,5 +79,7 @@ def test_a_folder_of_broken_pictures_alone_matches_nothing(folders, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "x.png").write_bytes(b"")
-    assert find_copies(broken, folders[1], None).pairs == 0
-    assert find_copies(folders[0], broken, None).training == 0
+    for features in (None, lambda paths: np.ones((len(paths), 1))):
+        found = find_copies(broken, folders[1], features)
+        assert (found.generated, found.training, found.pairs) == (0, 6, 0)
+        assert find_copies(folders[0], broken, features).training == 0

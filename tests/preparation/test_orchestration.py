@@ -25,7 +25,7 @@ from PIL import Image
 
 from nami_jax.autoencoder.codec import Autoencoder
 from nami_jax.config import AutoencoderConfig, Config, ConfigError
-from nami_jax.data.prepared import PreparedData
+from nami_jax.data.prepared import PreparedData, named_set
 from nami_jax.data.prepared_format import PreparedSample
 from nami_jax.preparation import beam_files as files
 from nami_jax.preparation.errors import PreparationError, Reject, RejectedError
@@ -483,14 +483,21 @@ def test_tars_are_read_and_data_written_wherever_beam_can(prepared, data_fields,
 
 def test_a_data_set_keeps_its_own_splits(prepared, tmp_path):
     cards = card_config(tmp_path / "sets").data
-    data = dataclasses.replace(cards, prepared=str(tmp_path / "out"), buckets=prepared.cfg.data.buckets)
+    buckets, options = prepared.cfg.data.buckets, dataclasses.replace(OPTIONS, unit_size=6)
+    data = dataclasses.replace(cards, name="another", prepared=str(tmp_path / "out"), buckets=buckets)
     cfg = dataclasses.replace(prepared.cfg, data=data)
-    text = prepare(cfg, "plain_cards", str(tmp_path / "out"), dataclasses.replace(OPTIONS, unit_size=6))
+    text = prepare(cfg, "plain_cards", str(tmp_path / "out"), options)
     assert "20 images (train 16, held_out 4)" in text
     found = all_samples(cfg, tmp_path / "out")
     assert set(found["train"]) == {f"train[:80%]/{i}" for i in range(16)}
     assert set(found["held_out"]) == {f"train[80%:]/{i}" for i in range(4)}
     assert {sample.captions for _, sample in found["train"].values()} <= {(f"{c} card", f"a {c} card") for c in COLOURS}
+    assert named_set(data) == dataclasses.replace(cards, buckets=None)  # not the set that the config names
+    path = tmp_path / "out" / "prepared.json"
+    old = json.loads(path.read_text())
+    assert old.pop("source_set") == "plain_cards"
+    path.write_text(json.dumps(old))
+    assert "this run: 0 images" in prepare(cfg, "plain_cards", str(tmp_path / "out"), options)
 
 
 @pytest.fixture

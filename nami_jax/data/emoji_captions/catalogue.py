@@ -42,6 +42,7 @@ class Emoji:
     captions: tuple[str, ...]  # the readable name first
     svg: str = dataclasses.field(repr=False)
     thumbnail: np.ndarray = dataclasses.field(repr=False, compare=False)  # (72, 72, 4) uint8, whatever size is built
+    same: tuple[str, ...] = ()  # characters of others with this art, which were left out for it
 
 
 def catalogue() -> list[Emoji]:
@@ -107,7 +108,8 @@ def _merge(identical: list[Emoji]) -> Emoji:
     """Joins emoji with the same art; the one whose name tells of no gender, then the shortest name, is kept."""
     kept, *others = sorted(identical, key=lambda e: ("man" in e.name or "boy" in e.name, len(e.name), e.name))
     names = [*kept.captions, *(other.captions[0] for other in others)]
-    return dataclasses.replace(kept, captions=tuple(captions.unique(names)))
+    same = tuple(other.character for other in others)
+    return dataclasses.replace(kept, captions=tuple(captions.unique(names)), same=same)
 
 
 def _without_ambiguity(entries: list[Emoji]) -> list[Emoji]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 
 import einops
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from nami_jax.data.emoji_captions.catalogue import Emoji, is_country
 
@@ -75,17 +77,11 @@ def group_names(entries: list[Emoji]) -> dict[str, str]:
 
 def connected(count: int, links: Iterable[Sequence[int]]) -> list[int]:
     """Returns, for each of `count` items, the first item that a chain of `links` (pairs of items) connects it with."""
-    parents = list(range(count))
-
-    def root(i: int) -> int:
-        while parents[i] != i:
-            parents[i] = i = parents[parents[i]]
-        return i
-
-    for i, j in links:
-        low, high = sorted((root(i), root(j)))
-        parents[high] = low
-    return [root(i) for i in range(count)]
+    pairs = np.array(list(links), int).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    _, labels = connected_components(graph, directed=False)
+    _, first = np.unique(labels, return_index=True)  # of each label
+    return first[labels].tolist()
 
 
 def _same_concept(entries: list[Emoji]) -> list[tuple[int, int]]:

@@ -46,7 +46,9 @@ def _held_out_concepts(pictures: Sequence[StyledPicture], groups: dict[str, str]
     names = sorted(set(groups.values()))
     index = {name: i for i, name in enumerate(names)}
     of_picture = [index[groups[picture.concept.character]] for picture in pictures]
-    roots = near_duplicates.connected(len(names), ((of_picture[i], of_picture[j]) for i, j in near))
+    alike = [(of_picture[i], of_picture[j]) for i, j in near]
+    alike += [(number, index[groups[c]]) for p, number in zip(pictures, of_picture, strict=True) for c in p.characters]
+    roots = near_duplicates.connected(len(names), alike)
     chosen = near_duplicates.held_out_groups(groups)
     trained = {root for name, root in zip(names, roots, strict=True) if name not in chosen}
     return {character for character, name in groups.items() if roots[index[name]] not in trained}
@@ -55,7 +57,9 @@ def _held_out_concepts(pictures: Sequence[StyledPicture], groups: dict[str, str]
 def _units(pictures: Sequence[StyledPicture], groups: dict[str, str], near: np.ndarray) -> list[str]:
     """Returns the unit of each picture, named by its first member."""
     first: dict[tuple[str, str], int] = {}
-    together = [(first.setdefault((groups[p.concept.character], p.style.name), i), i) for i, p in enumerate(pictures)]
+    together = [
+        (first.setdefault((groups[c], p.style.name), i), i) for i, p in enumerate(pictures) for c in p.characters
+    ]
     roots = near_duplicates.connected(len(pictures), [*together, *near])
     return [f"{pictures[root].concept.name}, {pictures[root].style.name}" for root in roots]
 

@@ -26,6 +26,11 @@ class StyledPicture:
     drawn: Emoji  # the same concept with this style's art, and the names of all that the style draws so
 
     @property
+    def characters(self) -> tuple[str, ...]:
+        """Of the concept, then of others that the style draws identically."""
+        return self.concept.character, *self.drawn.same
+
+    @property
     def captions(self) -> tuple[str, ...]:
         """Captions that name concept and style."""
         character = self.concept.character

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 
 import pytest
 
@@ -9,6 +10,7 @@ from nami_jax.data.emoji_captions.pair_splits import (
     HELD_OUT,
     HELD_OUT_PAIRS,
     HELD_OUT_PAIRS_SHARE,
+    SPLITS,
     TRAIN,
     split_pictures,
 )
@@ -62,6 +64,23 @@ def test_held_out_concepts_are_twemoji_s_but_for_one_drawn_as_a_trained_one(pict
     alone = {p.concept.name for p in pictures if groups[p.concept.character] in chosen}
     assert alone - unseen == {LIKE_TRAINED[0]}
     assert unseen <= alone
+
+
+def test_concepts_that_a_style_draws_identically_go_together(pictures, splits, groups):
+    found = {split: next(p for p, s in zip(pictures, splits, strict=True) if s == split) for split in SPLITS}
+    trained = next(
+        i
+        for i, (picture, split) in enumerate(zip(pictures, splits, strict=True))
+        if split == TRAIN and picture.style == found[HELD_OUT_PAIRS].style
+    )
+    for split in (HELD_OUT, HELD_OUT_PAIRS):
+        other, merged = found[split].concept, list(pictures)
+        drawn = dataclasses.replace(pictures[trained].drawn, same=(other.character,))
+        merged[trained] = dataclasses.replace(pictures[trained], drawn=drawn)
+        after = split_pictures(merged, groups)
+        of_style = [(p, s) for p, s in zip(merged, after, strict=True) if p.style == pictures[trained].style]
+        assert HELD_OUT not in {s for p, s in zip(merged, after, strict=True) if p.concept == other}
+        assert {s for p, s in of_style if p.concept == other} == {after[trained]}
 
 
 def test_nearly_equal_pictures_of_one_style_stay_together(pictures, splits):

@@ -24,11 +24,12 @@ def test_what_does_not_show_is_left_out(pictures):
     assert styled_pictures.shows(white)
 
 
-def test_of_concepts_that_a_style_draws_alike_one_has_the_picture_and_both_names(pictures):
+def test_of_concepts_that_a_style_draws_alike_one_has_the_picture_and_both_names(pictures, by_name):
     noto = {p.concept.name: p for p in pictures if p.style.name == "noto"}
     (kept,) = set(SAME) & noto.keys()
     assert kept == "bagel"
     assert {"bagel", "baguette bread"} <= set(noto["bagel"].drawn.captions)
+    assert noto["bagel"].characters == tuple(by_name[name].character for name in SAME)
     assert len([p for p in pictures if p.concept.name == "baguette bread"]) == 3
 
 
