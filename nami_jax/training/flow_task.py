@@ -58,10 +58,12 @@ class FlowTask:
     def __init__(self, cfg: Config, devices: Sequence[Any] | None = None, *, dry: bool = False):
         """Takes the run and the devices to train on, all if not given; `dry` compiles all of it before its steps."""
         self.cfg, self._devices, self._dry = cfg.located(), devices, dry
+        self._mesh: Mesh | None = None
 
-    @functools.cached_property
+    @property
     def mesh(self) -> Mesh:  # noqa: D102
-        return make_mesh(self.cfg.mesh, self._devices)
+        self._mesh = self._mesh or make_mesh(self.cfg.mesh, self._devices)
+        return self._mesh
 
     @property
     def parts(self) -> FlowParts:

@@ -35,10 +35,12 @@ class AutoencoderTask:
     def __init__(self, cfg: AutoencoderRun, devices: Sequence[Any] | None = None):
         """Takes the run and the devices to train on; all if not given."""
         self.cfg, self._devices = cfg, devices
+        self._mesh: Mesh | None = None
 
-    @functools.cached_property
+    @property
     def mesh(self) -> Mesh:  # noqa: D102
-        return make_mesh(devices=self._devices)
+        self._mesh = self._mesh or make_mesh(devices=self._devices)
+        return self._mesh
 
     @functools.cached_property
     def vgg(self) -> Vgg | None:
