@@ -109,5 +109,5 @@ def all_arms() -> dict[str, Arm]:
 def configured(arm: Arm) -> ConfigDict:
     """Returns the config of an arm."""
     config = styles.get_config()
-    config.update_from_flattened_dict(BEFORE | arm.changes)
+    config.update_from_flattened_dict({**BEFORE, **arm.changes})
     return config

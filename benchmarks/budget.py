@@ -41,7 +41,7 @@ from nami_jax.text.encoders import TextStates
 from nami_jax.training.autoencoder.perceptual import load_perceptual, perceptual_distance
 from nami_jax.weights import WeightsError
 
-GEOMETRY = {"side": 128, "text_tokens": 256}  # of NAMI-2B at 1024 px
+GEOMETRY: Mapping[str, Any] = {"side": 128, "text_tokens": 256}  # of NAMI-2B at 1024 px
 SHARES = {"fast": 0.20, "balanced": 0.28, "best": 0.41}  # of the single flow's FLOPs
 SEARCH_SEEDS, FRESH_SEEDS = (0, 1), (2, 3)
 # What is tried, one after the other. The last stage begins at global time 0.385.
