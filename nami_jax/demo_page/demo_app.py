@@ -16,7 +16,7 @@ from gradio.themes import Default
 
 from nami_jax.config import SAMPLE_PRESETS, ConfigError, preset_prompt
 from nami_jax.demo_page.drawer import Drawer
-from nami_jax.demo_page.form import MOST_BYTES, Form, canvas, filled_in, left_out, read_picture
+from nami_jax.demo_page.form import MOST_BYTES, Form, canvas, filled_in, left_out, read_picture, sent_file
 from nami_jax.sampling.picture_settings import read_settings
 from nami_jax.sampling.source_pictures import STRENGTH
 from nami_jax.serving.guarding import SecurityHeaders
@@ -81,6 +81,8 @@ def make_app(drawer: Drawer, waiting: int) -> fastapi.FastAPI:
     page.queue(max_size=waiting, default_concurrency_limit=1, api_open=False)
     app = fastapi.FastAPI(openapi_url=None)
     app.add_middleware(SecurityHeaders, policy=POLICY)
+    for path in ("", "/"):  # the page asks for none; the editor's keeps in memory what any program sends
+        app.add_api_route(f"/gradio_api/component_server{path}", _no_such_page, methods=["POST"])
     sans, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     return gr.mount_gradio_app(
         app,
@@ -182,12 +184,11 @@ def _by_stage(drawer: Drawer) -> tuple[list[Any], list[Any]]:
 
 def _picture() -> dict[str, Any]:
     sources: Any = ["upload", "clipboard"]
-    picture: Any = gr.Image(label="Picture", sources=sources, height=240, elem_id="picture", elem_classes="drawn")
-    picture.preprocess = _unread  # Gradio would decode it, and say less of one that is broken
+    picture = gr.Image(label="Picture", sources=sources, height=240, elem_id="picture", elem_classes="drawn")
     strength = gr.Slider(
         0.05, 1, STRENGTH, step=0.05, label="Strength", info="how much is drawn anew; 1: all of it", elem_id="strength"
     )
-    painted: Any = gr.ImageEditor(
+    painted = gr.ImageEditor(
         label="Paint what is drawn anew",
         format="png",
         sources=[],
@@ -197,8 +198,6 @@ def _picture() -> dict[str, Any]:
         visible=False,
         elem_id="painted",
     )
-    painted.preprocess = _unread_layers
-    painted.accept_blobs = None  # by which a program could send what is kept in memory; the page sends files
     return {"picture": picture, "strength": strength, "painted": painted}
 
 
@@ -251,12 +250,14 @@ def _wire(visits: "_Visits", fields: Fields, results: Results, buttons: tuple[An
         [results.gallery, *fields.all],
         [*results.stages, results.gallery],
         show_progress_on=results.stages[-1],
+        preprocess=False,  # Gradio would decode pictures of any size
         **private,
     )
     stop.click(None, cancels=[drawing], queue=False, **private)
     single["preset"].input(visits.preset, single["preset"], [*fields.steps, *fields.guidance_scale], **private)
     cut = [single[name] for name in ("picture", "height", "width")]
-    gr.on([part.change for part in cut], visits.canvas, cut, single["painted"], show_progress="hidden", **private)
+    changed = [part.change for part in cut]
+    gr.on(changed, visits.canvas, cut, single["painted"], show_progress="hidden", preprocess=False, **private)
     results.gallery.select(visits.choose, results.gallery, seen, **private)
     results.upload.upload(visits.show, results.upload, seen, **private)
     results.uses[0].click(visits.use, results.chosen, fields.all, **private)
@@ -270,16 +271,16 @@ class _Visits:
     def __init__(self, drawer: Drawer):
         self._drawer = drawer
 
-    def draw(self, shown: Sequence[tuple[str, Any]] | None, *values: Any) -> Iterator[list[Any]]:
+    def draw(self, shown: Sequence[dict[str, Any]] | None, *values: Any) -> Iterator[list[Any]]:
         """Draws, and shows each stage when it is done; the last one's pictures go before those of the visit."""
         count = self._drawer.pipe.cfg.model.num_stages
         yield [[] for _ in range(count)] + [gr.skip()]
         with _in_words():
-            for number, files in self._drawer.draw(Form.of(values)):
+            for number, files in self._drawer.draw(Form.of(values).with_files()):
                 changed: list[Any] = [gr.skip()] * (count + 1)
                 changed[number - 1] = [str(file) for file in files]
                 if number == count:
-                    changed[-1] = [*changed[number - 1], *(file for file, _ in shown or [])][:KEPT]
+                    changed[-1] = [*changed[number - 1], *(sent_file(item["image"]) for item in shown or ())][:KEPT]
                 yield changed
 
     def preset(self, name: str) -> list[Any]:
@@ -291,16 +292,17 @@ class _Visits:
             gr.Info(html.escape(f"adds {texts.suffix!r} to the prompt; its negative prompt is {texts.negative!r}"))
         return [*settings.steps, *settings.stage_scales]
 
-    def canvas(self, picture: str | None, height: Any, width: Any) -> Any:
+    def canvas(self, picture: Any, height: Any, width: Any) -> Any:
         """Shows a picture, cut as it will be redrawn, to paint on."""
-        if picture is None:
+        path = sent_file(picture)
+        if path is None:
             return gr.update(value=None, visible=False)
         with _in_words():
-            return gr.update(value=canvas(read_picture(Path(picture)), int(height), int(width)), visible=True)
+            return gr.update(value=canvas(read_picture(Path(path)), height, width, self._drawer.limits), visible=True)
 
     def begin(self, path: str, height: Any, width: Any) -> list[Any]:
         """Fills in a picture to begin from, and unfolds where it is."""
-        return [path, self.canvas(path, height, width), gr.update(open=True)]
+        return [path, self.canvas({"path": path}, height, width), gr.update(open=True)]
 
     def choose(self, shown: Sequence[tuple[str, Any]], event: gr.SelectData) -> list[Any]:
         """Shows the settings of a picture of the gallery."""
@@ -331,14 +333,8 @@ class _Visits:
         return values
 
 
-def _unread(sent: Any) -> str | None:
-    """Returns the file that a visitor has sent."""
-    return None if sent is None else sent.path
-
-
-def _unread_layers(sent: Any) -> list[str]:
-    """Returns the files of the layers that a visitor has painted on."""
-    return [] if sent is None else [layer.path for layer in sent.layers]
+def _no_such_page() -> None:
+    raise fastapi.HTTPException(404)
 
 
 @contextlib.contextmanager

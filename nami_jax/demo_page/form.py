@@ -46,7 +46,7 @@ class Form(NamedTuple):
         width: pixels.
         picture: a file to begin from, or None.
         strength: the global time from which it is redrawn.
-        painted: files of the layers over the picture, of which there may be one.
+        painted: files of the layers over the picture, of which there may be one, or None.
         steps: of each stage.
         guidance_scale: of each stage.
     """
@@ -70,6 +70,11 @@ class Form(NamedTuple):
         single = len(cls._fields) - 2
         stages = (len(values) - single) // 2
         return cls._make([*values[:single], values[single : single + stages], values[single + stages :]])
+
+    def with_files(self) -> Self:
+        """Returns the form with files where Gradio tells of pictures: sent by a visitor, and read by nobody yet."""
+        layers = (self.painted or {}).get("layers") or ()
+        return self._replace(picture=sent_file(self.picture), painted=[sent_file(layer) for layer in layers])
 
     def arguments(self, limits: VisitLimits) -> dict[str, Any]:
         """Returns the arguments of the pipeline's call, without the steps and the guidance.
@@ -110,6 +115,11 @@ def _at_most(field: str, value: Any, most: int, what: str) -> None:
     )
 
 
+def sent_file(told: Any) -> str | None:
+    """Returns the file in what Gradio tells of a picture that a visitor has sent."""
+    return None if told is None else told["path"]
+
+
 def read_picture(path: Path) -> Image.Image:
     """Reads a picture that a visitor has sent; raises `ConfigError` if it is none, or too large."""
     with _reading("picture", "Choose a PNG, JPEG or WebP that can be read"):
@@ -125,8 +135,20 @@ def _reading(field: str, remedy: str) -> Iterator[None]:
         raise ConfigError(f"{field}: {reason}. {remedy}.") from error
 
 
-def canvas(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Returns a picture cut as it will be redrawn, enlarged by a whole factor until one can paint on it."""
+def canvas(picture: Image.Image, height: Any, width: Any, limits: VisitLimits) -> Image.Image:
+    """Returns a picture cut as it will be redrawn, enlarged by a whole factor until one can paint on it.
+
+    Raises:
+        ConfigError: height or width is no number of pixels that the limits allow.
+    """
+    for name, side in (("height", height), ("width", width)):
+        require(
+            isinstance(side, int) and 1 <= side <= limits.side,
+            field=name,
+            value=side,
+            rule=f"must be 1 to {limits.side} pixels",
+            remedy="Set such a number",
+        )
     cut = cover(picture, height, width)
     scale = -(-CANVAS // max(height, width))
     return cut.resize((width * scale, height * scale), Image.Resampling.NEAREST)

@@ -56,8 +56,17 @@ def test_a_broken_and_a_huge_picture_are_refused_in_words(tmp_path):
 def test_a_canvas_is_the_picture_as_it_is_cut_enlarged_by_a_whole_factor():
     picture = Image.fromarray(np.arange(32 * 16 * 3, dtype=np.uint8).reshape(16, 32, 3))
     cut = np.asarray(picture)[:, 8:24]
-    np.testing.assert_array_equal(np.asarray(canvas(picture, 16, 16)), cut.repeat(32, 0).repeat(32, 1))
-    assert canvas(picture, 600, 400).size == (400, 600)
+    np.testing.assert_array_equal(np.asarray(canvas(picture, 16, 16, LIMITS)), cut.repeat(32, 0).repeat(32, 1))
+    assert canvas(picture, 600, 400, LIMITS._replace(side=600)).size == (400, 600)
+    for height in (0, 33, 10**6, 16.0, "16", None):
+        with pytest.raises(ConfigError, match=r"height = .*: must be 1 to 32 pixels"):
+            canvas(picture, height, 16, LIMITS)
+
+
+def test_what_gradio_tells_of_pictures_becomes_their_files():
+    sent = GOOD._replace(picture={"path": "a.png"}, painted={"layers": [{"path": "b.png"}], "composite": None})
+    assert sent.with_files() == GOOD._replace(picture="a.png", painted=["b.png"])
+    assert GOOD.with_files() == GOOD._replace(painted=[])
 
 
 def layer(path: Path, box: tuple[int, int, int, int] | None = None) -> str:
