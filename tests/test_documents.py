@@ -50,6 +50,7 @@ RUN_BY = {
     r"python -m nami_jax.train .*--distributed": "tests/runs/test_hosts.py",
     r"python -m nami_jax.(train|prepare) --config configs/finetune.py": "tests/runs/test_begun_runs.py",
     r"(python -m nami_jax.train|nami-train) --config emoji_tiny": "tests/test_train.py",
+    r"python -m nami_jax.train --config configs/emoji.py": "tests/runs/test_training_on_pixels.py",
     r"python -m nami_jax.sample .*--preset released": "tests/runs/test_finetune.py",
     r"python -m nami_jax.sample .*--(image|lora)": "tests/sampling/test_pipeline.py",
     r"python -m nami_jax.sample .*--sequence": "tests/sampling/test_sampler.py",

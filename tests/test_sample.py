@@ -10,6 +10,7 @@ from PIL import Image
 
 from nami_jax.config import ConfigError
 from nami_jax.sample import in_a_style, load_adapters, save_pictures, save_stages
+from nami_jax.sampling.pictures import CELL
 from tests.support.paths import ROOT
 from tests.support.pipelines import small_pipeline
 
@@ -64,7 +65,7 @@ def test_the_stages_of_a_picture_stand_beside_one_another_at_one_size(tmp_path):
     save_stages(stages, ["red", "blue"], tmp_path, 0)
     assert {path.name for path in tmp_path.iterdir()} == {"000-red-seed0-stages.png", "001-blue-seed0-stages.png"}
     with Image.open(tmp_path / "000-red-seed0-stages.png") as sheet:
-        assert sheet.size[0] == 8 + 3 * (96 + 8)
+        assert sheet.size[0] == 8 + 3 * (CELL + 8)
         assert sheet.convert("RGB").getpixel((10 + 2 * 104, 40)) == (255, 0, 0)
 
 

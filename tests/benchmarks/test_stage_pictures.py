@@ -6,6 +6,7 @@ from PIL import Image
 
 from benchmarks import stage_pictures
 from nami_jax import NamiPipeline
+from nami_jax.sampling.pictures import CELL
 from tests.support.pipelines import small_pipeline
 
 
@@ -18,8 +19,8 @@ def test_a_column_shows_a_prompt_s_stages_one_below_the_other(tmp_path):
     stages = NamiPipeline.from_pretrained(tmp_path / "model")(["red", "blue"], return_stages=True)
     for row, pictures in enumerate(stages):
         for column, picture in enumerate(pictures):
-            x, y = 8 + column * (96 + 8), 8 + row * (96 + 2)
-            scale = 96 // picture.width
-            np.testing.assert_array_equal(sheet[y : y + 96 : scale, x : x + 96 : scale], np.asarray(picture))
+            x, y = 8 + column * (CELL + 8), 8 + row * (CELL + 2)
+            scale = CELL // picture.width
+            np.testing.assert_array_equal(sheet[y : y + CELL : scale, x : x + CELL : scale], np.asarray(picture))
     about = json.loads((tmp_path / "emoji_stages.json").read_text())["about"]
     assert (about["prompts"], about["checkpoint"]) == (["red", "blue"], str(tmp_path / "model"))
