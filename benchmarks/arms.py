@@ -77,7 +77,7 @@ ARMS: Mapping[str, Arm] = {
         {"train.optimizer": "adamw", "train.phase_learning_rates": (ADAMW_RATE, ADAMW_RATE)},
     ),
     "contrastive": Arm("contrastive flow matching, weight 0.05", CONTRASTIVE),
-    ADOPTED: Arm("the same, with 1, 3 and 5 layers", CONTRASTIVE | THIN),
+    ADOPTED: Arm("contrastive flow matching, and 1, 3 and 5 layers", CONTRASTIVE | THIN),
     "contrastive_single_flow": Arm("one stage, with contrastive flow matching", SINGLE | CONTRASTIVE),
     "uniform_times": Arm("training times uniform within a stage", {"flow.time_sampling": "uniform"}),
     "u_shaped_times": Arm("training times mostly near a stage's ends", {"flow.time_sampling": "u_shaped"}),

@@ -282,10 +282,10 @@ class Checkpoints:
         if step not in self._reader.all_steps():
             raise CheckpointError(f"{self.folder} has no step {step}. It has {sorted(self._reader.all_steps())}.")
         folder = self.folder / str(step)
-        restored, problem = self._read(step, args)
-        if problem is not None:  # once more before it is condemned: the disk may have failed for a moment
-            restored, problem = self._read(step, args)
-        error = first_error(None if problem is None else brief(problem))
+        restored, problem, error = self._read(step, args)
+        if error is not None:  # once more before it is condemned: the disk may have failed for a moment
+            restored = None  # where it could be read
+            restored, problem, error = self._read(step, args)
         if error is not None:
             complaint = f"{folder} cannot be read; it is damaged or of a different model: {error}."
             raise DamagedCheckpointError(complaint) from problem
@@ -294,8 +294,13 @@ class Checkpoints:
             raise DamagedCheckpointError(f"{folder} is damaged: it does not contain what was saved as {differing}.")
         return restored
 
-    def _read(self, step: int, args: Mapping[str, Any]) -> tuple[Any, BaseException | None]:
-        """Reads what a checkpoint has of some items, and its fingerprints; or returns why this process cannot."""
+    def _read(self, step: int, args: Mapping[str, Any]) -> tuple[Any, BaseException | None, str | None]:
+        """Reads what a checkpoint has of some items, and its fingerprints.
+
+        Returns:
+            These, why this process cannot read them, and why the first of all processes that cannot says it: by that
+            they all read again, or none does.
+        """
         restored: Any = {}
         with Reading() as reading:
             wanted = {**args, FINGERPRINTS: ocp.args.JsonRestore()}
@@ -303,7 +308,7 @@ class Checkpoints:
                 if not (self.folder / str(step) / name).is_dir():
                     wanted.pop(name, None)
             restored = self._reader.restore(step, args=ocp.args.Composite(**wanted)) if wanted else {}
-        return restored, reading.problem
+        return restored, reading.problem, first_error(reading.problem and brief(reading.problem))
 
     def _move_damaged(self) -> None:
         """Moves damaged checkpoints to `workdir/damaged`: nothing is lost, and their steps can be saved again."""

@@ -11,6 +11,7 @@ A picture is stored as its latents or, for a run that has no autoencoder, as its
 - `empty.msgpack`: the states of the empty caption, for classifier-free guidance.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, Self
@@ -87,7 +88,8 @@ class Prepared(Settings):
     pooled_dim: int | None  # P
     dtype: str  # in which autoencoder and text encoder computed
     caption_templates: tuple[str, ...]
-    source_set: str | None = None  # name of a TFDS source's set, which older folders lack
+    # The name of a TFDS source's set, which older folders lack: the digest is what tells sources apart.
+    source_set: str | None = dataclasses.field(default=None, compare=False)
     lower_levels: int = 0  # sizes below the image's own of which there are latents, each half of the one above
     format: int = FORMAT
 

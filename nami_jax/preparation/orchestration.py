@@ -144,7 +144,7 @@ def _write_empty(job: Job, settings: Prepared) -> None:
 def _require_same(begun: Prepared, settings: Prepared, out: str) -> None:
     for field in dataclasses.fields(Prepared):
         before, now = getattr(begun, field.name), getattr(settings, field.name)
-        if before != now and field.name != "source_set":  # older folders lack it; the digest tells sets apart
+        if field.compare and before != now:
             raise ConfigError(
                 f"{out} was started with other settings: {field.name} = {before!r}, now {now!r}. "
                 "Set that value, use another --out, or remove the folder to prepare all of it again."

@@ -9,6 +9,7 @@ from benchmarks.arms import ADOPTED, ARMS, NAMI, RATE, SINGLE_FLOW, STEPS, all_a
 from benchmarks.experiments import Bench, flops_until, mean_flops, phase_flops, run_config
 from configs import styles, styles_single_flow
 from nami_jax.config import Config, ConfigError
+from tests.support.paths import ROOT
 from tests.support.runs import card_config
 
 BUDGET = 2e13
@@ -40,14 +41,28 @@ def test_method_and_baseline_are_tuned_by_as_many_trials_of_the_same_kind():
     assert max(rates) == 4 * min(rates)
 
 
-@pytest.mark.parametrize(("arm", "users"), [(ADOPTED, styles), ("contrastive_single_flow", styles_single_flow)])
-def test_what_won_is_what_users_have(arm, users):
-    config = users.get_config()
-    config.sample.steps = (STEPS // len(config.sample.steps),) * len(config.sample.steps)
-    wanted = configured(ARMS[arm])
-    if users is styles_single_flow:  # whose steps take as long as those of what won
-        wanted.train.stage_batches = config.train.stage_batches
-    assert wanted.to_dict() == config.to_dict()
+def test_what_won_is_what_users_have():
+    config = styles.get_config()
+    config.sample.steps = (STEPS // 3,) * 3
+    assert configured(ARMS[ADOPTED]).to_dict() == config.to_dict()
+
+
+def test_the_baseline_is_the_config_that_users_have_but_for_the_images_that_take_the_flops_of_what_won():
+    config = styles_single_flow.get_config()
+    config.sample.steps = (STEPS,)
+    arm = ARMS["contrastive_single_flow"]
+    same_flops = configured(arm._replace(changes={**arm.changes, "train.stage_batches": ((25,),)}))
+    assert same_flops.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "results" / "ablations").glob("*.json")), ids=lambda p: p.stem)
+def test_an_arm_is_what_its_records_were_made_with(path):
+    record = json.loads(path.read_text())
+    cfg = json.loads(json.dumps(run_config(ARMS[record["arm"]], record["seed"], 1.2e13, 1).to_dict()))
+    record["config"]["sample"]["guidance_scale"] = record["points"][-1]["guidance_scale"]  # by which it is shown
+    for section in ("model", "flow", "bridge", "train", "sample"):
+        now = {name: value for name, value in cfg[section].items() if name in record["config"][section]}
+        assert now == record["config"][section], section
 
 
 def test_the_arms_begin_as_they_were_compared():
