@@ -33,8 +33,8 @@ SHOWN = {
 }
 NEAREST = "kid/efficientnet_lite0"  # by which the arms are sorted
 COMPARED = {
-    NEAREST: "KID minus nami's (left is better)",
-    "concept_closer": "concept closer minus nami's (right is better)",
+    NEAREST: "KID minus nami's\n(left is better)",
+    "concept_closer": "concept closer minus nami's\n(right is better)",
 }
 COLOURS = {NAMI: "#2a78c8", SINGLE_FLOW: "#d2622a"}  # readable on white and on black
 GREY = "#808080"
@@ -193,13 +193,13 @@ def draw_differences(records: Records, path: Path) -> None:
     names = sorted(
         compared(records), key=lambda name: float(np.mean(differences(records, name, NEAREST))), reverse=True
     )
-    figure = Figure(figsize=(9, 0.9 + 0.3 * len(names)), layout="constrained")
+    figure = Figure(figsize=(9, 1.1 + 0.3 * len(names)), layout="constrained")
     axes = figure.subplots(1, len(COMPARED), sharey=True)
     for axis, (score, title) in zip(axes, COMPARED.items(), strict=True):
         axis.axvline(0, color=GREY, lw=1)
         for row, name in enumerate(names):
             found = differences(records, name, score)
-            axis.plot(found, [row] * len(found), "o", color=COLOURS[NAMI], alpha=0.6, markersize=5, mew=0)
+            axis.plot(found, [row] * len(found), "o", color=COLOURS[NAMI], alpha=0.9, markersize=5, mew=0)
             axis.plot([np.mean(found)] * 2, [row - 0.3, row + 0.3], color=COLOURS[SINGLE_FLOW], lw=2)
         axis.set(title=title)
     axes[0].set_yticks(range(len(names)), names)
