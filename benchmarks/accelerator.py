@@ -1,9 +1,10 @@
 """Measures NAMI-2B with random weights on one accelerator: `python -m benchmarks.accelerator --out FOLDER`.
 
-What the device reaches, attention alone, guided sampling against a single flow, a forward pass against PyTorch,
-training steps and their memory, and how long commands take to start. Each part runs in a process of its own and leaves
-FOLDER/PART.json; a part that has its file is not run again, so the same command goes on where it stopped: after
---minutes, or at a part that failed. Ends with the tables of all that is there. Any platform; CPUs with --tiny alone.
+What the device reaches, attention alone, guided sampling against a single flow, a forward pass against PyTorch and by
+its kernels, training steps and their memory, and how long commands take to start. Each part runs in a process of its
+own and leaves FOLDER/PART.json; a part that has its file is not run again, so the same command goes on where it
+stopped: after --minutes, or at a part that failed. Ends with the tables of all that is there. Any platform; CPUs with
+--tiny alone.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from absl import app, flags, logging
 
 from benchmarks import accelerator_parts as parts
 from benchmarks.accelerator_parts import TINY, Row, Sizes
+from benchmarks.accelerator_profile import profile
 from benchmarks.timing import about
 from configs import presets
 from nami_jax.files.disk import written_whole
@@ -51,6 +53,7 @@ PARTS: dict[str, Callable[[Sizes, Path], Iterator[Row]]] = {
     "sampling_kernel": lambda sizes, _: parts.sampling(sizes, "kernel"),
     "sampling_plain": lambda sizes, _: parts.sampling(sizes, "plain"),
     "pytorch": lambda sizes, _: pytorch(sizes),
+    "profile": lambda sizes, _: profile(sizes),
     "start": lambda sizes, folder: parts.start(sizes, folder),
     "training": lambda sizes, _: parts.training(sizes, [parts.KERNEL]),
     "training_plain": lambda sizes, _: parts.training(sizes, [parts.PLAIN]),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from benchmarks import accelerator
+from benchmarks import accelerator, accelerator_profile
 from benchmarks.accelerator_parts import TINY, Sizes
 
 ABOUT = {"device": "a device", "date": "2026-11-26"}
@@ -55,6 +55,34 @@ def test_report_gives_rates_as_shares_of_the_measured_product(tmp_path):
     *_, ours, other = accelerator.report(tmp_path).splitlines()
     assert ours.split() == ["ours", "1.25", "600", "75.0%"]
     assert other.split() == ["left", "out"]
+
+
+def test_kernels_of_an_h100_are_told_apart_by_their_names():
+    names = {
+        "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128_4x1x1_cga1x1": "attention",
+        "nvjet_sm90_tst_192x192_64x3_1x2_h_bz_coopB_NNN": "matrix products",
+        "gemm_fusion_dot_general_5": "matrix products",
+        "MemcpyD2D": "copies",
+        "input_concatenate_fusion_1": "concatenations",
+        "input_reduce_fusion_2": "slices and sums",
+        "loop_add_convert_fusion": "elementwise",
+    }
+    assert {name: accelerator_profile.kind(name) for name in names} == names
+
+
+def test_kernels_are_added_up_by_kind_and_given_for_one_pass():
+    timed = [("loop_add", 0.002), ("nvjet_a", 0.006), ("nvjet_b", 0.004), ("loop_multiply", 0.002)]
+    assert accelerator_profile.by_kind(timed, passes=2) == [
+        {"kernels": "matrix products", "ms": pytest.approx(5.0), "calls": 1.0},
+        {"kernels": "elementwise", "ms": pytest.approx(2.0), "calls": 1.0},
+    ]
+
+
+def test_a_forward_pass_is_measured_by_its_kernels(tmp_path):
+    rows = {row["kernels"]: row for row in accelerator.PARTS["profile"](TINY, tmp_path)}
+    blocks = TINY.model.double_blocks + TINY.model.stage_single_blocks[-1]
+    assert rows["matrix products"]["calls"] > 2 * blocks
+    assert all(row["ms"] > 0 for row in rows.values())
 
 
 @pytest.mark.slow
