@@ -9,7 +9,7 @@ TensorFlow 1's bilinear filter, which does not antialias (Inception-v3, inside t
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,8 +17,7 @@ from flax import nnx
 from PIL import Image
 
 from nami_jax.checkpoints.fingerprints import fingerprint_json
-from nami_jax.config import ConfigError, require
-from nami_jax.files.json_files import read_json
+from nami_jax.config import require
 from nami_jax.models import dinov2, efficientnet_lite, inception
 from nami_jax.models.clip import Clip, ClipConfig
 from nami_jax.models.dinov2 import Dinov2Config
@@ -28,12 +27,11 @@ from nami_jax.weights.clip_keys import load_clip, read_clip_config
 from nami_jax.weights.dinov2_keys import load_dinov2, read_dinov2_config
 from nami_jax.weights.efficientnet_lite_keys import efficientnet_lite0_file, load_efficientnet_lite
 from nami_jax.weights.inception_keys import load_inception
+from nami_jax.weights.pretrained import read_sizes
 from nami_jax.weights.torch_files import SUFFIXES, open_weights, read_torch_file
 
 NAMES = ("efficientnet_lite0", "inception_v3", "dinov2", "clip")
 BATCH = 16  # pictures or texts at once
-AGAIN = "Copy it from the release again"
-SizesT = TypeVar("SizesT", Dinov2Config, ClipConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +143,7 @@ def load_features(name: str, folder: str | None = None) -> FeatureNetwork:
 
 
 def _load_dinov2(folder: Path) -> FeatureNetwork:
-    cfg = _sizes(folder, read_dinov2_config)
+    cfg = read_sizes(folder, read_dinov2_config)
     require(
         dinov2.SIDE % cfg.patch_size == 0,
         field="patch_size",
@@ -159,7 +157,7 @@ def _load_dinov2(folder: Path) -> FeatureNetwork:
 
 
 def _load_clip(folder: Path) -> ClipNetwork:
-    cfg = _sizes(folder, read_clip_config)
+    cfg = read_sizes(folder, read_clip_config)
     tokenizer = clip_tokenizer(folder, cfg.text_config.max_position_embeddings, "CLIP's own")
     require(
         tokenizer.size <= cfg.text_config.vocab_size,
@@ -180,14 +178,6 @@ def _load_clip(folder: Path) -> ClipNetwork:
         tokenizer,
         _jitted(model, Clip.texts),
     )
-
-
-def _sizes(folder: Path, read: Callable[[Mapping[str, Any]], SizesT]) -> SizesT:
-    fields = read_json(folder / "config.json", AGAIN)
-    try:
-        return read(fields)
-    except ConfigError as error:
-        raise ConfigError(f"{folder / 'config.json'}: {error}") from error
 
 
 def _digest(tensors: Mapping[str, Tensor], cfg: Dinov2Config | ClipConfig) -> str:

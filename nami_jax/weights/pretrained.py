@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -10,11 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from nami_jax.config import ConfigError
+from nami_jax.files.json_files import read_json
 from nami_jax.weights.slots import expected_shapes, export_tensors, load_module, slots_by_name
 from nami_jax.weights.tensors import Tensor, TensorShapes
 
 SizesT = TypeVar("SizesT")
 NetworkT = TypeVar("NetworkT")
+AGAIN = "Copy it from the release again"
+
+
+def read_sizes(folder: Path, read: Callable[[Mapping[str, Any]], SizesT]) -> SizesT:
+    """Reads the config.json in `folder`; raises `ConfigError` if it is damaged or of another network than `read`'s."""
+    fields = read_json(folder / "config.json", AGAIN)
+    try:
+        return read(fields)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.json'}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
