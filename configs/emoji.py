@@ -5,7 +5,7 @@ make prepare CONFIG=configs/emoji.py               # latents and text states int
 make train CONFIG=configs/emoji.py                 # the flow, into runs/emoji
 
 The data and captions of configs/styles.py, and its training; of the pictures, 609 pairs and 59 concepts are held out.
-Hardware: two CPU cores, 10 minutes for the autoencoder and about three hours for the flow.
+Hardware: two CPU cores, 10 minutes for the autoencoder and some 80 minutes for the flow.
 """
 
 from nami_jax.configs import styles
@@ -22,7 +22,7 @@ def get_config():
     )
     config.autoencoder.update(folder="runs/autoencoder_styles/vae", downscale=4)
     config.train.update(
-        steps=16_000,
+        steps=7_000,
         phase_learning_rates=(6e-3, 6e-3),
         ema_decay=0.999,
         checkpoint_every=500,
