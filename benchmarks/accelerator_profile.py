@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.accelerator_parts import Row, Sizes, layouts, random_network
-from benchmarks.pytorch_flux import forward, inputs, our_arguments
+from benchmarks.pytorch_flux import compiled_forward, inputs, our_arguments, take_apart
 
 PASSES = 3
 # Command buffers launch many kernels as one, whose parts the profiler would not see.
@@ -56,11 +55,11 @@ def profile(sizes: Sizes) -> Iterator[Row]:
     """Measures two rows' forward pass of the last stage, kernel by kernel; kernels of several streams overlap."""
     cfg = dataclasses.replace(sizes.model, stage_single_blocks=sizes.model.stage_single_blocks[-1:])
     network, layout = random_network(cfg), layouts()["kernel"]
-    arguments = our_arguments(inputs(cfg, sizes.side, sizes.text_tokens, batch=2))
-    lowered = jax.jit(functools.partial(forward, layout=layout)).lower(network, *arguments)
+    arguments = network, take_apart(network), *our_arguments(inputs(cfg, sizes.side, sizes.text_tokens, batch=2))
+    lowered = compiled_forward(layout).lower(*arguments)
     run = lowered.compile(compiler_options=dict(SEPARATE_KERNELS))
-    jax.block_until_ready(run(network, *arguments))
+    jax.block_until_ready(run(*arguments))
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            jax.block_until_ready([run(network, *arguments) for _ in range(PASSES)])
+            jax.block_until_ready([run(*arguments) for _ in range(PASSES)])
         yield from by_kind(kernels(Path(folder)), PASSES)

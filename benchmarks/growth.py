@@ -9,7 +9,6 @@ Needs matplotlib, which `make test` installs.
 """
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from matplotlib.ticker import LogLocator
 
 from benchmarks.accelerator_parts import layouts, random_network
 from benchmarks.inference import NARROW, Workload, make_network, random_params, random_text, sample_by_stage
-from benchmarks.pytorch_flux import forward, inputs, our_arguments
+from benchmarks.pytorch_flux import compiled_forward, inputs, our_arguments, take_apart
 from benchmarks.timing import Timed, about, clock, interleave
 from configs import presets
 from nami_jax.config import ModelConfig, SampleConfig
@@ -73,10 +72,11 @@ TINY_FACTORS = {"width": (1, 2), "depth": (1, 2), "tokens": (1, 4), "batch": (1,
 def pass_time(size: Size) -> Timed:
     """Returns a turn of a forward pass."""
     cfg = size.model
-    run = jax.jit(functools.partial(forward, layout=layouts()["kernel"]))
+    run = compiled_forward(layouts()["kernel"])
     given = our_arguments(inputs(cfg, 2 * math.isqrt(size.tokens), TEXT_TOKENS, size.batch))
     network = random_network(cfg)
-    return lambda: [clock(run, network, *given)[1]]
+    params = take_apart(network)
+    return lambda: [clock(run, network, params, *given)[1]]
 
 
 def passes(base: Size, factors: Mapping[str, Sequence[float]], rounds: int) -> Iterator[Row]:

@@ -19,8 +19,9 @@ from benchmarks.accelerator_parts import Row, Sizes, layouts, random_network
 from benchmarks.timing import queued
 from nami_jax.config import ModelConfig
 from nami_jax.models.layout import Layout
-from nami_jax.models.nami import Nami
+from nami_jax.models.nami import BlockParams, Nami
 from nami_jax.monitoring.flops import forward_flops
+from nami_jax.parallel.compiler import compiler_options
 from nami_jax.weights.nami_keys import load_nami, released_transformer_config
 
 FIELDS = (
@@ -81,9 +82,20 @@ def our_arguments(given: Mapping[str, np.ndarray]) -> tuple[jax.Array, ...]:
     return tuple(map(jax.device_put, (given[name] for name in ("latents", "t", "text", "pooled"))))
 
 
-def forward(model: Nami, *args: Any, layout: Layout) -> jax.Array:
+def take_apart(model: Nami) -> BlockParams:
+    """Takes the blocks of the last stage apart, as the sampler does before its steps."""
+    return jax.jit(lambda network: network.block_params(network.cfg.num_stages))(model)
+
+
+def forward(model: Nami, params: BlockParams, *args: Any, layout: Layout) -> jax.Array:
     """Runs the last stage."""
-    return model(*args, stage=model.cfg.num_stages, layout=layout)
+    return model(*args, stage=model.cfg.num_stages, layout=layout, params=params)
+
+
+def compiled_forward(layout: Layout) -> Any:
+    """Returns the jitted `forward`, with the compiler's options that the sampler has."""
+    options = compiler_options(jax.devices()[0])
+    return jax.jit(functools.partial(forward, layout=layout), compiler_options=options)
 
 
 def difference(torch: Any, sizes: Sizes, layout: Layout) -> float:
@@ -94,7 +106,7 @@ def difference(torch: Any, sizes: Sizes, layout: Layout) -> float:
         expected = theirs(**flux_arguments(torch, given, cfg.dtype)).sample.float().cpu().numpy()
     weights = {key: tensor.float().cpu().numpy() for key, tensor in theirs.state_dict().items()}
     ours = load_nami(cfg, weights, param_dtype=cfg.dtype)
-    found = jax.jit(functools.partial(forward, layout=layout))(ours, *our_arguments(given))
+    found = compiled_forward(layout)(ours, take_apart(ours), *our_arguments(given))
     return float(np.linalg.norm(pack(np.asarray(found)) - expected) / np.linalg.norm(expected))
 
 
@@ -129,16 +141,17 @@ def pytorch(sizes: Sizes) -> Iterator[Row]:
 
     batches = [2 * images for images in sizes.images]
     ours = random_network(cfg)
+    params = take_apart(ours)
     for way, layout in layouts().items():
         for batch in batches if way == "kernel" else batches[:1]:
-            run = jax.jit(functools.partial(forward, layout=layout))
+            run = compiled_forward(layout)
             arguments = our_arguments(inputs(cfg, sizes.side, sizes.text_tokens, batch))
             begun = time.perf_counter()
-            jax.block_until_ready(run(ours, *arguments))
+            jax.block_until_ready(run(ours, params, *arguments))
             first = time.perf_counter() - begun
-            seconds = queued(run, ours, *arguments, rounds=sizes.rounds, repeats=sizes.repeats)
+            seconds = queued(run, ours, params, *arguments, rounds=sizes.rounds, repeats=sizes.repeats)
             yield row(f"ours, {way} attention", batch, seconds, first)
-    del ours
+    del ours, params
     gc.collect()
     model = flux(torch, cfg)
     for how, run in (("eager", model), ("compiled", torch.compile(model, dynamic=False))):

@@ -5,7 +5,8 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1 .venv-parity/bin/python -m benchmarks.vs_p
 Needs torch and diffusers, which `make parity` installs into .venv-parity. Both have the same weights, inputs, type and
 threads. Before anything is timed, the outputs are compared, and the gradients: a difference above the tolerance ends
 the program with status 1. A training step is a forward and backward pass of a mean squared error with the gradients of
-all parameters, without an optimizer. Ours is jitted, with the layout that training and sampling have on one device.
+all parameters, without an optimizer. Ours is jitted, with the layout that training and sampling have on one device; a
+forward pass has its blocks taken apart before, as the sampler's steps have.
 
 Prints a table and last `ratio X`: the worst of the forward passes' ratios, ours to eager PyTorch. With --json FILE the
 rows are kept as they come, and what has a row there is not measured again: after --minutes the same command goes on. A
@@ -31,12 +32,13 @@ from absl import app, flags, logging
 from flax import nnx
 
 from benchmarks.accelerator_parts import layouts, temporaries
-from benchmarks.pytorch_flux import flux, flux_arguments, inputs, our_arguments, pack
+from benchmarks.pytorch_flux import compiled_forward, flux, flux_arguments, inputs, our_arguments, pack, take_apart
 from benchmarks.timing import Timed, about, interleave
 from nami_jax.config import Dtype, ModelConfig, choices
 from nami_jax.files.disk import written_whole
 from nami_jax.models.nami import Nami
 from nami_jax.monitoring.chips import GIB
+from nami_jax.parallel.compiler import compiler_options
 from nami_jax.planning.tables import table
 from nami_jax.terminal.command_line import parse_flags
 from nami_jax.weights.nami_keys import export_nami, load_nami
@@ -88,19 +90,20 @@ def our_call(cell: Cell, weights: Mapping[str, np.ndarray], given: Mapping[str, 
 
     A forward pass gives the velocity (B, H, W, C), a training step a network that holds the gradients.
     """
-    structure, params = nnx.split(load_nami(cell.model, weights, param_dtype=cell.dtype))
+    network = load_nami(cell.model, weights, param_dtype=cell.dtype)
     layout, arguments, target = layouts()["kernel"], our_arguments(given), jnp.asarray(given["target"])
-
-    def velocity(params: Any, *args: jax.Array) -> jax.Array:
-        return nnx.merge(structure, params)(*args, stage=1, layout=layout)
+    if cell.passed == "forward":
+        all_arguments = network, take_apart(network), *arguments
+        program = compiled_forward(layout).lower(*all_arguments).compile()
+        return lambda: program(*all_arguments), temporaries(program)
+    structure, params = nnx.split(network)
 
     def loss(params: Any, *args: jax.Array) -> jax.Array:
-        return jnp.mean(jnp.square(velocity(params, *args).astype(jnp.float32) - target))
+        velocity = nnx.merge(structure, params)(*args, stage=1, layout=layout)
+        return jnp.mean(jnp.square(velocity.astype(jnp.float32) - target))
 
-    run = velocity if cell.passed == "forward" else jax.grad(loss)
-    program = jax.jit(run).lower(params, *arguments).compile()
-    if cell.passed == "forward":
-        return lambda: program(params, *arguments), temporaries(program)
+    step = jax.jit(jax.grad(loss), compiler_options=compiler_options(jax.devices()[0]))
+    program = step.lower(params, *arguments).compile()
     return lambda: nnx.merge(structure, program(params, *arguments)), temporaries(program)
 
 

@@ -15,7 +15,7 @@ from flax import nnx
 
 from nami_jax.config import ModelConfig
 from nami_jax.models.attention import ATTENTION
-from nami_jax.models.layers import Modulation, adaptable, modulate
+from nami_jax.models.layers import Modulation, adaptable, apply_to_parts, modulate
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.rope import rotate
 
@@ -35,13 +35,17 @@ class QKV(nnx.Module):
         self.q_norm = nnx.RMSNorm(cfg.head_dim, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
         self.k_norm = nnx.RMSNorm(cfg.head_dim, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Maps (B, L, D) to three arrays (B, L, N, H)."""
+    def __call__(self, x: jax.Array, platform: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Maps (B, L, D) to three arrays (B, L, N, H); `platform` is what it is computed on."""
         assert self.linear.bias is not None
         dtype = self.linear.dtype
         x, kernel, bias = (array.astype(dtype) for array in (x, self.linear.kernel[...], self.linear.bias[...]))
-        # Three products: of one with an axis of three TPUs would copy every part to another layout.
-        parts = [jnp.einsum("bld,dnh->blnh", x, kernel[:, i]) + bias[None, None, i] for i in range(3)]
+        if platform == "tpu":  # of one product it would copy every part to another layout
+            parts = [jnp.einsum("bld,dnh->blnh", x, kernel[:, i]) for i in range(3)]
+        else:
+            product = jnp.einsum("bld,dinh->blinh", x, kernel)
+            parts = [product[:, :, i] for i in range(3)]
+        parts = [part + bias[None, None, i] for i, part in enumerate(parts)]
         if self.lora:
             pairs = rearrange(self.lora(x), "b l (i n h) -> i b l n h", i=3, n=parts[0].shape[2])
             parts = [part + pair for part, pair in zip(parts, pairs, strict=True)]
@@ -94,8 +98,8 @@ class DoubleBlock(nnx.Module):
         (text, image), (text_modulation, image_modulation) = streams, modulation
         text_shift, text_scale, *text_rest = self.text.modulation.vectors(text_modulation)
         image_shift, image_scale, *image_rest = self.image.modulation.vectors(image_modulation)
-        text_qkv = self.text.qkv(modulate(text, text_shift, text_scale))
-        image_qkv = self.image.qkv(modulate(image, image_shift, image_scale))
+        text_qkv = self.text.qkv(modulate(text, text_shift, text_scale), shared.layout.platform)
+        image_qkv = self.image.qkv(modulate(image, image_shift, image_scale), shared.layout.platform)
         q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(text_qkv, image_qkv, strict=True))
         attended = attend(q, k, v, shared)  # (B, T + L, D)
         text_attended, image_attended = jnp.split(attended, [text.shape[1]], axis=1)
@@ -118,11 +122,10 @@ class SingleBlock(nnx.Module):
         """Maps tokens (B, T + L, D) to the same, given their modulation (B, 3 D)."""
         shift, scale, gate = self.modulation.vectors(modulation)
         inputs = modulate(x, shift, scale)
-        attended = attend(*self.qkv(inputs), shared)
+        attended = attend(*self.qkv(inputs, shared.layout.platform), shared)
         hidden = shared.layout.channels(nnx.gelu(self.mlp_in(inputs), approximate=True))
-        return shared.layout.tokens(
-            x + (gate * self.proj(jnp.concatenate([attended, hidden], axis=-1))).astype(x.dtype)
-        )
+        projected = apply_to_parts(self.proj, (attended, hidden), join=not shared.layout.adds_products)
+        return shared.layout.tokens(x + (gate * projected).astype(x.dtype))
 
 
 def stack(block: Callable[..., nnx.Module], count: int, cfg: ModelConfig, rngs: nnx.Rngs) -> nnx.Module | None:
@@ -148,59 +151,91 @@ KEPT = {
 }
 
 
-def modulate_prefix(modulation: Modulation, count: int, cfg: ModelConfig, conditioning: jax.Array) -> jax.Array:
+MODULATION = nnx.PathContains("modulation")
+
+
+def modulate_prefix(
+    modulation: Modulation, count: int, cfg: ModelConfig, conditioning: jax.Array, layout: Layout
+) -> jax.Array:
     """Computes the modulation of the first `count` blocks of a stack: it depends on time and pooled text alone.
 
     Args:
         modulation: the stack's, whose parameters have a leading axis.
         count: of how many blocks.
-        cfg: its `scan_blocks` chooses how, as in `run_prefix`; one block after another, so that devices that share the
-            parameters need gather no more than one block's.
+        cfg: its `scan_blocks` chooses how, as in `run_prefix`, where the blocks' come one after another.
         conditioning: (B, D).
+        layout: a device that is alone computes all of them by one product; devices that share the parameters need
+            gather no more than one block's at a time.
 
     Returns:
         (count, B, vectors D).
     """
     graphdef, params = nnx.split(modulation)
 
-    def one(block_params):
+    def one(block_params, conditioning=conditioning):
         return nnx.merge(graphdef, block_params)(conditioning)  # pyright: ignore[reportCallIssue]
 
+    prefix = jax.tree.map(lambda p: p[:count], params)
+    if layout.alone:  # of one vector for all blocks XLA would make a product with all kernels side by side, transposed
+        return jax.vmap(one)(prefix, jnp.broadcast_to(conditioning, (count, *conditioning.shape)))
     if cfg.scan_blocks:
-        return jax.lax.map(one, jax.tree.map(lambda p: p[:count], params))
+        return jax.lax.map(one, prefix)
     return jnp.stack([one(jax.tree.map(lambda p, i=i: p[i], params)) for i in range(count)])
 
 
+def block_params(blocks: nnx.Module | None, count: int) -> list[nnx.State]:
+    """Takes the first `count` blocks of a stack apart.
+
+    XLA copies a slice of a stack wherever it is used, so a program that passes through the blocks in a loop takes them
+    apart before it.
+
+    Returns:
+        What each block runs with, in arrays of its own.
+    """
+    if blocks is None:
+        return []
+    # The modulation's own parameters have done their part: sliced here, each would get a gradient of zeros.
+    _, _, params = nnx.split(blocks, MODULATION, ...)
+    return [jax.tree.map(lambda p, i=i: p[i], params) for i in range(count)]
+
+
 def run_prefix(
-    blocks: nnx.Module | None, count: int, cfg: ModelConfig, x: Any, modulation: Any, shared: BlockInputs
+    blocks: nnx.Module | None,
+    count: int,
+    cfg: ModelConfig,
+    x: Any,
+    modulation: Any,
+    shared: BlockInputs,
+    apart: list[nnx.State] | None = None,
 ) -> Any:
     """Runs the first `count` blocks of a stack.
 
     Args:
         blocks: a stack made by `stack`.
         count: how many of them to run.
-        cfg: its `scan_blocks` and `remat` choose how. Scanned blocks compile once; unrolled ones are faster on CPU.
+        cfg: its `scan_blocks` and `remat` choose how. Scanned blocks compile once; unrolled ones are faster.
         x: what goes through the blocks, an array or a pair.
         modulation: of the blocks, (count, B, vectors D), an array or a pair.
         shared: what the blocks share.
+        apart: `block_params` of the stack, if they were taken apart before: such blocks are not scanned.
 
     Returns:
         x after `count` blocks.
     """
     if blocks is None or count == 0:
         return x
-    # The modulation's own parameters have done their part: sliced here, each would get a gradient of zeros.
-    graphdef, done, params = nnx.split(blocks, nnx.PathContains("modulation"), ...)
+    graphdef, done, params = nnx.split(blocks, MODULATION, ...)
 
     def run(x, block):
         block_params, block_modulation = block
         return nnx.merge(graphdef, done, block_params)(x, block_modulation, shared), None  # pyright: ignore[reportCallIssue]
 
+    scan = cfg.scan_blocks and apart is None
     # Inside a scan nothing can merge the recomputation with the first pass, so it needs no guard against that.
     if cfg.remat != "none":
-        run = jax.checkpoint(run, prevent_cse=not cfg.scan_blocks, policy=KEPT[cfg.remat])
-    if cfg.scan_blocks:
+        run = jax.checkpoint(run, prevent_cse=not scan, policy=KEPT[cfg.remat])
+    if scan:
         return jax.lax.scan(run, x, (jax.tree.map(lambda p: p[:count], params), modulation))[0]
-    for i in range(count):
-        x, _ = run(x, jax.tree.map(lambda p, i=i: p[i], (params, modulation)))
+    for i, params in enumerate(block_params(blocks, count) if apart is None else apart):
+        x, _ = run(x, (params, jax.tree.map(lambda m, i=i: m[i], modulation)))
     return x

@@ -1,5 +1,9 @@
 """The small parts that every block shares: linear maps with a compute type, modulation, time and pooled embeddings."""
 
+import functools
+import itertools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +30,33 @@ def adaptable(cfg: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> nn
         return linear(cfg, inputs, outputs, rngs)
     dtype = jnp.dtype(cfg.dtype)
     return nnx.LoRALinear(inputs, outputs, lora_rank=cfg.lora_rank, dtype=dtype, lora_dtype=dtype, rngs=rngs)
+
+
+def apply_to_parts(layer: nnx.Linear, parts: Sequence[jax.Array], join: bool) -> jax.Array:
+    """Applies a linear layer to arrays that together are its input.
+
+    Args:
+        layer: made by `adaptable`.
+        parts: (B, L, inputs_i), whose last axes make up the layer's inputs.
+        join: concatenate them; if not, the result is a sum of products, and nothing so wide is written.
+
+    Returns:
+        (B, L, outputs), in the compute type.
+    """
+    if join:
+        return layer(jnp.concatenate(parts, axis=-1))
+    ends = list(itertools.accumulate(part.shape[-1] for part in parts))
+
+    def product(kernel: jax.Array) -> jax.Array:
+        rows = jnp.split(kernel.astype(layer.dtype), ends[:-1])
+        products = (part.astype(layer.dtype) @ some for part, some in zip(parts, rows, strict=True))
+        return functools.reduce(jnp.add, products)
+
+    assert layer.bias is not None
+    result = product(layer.kernel[...]) + layer.bias[None, None].astype(layer.dtype)
+    if isinstance(layer, nnx.LoRALinear):
+        result = result + product(layer.lora.lora_a[...]) @ layer.lora.lora_b[...].astype(layer.dtype)
+    return result
 
 
 def layer_norm(x: jax.Array) -> jax.Array:

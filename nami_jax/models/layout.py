@@ -15,6 +15,33 @@ class Layout:
 
     batch_parts = 1  # a batch must be a multiple of this
 
+    @property
+    def platform(self) -> str:
+        """What it is computed on: "cpu", "gpu" or "tpu"."""
+        return jax.default_backend()
+
+    @property
+    def alone(self) -> bool:
+        """Whether one device has all parameters."""
+        return True
+
+    @property
+    def adds_products(self) -> bool:
+        """Whether a product with two arrays side by side is to be a sum of two products.
+
+        On GPUs, where what made the arrays is then written by the products before. Elsewhere one product is faster.
+        """
+        return self.platform == "gpu"
+
+    @property
+    def takes_apart(self) -> bool:
+        """Whether a loop of passes should take the blocks apart before it.
+
+        Not on TPUs, which read a slice of a stack where it lies, nor where devices share the parameters and gather one
+        block's at a time.
+        """
+        return self.alone and self.platform != "tpu"
+
     def latents(self, x: jax.Array) -> jax.Array:
         """Places what has a batch axis and is not split further: (B, ...)."""
         return x

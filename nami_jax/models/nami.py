@@ -12,7 +12,15 @@ from einops import rearrange
 from flax import nnx
 
 from nami_jax.config import ModelConfig
-from nami_jax.models.blocks import BlockInputs, DoubleBlock, SingleBlock, modulate_prefix, run_prefix, stack
+from nami_jax.models.blocks import (
+    BlockInputs,
+    DoubleBlock,
+    SingleBlock,
+    block_params,
+    modulate_prefix,
+    run_prefix,
+    stack,
+)
 from nami_jax.models.layers import TIME_CHANNELS, Embedder, Modulation, linear, modulate, time_waves
 from nami_jax.models.layout import ONE_DEVICE, Layout
 from nami_jax.models.rope import rotations
@@ -24,6 +32,13 @@ class Conditions(NamedTuple):
     double: tuple[jax.Array, ...]  # of text and of image: (blocks, B, 6 D); () without such blocks
     single: jax.Array | None  # (blocks, B, 3 D)
     last: jax.Array  # (B, 2 D)
+
+
+class BlockParams(NamedTuple):
+    """The parameters of all blocks that a stage runs, each block's in arrays of its own."""
+
+    double: list[nnx.State]
+    single: list[nnx.State]
 
 
 class Nami(nnx.Module):
@@ -54,6 +69,7 @@ class Nami(nnx.Module):
         *,
         stage: int,
         layout: Layout = ONE_DEVICE,
+        params: BlockParams | None = None,
     ) -> jax.Array:
         """Predicts the velocity x_start - x_end.
 
@@ -64,20 +80,23 @@ class Nami(nnx.Module):
             pooled: (B, pooled_dim).
             stage: k in 1..K; chooses how many single blocks run.
             layout: how the pass is spread over devices.
+            params: `block_params` of the stage, if the blocks were taken apart before.
 
         Returns:
             (B, H, W, C) float32.
         """
-        conditions = self.conditions(t, self.pooled_in(pooled), stage=stage)
-        return self.velocity(latents, self.text_in(text_embeds), conditions, stage=stage, layout=layout)
+        conditions = self.conditions(t, self.pooled_in(pooled), stage=stage, layout=layout)
+        text = self.text_in(text_embeds)
+        return self.velocity(latents, text, conditions, stage=stage, layout=layout, params=params)
 
-    def conditions(self, t: jax.Array, pooled: jax.Array, *, stage: int) -> Conditions:
+    def conditions(self, t: jax.Array, pooled: jax.Array, *, stage: int, layout: Layout = ONE_DEVICE) -> Conditions:
         """Computes all that depends on the time and the pooled text but not on the latents.
 
         Args:
             t: (B,) global time in [0, 1], 1 = noise; (1,) for one that all images share.
             pooled: (B, D), by `pooled_in`.
             stage: k in 1..K; chooses how many single blocks run.
+            layout: how the pass is spread over devices.
 
         Returns:
             What `velocity` takes, in the compute type.
@@ -86,7 +105,7 @@ class Nami(nnx.Module):
         conditioning = self.time_in(time_waves(t)) + pooled  # (B, D)
 
         def modulation(of: Any, count: int) -> jax.Array:
-            return modulate_prefix(of.modulation, count, cfg, conditioning)
+            return modulate_prefix(of.modulation, count, cfg, conditioning, layout)
 
         blocks: Any = self.double_blocks
         streams = () if blocks is None else (blocks.text, blocks.image)
@@ -94,6 +113,14 @@ class Nami(nnx.Module):
             tuple(modulation(stream, cfg.double_blocks) for stream in streams),
             modulation(self.single_blocks, singles) if singles else None,
             self.modulation(conditioning),
+        )
+
+    def block_params(self, stage: int) -> BlockParams:
+        """Takes the blocks that a stage k in 1..K runs apart, for many passes by `velocity`."""
+        cfg = self.cfg
+        return BlockParams(
+            block_params(self.double_blocks, cfg.double_blocks),
+            block_params(self.single_blocks, cfg.stage_single_blocks[stage - 1]),
         )
 
     def velocity(
@@ -104,6 +131,7 @@ class Nami(nnx.Module):
         *,
         stage: int,
         layout: Layout = ONE_DEVICE,
+        params: BlockParams | None = None,
     ) -> jax.Array:
         """Predicts the velocity x_start - x_end.
 
@@ -113,6 +141,7 @@ class Nami(nnx.Module):
             conditions: of the time and the pooled text.
             stage: k in 1..K; chooses how many single blocks run.
             layout: how the pass is spread over devices.
+            params: `block_params` of the stage, if the blocks were taken apart before.
 
         Returns:
             (B, H, W, C) float32.
@@ -123,9 +152,14 @@ class Nami(nnx.Module):
         shared = BlockInputs(rotations(text.shape[1], height, width, cfg.rope_axes, cfg.rope_theta), layout)
 
         image = layout.tokens(self.image_in(tokens))  # (B, L, D)
-        text, image = run_prefix(self.double_blocks, cfg.double_blocks, cfg, (text, image), conditions.double, shared)
+        double, single = params or (None, None)
+        text, image = run_prefix(
+            self.double_blocks, cfg.double_blocks, cfg, (text, image), conditions.double, shared, double
+        )
         x = layout.tokens(jnp.concatenate([text, image], axis=1))  # (B, T + L, D)
-        x = run_prefix(self.single_blocks, cfg.stage_single_blocks[stage - 1], cfg, x, conditions.single, shared)
+        x = run_prefix(
+            self.single_blocks, cfg.stage_single_blocks[stage - 1], cfg, x, conditions.single, shared, single
+        )
 
         scale, shift = self.modulation.vectors(conditions.last)
         tokens = self.image_out(modulate(layout.tokens(x[:, text.shape[1] :]), shift, scale))

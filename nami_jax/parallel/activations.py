@@ -26,6 +26,21 @@ class MeshLayout(Layout):
     mesh: Mesh
 
     @property
+    def platform(self) -> str:
+        """Its devices', which need not be present."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
+    def alone(self) -> bool:
+        """Whether one device has all parameters."""
+        return self.mesh.size == 1
+
+    @property
+    def adds_products(self) -> bool:
+        """Also where `tensor` splits the two arrays differently: side by side they would have to be exchanged."""
+        return self.mesh.shape["tensor"] > 1 or super().adds_products
+
+    @property
     def batch_parts(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The devices that have images of their own."""
         return batch_parts(self.mesh)
@@ -47,7 +62,7 @@ class MeshLayout(Layout):
         q = self._place(q, BATCH_AXES, "sequence", "tensor")
         k, v = (self._place(x, BATCH_AXES, None, "tensor") for x in (k, v))
         kernel = kernel_for(self.mesh.devices.flat[0], q.shape[-1], q.dtype)
-        if self.mesh.size == 1:
+        if self.alone:
             return kernel(q, k, v)
         queries, keys = PartitionSpec(BATCH_AXES, "sequence", "tensor"), PartitionSpec(BATCH_AXES, None, "tensor")
         # XLA cannot split a kernel of its own accord; check_vma: the kernel does not say what varies along which axis.
@@ -70,10 +85,10 @@ class MeshLayout(Layout):
 
     def replicate(self, x: jax.Array) -> jax.Array:
         """Copies an array to every device, where each process can read it."""
-        return x if self.mesh.size == 1 else _copy_to(NamedSharding(self.mesh, PartitionSpec()), x)
+        return x if self.alone else _copy_to(NamedSharding(self.mesh, PartitionSpec()), x)
 
     def _place(self, x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-        if self.mesh.size == 1:
+        if self.alone:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*axes)))
 

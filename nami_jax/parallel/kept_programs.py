@@ -12,6 +12,8 @@ from typing import Any
 import filelock
 import jax
 
+from nami_jax.parallel.compiler import compiler_options
+
 IN_MEMORY = 32  # programs of one function: ten sizes of pictures by a model of three stages
 OPTIONS = {
     "jax_compilation_cache_max_size": 2 * 2**30,  # bytes; beyond them jax removes what was unused the longest
@@ -63,7 +65,7 @@ class BoundedJit:
     def _jit(self, static: Any, *shapes: Any) -> Any:
         del shapes
         # Each time another function: jax frees a program once nothing refers to the function that it was made of.
-        return jax.jit(functools.partial(self._function, static))
+        return jax.jit(functools.partial(self._function, static), compiler_options=compiler_options(jax.devices()[0]))
 
 
 def keep_on_disk() -> None:

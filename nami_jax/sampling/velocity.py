@@ -77,13 +77,14 @@ def stage_velocity(model: Nami, guidance: Guidance, program: StageProgram, guide
     stage, layout = program.stage.number, program.layout
     embeds, pooled = guidance.text if guided else (states[: len(states) // 2] for states in guidance.text)
     text, pooled = model.text_in(layout.latents(embeds)), model.pooled_in(layout.latents(pooled))
+    params = model.block_params(stage) if layout.takes_apart else None
 
     def prepare(times):
-        return jax.vmap(lambda t: model.conditions(t[None], pooled, stage=stage))(jnp.asarray(times))
+        return jax.vmap(lambda t: model.conditions(t[None], pooled, stage=stage, layout=layout))(jnp.asarray(times))
 
     def at(x, conditions):
         both = layout.latents(double(x) if guided else x)
-        predicted = model.velocity(both, text, conditions, stage=stage, layout=layout)
+        predicted = model.velocity(both, text, conditions, stage=stage, layout=layout, params=params)
         if guided:
             rescale = guidance.rescale if program.rescaled else None
             predicted = guide(predicted, guidance.scale, rescale, program.zero_star)

@@ -20,6 +20,7 @@ from nami_jax.models.bridge import new_bridge
 from nami_jax.models.initialisation import parameter_rngs
 from nami_jax.models.layout import Layout
 from nami_jax.models.nami import Nami
+from nami_jax.parallel.compiler import compiler_options
 from nami_jax.parallel.sharding import BATCH, batch_parts, require_divisible, state_shardings
 from nami_jax.text.encoders import TextStates
 from nami_jax.training.flow_parts import flow_parts
@@ -116,7 +117,13 @@ def make_train_step(
 
     shardings, replicated = train_shardings(cfg, mesh), NamedSharding(mesh, PartitionSpec())
     in_shardings = (shardings, NamedSharding(mesh, BATCH), replicated)
-    return jax.jit(step, donate_argnums=0, in_shardings=in_shardings, out_shardings=(shardings, replicated))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=in_shardings,
+        out_shardings=(shardings, replicated),
+        compiler_options=compiler_options(mesh.devices.flat[0]),
+    )
 
 
 @functools.cache
@@ -134,7 +141,11 @@ def make_eval_step(cfg: Config, mesh: Mesh) -> Callable[[Any, Any, Batch, TextSt
         pairs = predictions(params, bridge, batch, null, draws)
         return jnp.stack([squared_errors(*pair).mean() for pair in pairs])
 
-    return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return jax.jit(
+        step,
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+        compiler_options=compiler_options(mesh.devices.flat[0]),
+    )
 
 
 def _draws(flow: FlowConfig, batch: Batch, key: jax.Array, caption_dropout: float) -> tuple[StageDraws, ...]:

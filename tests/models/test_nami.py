@@ -143,7 +143,36 @@ def test_bfloat16_stays_near_float32():
     assert float(jnp.linalg.norm(low - full) / jnp.linalg.norm(full)) < 2e-2
 
 
+class As(Layout):
+    """One device that computes as another platform would, with the attention of this one."""
+
+    def __init__(self, platform: str, alone: bool):
+        self.chosen = platform, alone
+
+    platform = property(lambda self: self.chosen[0])
+    alone = property(lambda self: self.chosen[1])
+
+
+@pytest.mark.parametrize("scan_blocks", [False, True])
+@pytest.mark.parametrize("lora_rank", [None, 2])
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_every_platform_computes_the_same(platform, alone, lora_rank, scan_blocks):
+    def velocity(layout, apart):
+        model = awake(dataclasses.replace(MODEL, scan_blocks=scan_blocks, lora_rank=lora_rank))
+        return jax.jit(
+            lambda model, *given: model(*given, stage=2, layout=layout, params=model.block_params(2) if apart else None)
+        )(model, *inputs(2))
+
+    expected = velocity(As("tpu", alone=False), apart=False)
+    assert jnp.std(expected) > 0.1
+    for apart in (False, True):
+        np.testing.assert_allclose(velocity(As(platform, alone), apart), expected, rtol=1e-4, atol=1e-5)
+
+
 class KernelLayout(Layout):
+    platform = "tpu"
+
     def attention(self, q, k, v):
         return splash_attention(q, k, v, interpret=True)
 

@@ -225,8 +225,9 @@ def test_what_depends_on_time_or_text_alone_is_computed_outside_the_steps(scale)
     model = awake()
     (program, grid), *_ = make_sampler(MODEL).programs(SampleConfig((4, 1, 1), scale))
     x, guidance = image_noise(0, [0, 1], STAGES[0], (4, 4, 3)), Guidance(both_halves(), np.float32(scale))
-    # Kernels whose shapes no other layer has: the embeddings of time and text, a double block's modulation.
-    once = {(TIME_CHANNELS, MODEL.width), (MODEL.text_dim, MODEL.width), (MODEL.width, 6 * MODEL.width)}
+    # Kernels whose shapes no other layer has: the embeddings of time and text, the double blocks' modulation.
+    modulation = MODEL.double_blocks, MODEL.width, 6 * MODEL.width
+    once: set[tuple[int, ...]] = {(TIME_CHANNELS, MODEL.width), (MODEL.text_dim, MODEL.width), modulation}
 
     def kernels(jaxpr):
         """The shapes of all that is multiplied, in this program and in those inside it."""
@@ -241,3 +242,17 @@ def test_what_depends_on_time_or_text_alone_is_computed_outside_the_steps(scale)
     (steps,) = (equation.params["jaxpr"].jaxpr for equation in whole.eqns if equation.primitive.name == "scan")
     assert not once & set(kernels(steps))
     assert once <= set(kernels(whole))
+
+
+@pytest.mark.parametrize("scan_blocks", [False, True])
+def test_no_step_takes_a_slice_of_the_stacks(scan_blocks):
+    model = awake(dataclasses.replace(MODEL, scan_blocks=scan_blocks))
+    (program, grid), *_ = make_sampler(model.cfg).programs(SampleConfig((4, 1, 1)))
+    x, guidance = image_noise(0, [0, 1], STAGES[0], (4, 4, 3)), Guidance(both_halves(), np.float32(3))
+    arguments = Networks(model, Renoise()), x, None, guidance, grid
+    whole = run_stage.jitted(program, *arguments).trace(*arguments).jaxpr.jaxpr
+    (steps,) = (equation.params["jaxpr"].jaxpr for equation in whole.eqns if equation.primitive.name == "scan")
+    given = {v.aval.shape for v in steps.invars}
+    hidden = MODEL.mlp_ratio * MODEL.width
+    assert (MODEL.width, hidden) in given
+    assert not {(count, MODEL.width, hidden) for count in (MODEL.double_blocks, MODEL.stage_single_blocks[-1])} & given
