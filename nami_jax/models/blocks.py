@@ -40,11 +40,11 @@ class QKV(nnx.Module):
         assert self.linear.bias is not None
         dtype = self.linear.dtype
         x, kernel, bias = (array.astype(dtype) for array in (x, self.linear.kernel[...], self.linear.bias[...]))
-        if platform == "tpu":  # of one product it would copy every part to another layout
-            parts = [jnp.einsum("bld,dnh->blnh", x, kernel[:, i]) for i in range(3)]
-        else:
+        if platform == "gpu":
             product = jnp.einsum("bld,dinh->blinh", x, kernel)
             parts = [product[:, :, i] for i in range(3)]
+        else:  # of one product TPUs would copy every part to another layout, and CPUs train more slowly
+            parts = [jnp.einsum("bld,dnh->blnh", x, kernel[:, i]) for i in range(3)]
         parts = [part + bias[None, None, i] for i, part in enumerate(parts)]
         if self.lora:
             pairs = rearrange(self.lora(x), "b l (i n h) -> i b l n h", i=3, n=parts[0].shape[2])
@@ -164,8 +164,8 @@ def modulate_prefix(
         count: of how many blocks.
         cfg: its `scan_blocks` chooses how, as in `run_prefix`, where the blocks' come one after another.
         conditioning: (B, D).
-        layout: a device that is alone computes all of them by one product; devices that share the parameters need
-            gather no more than one block's at a time.
+        layout: a GPU that is alone computes all of them by one product. Devices that share the parameters need gather
+            no more than one block's at a time, and CPUs train more slowly so.
 
     Returns:
         (count, B, vectors D).
@@ -176,7 +176,8 @@ def modulate_prefix(
         return nnx.merge(graphdef, block_params)(conditioning)  # pyright: ignore[reportCallIssue]
 
     prefix = jax.tree.map(lambda p: p[:count], params)
-    if layout.alone:  # of one vector for all blocks XLA would make a product with all kernels side by side, transposed
+    if layout.alone and layout.platform == "gpu":
+        # Of a vector that all blocks share XLA would make a product with all kernels side by side, which it transposes.
         return jax.vmap(one)(prefix, jnp.broadcast_to(conditioning, (count, *conditioning.shape)))
     if cfg.scan_blocks:
         return jax.lax.map(one, prefix)

@@ -225,9 +225,8 @@ def test_what_depends_on_time_or_text_alone_is_computed_outside_the_steps(scale)
     model = awake()
     (program, grid), *_ = make_sampler(MODEL).programs(SampleConfig((4, 1, 1), scale))
     x, guidance = image_noise(0, [0, 1], STAGES[0], (4, 4, 3)), Guidance(both_halves(), np.float32(scale))
-    # Kernels whose shapes no other layer has: the embeddings of time and text, the double blocks' modulation.
-    modulation = MODEL.double_blocks, MODEL.width, 6 * MODEL.width
-    once: set[tuple[int, ...]] = {(TIME_CHANNELS, MODEL.width), (MODEL.text_dim, MODEL.width), modulation}
+    # Kernels whose shapes no other layer has: the embeddings of time and text, a double block's modulation.
+    once = {(TIME_CHANNELS, MODEL.width), (MODEL.text_dim, MODEL.width), (MODEL.width, 6 * MODEL.width)}
 
     def kernels(jaxpr):
         """The shapes of all that is multiplied, in this program and in those inside it."""
