@@ -111,3 +111,14 @@ def test_heads_that_cannot_be_shared_are_refused():
         require_layout(cfg, make_mesh(cfg.mesh))
     assert MODEL.num_heads == 2
     assert TOKENS % 4 == 0
+
+
+def test_a_layout_says_what_suits_its_devices():
+    def said(sizes, devices=None):
+        layout = MeshLayout(make_mesh(sizes, devices))
+        return layout.platform, layout.alone, layout.takes_apart, layout.adds_products
+
+    assert said(MeshConfig(), jax.devices()[:1]) == ("cpu", True, True, False)
+    assert said(MeshConfig(fsdp=8)) == ("cpu", False, False, False)
+    # Attention's heads and the MLP's channels are on other devices: side by side they would be exchanged.
+    assert said(MeshConfig(tensor=4)) == ("cpu", False, False, True)
