@@ -37,8 +37,8 @@ def attention_rows(text):
     return [(kernel, weights) for kernel, _, weights in rows]
 
 
-def assert_bounds(text, tera):
-    """Checks the bounds of the training step and of two stages, and the operations listed for two of them."""
+def assert_bounds(text, tera, attention):
+    """Checks the bounds of the training step and of two stages, and how often at least attention is listed."""
     bounds = re.findall(
         r"^(?:step of training|stage \d of pictures)" + r" +(\d\S*)" * 6 + r" +(\S+)$",
         text.partition("no faster than")[2],
@@ -53,7 +53,7 @@ def assert_bounds(text, tera):
         assert together == pytest.approx(max(operations + waiting, memory), rel=0.02)
         assert row[6] == "-" or float(row[6]) > products
     assert f" {tera} TFLOP/s of products" in text
-    assert len(re.findall(r"^attention by \S+ .* (?:products|memory)$", text, re.MULTILINE)) >= 2
+    assert len(re.findall(r"^attention by \S+ .* (?:products|memory)$", text, re.MULTILINE)) >= attention
     assert re.search(r"this step's MFU is at most 0\.\d\d;", text)
 
 
@@ -71,7 +71,7 @@ def test_a_plan_for_tpus_that_are_not_here():
     assert attention_rows(text) == [("splash", "none")] * 3
     assert "extrapolated linearly from compilations of 1 and 2 units; a unit is (8, 4) images" in text
     assert "Assuming an MFU of 0.5, and 2.00 USD per chip and hour (8.00 for all)" in text
-    assert_bounds(text, 197)
+    assert_bounds(text, 197, attention=2)
     assert text.endswith("It fits.\n")
     assert "WARNING" not in run.stderr
 
@@ -94,7 +94,8 @@ def test_a_plan_for_gpus_that_are_not_here(topology, kind):
     )
     assert attention_rows(text) == [("cuDNN's", "none")] * 3
     assert re.search(r"^all-gather +\d+ +\d", text, re.MULTILINE)
-    assert_bounds(text, 989 if "h100" in topology else 312)
+    # In a step as small as this there are longer operations.
+    assert_bounds(text, 989 if "h100" in topology else 312, attention=1)
     assert "USD per chip and hour" in text
     assert text.endswith("It fits.\n")
 
