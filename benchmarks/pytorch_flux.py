@@ -84,7 +84,7 @@ def our_arguments(given: Mapping[str, np.ndarray]) -> tuple[jax.Array, ...]:
 
 def take_apart(model: Nami) -> BlockParams:
     """Takes the blocks of the last stage apart, as the sampler does before its steps."""
-    return jax.jit(lambda network: network.block_params(network.cfg.num_stages))(model)
+    return jax.jit(lambda network: network.take_apart(network.cfg.num_stages))(model)
 
 
 def forward(model: Nami, params: BlockParams, *args: Any, layout: Layout) -> jax.Array:

@@ -21,6 +21,8 @@ from nami_jax.models.rope import rotate
 
 # Kernels whose result comes with the logarithms of the softmax's sums, which their gradients need: it is kept there.
 KERNELS = ("pallas_call", "dot_product_attention_fwd_wrapper")
+# The blocks' parameters that depend on time and pooled text alone, and are done with before the blocks run.
+MODULATION = nnx.PathContains("modulation")
 
 
 class QKV(nnx.Module):
@@ -151,9 +153,6 @@ KEPT = {
 }
 
 
-MODULATION = nnx.PathContains("modulation")
-
-
 def modulate_prefix(
     modulation: Modulation, count: int, cfg: ModelConfig, conditioning: jax.Array, layout: Layout
 ) -> jax.Array:
@@ -184,7 +183,7 @@ def modulate_prefix(
     return jnp.stack([one(jax.tree.map(lambda p, i=i: p[i], params)) for i in range(count)])
 
 
-def block_params(blocks: nnx.Module | None, count: int) -> list[nnx.State]:
+def take_apart(blocks: nnx.Module | None, count: int) -> list[nnx.State]:
     """Takes the first `count` blocks of a stack apart.
 
     XLA copies a slice of a stack wherever it is used, so a program that passes through the blocks in a loop takes them
@@ -195,7 +194,7 @@ def block_params(blocks: nnx.Module | None, count: int) -> list[nnx.State]:
     """
     if blocks is None:
         return []
-    # The modulation's own parameters have done their part: sliced here, each would get a gradient of zeros.
+    # Sliced here, the modulation's parameters would each get a gradient of zeros.
     _, _, params = nnx.split(blocks, MODULATION, ...)
     return [jax.tree.map(lambda p, i=i: p[i], params) for i in range(count)]
 
@@ -218,7 +217,7 @@ def run_prefix(
         x: what goes through the blocks, an array or a pair.
         modulation: of the blocks, (count, B, vectors D), an array or a pair.
         shared: what the blocks share.
-        apart: `block_params` of the stack, if they were taken apart before: such blocks are not scanned.
+        apart: what `take_apart` made of them before, if anything: such blocks are not scanned.
 
     Returns:
         x after `count` blocks.
@@ -237,6 +236,6 @@ def run_prefix(
         run = jax.checkpoint(run, prevent_cse=not scan, policy=KEPT[cfg.remat])
     if scan:
         return jax.lax.scan(run, x, (jax.tree.map(lambda p: p[:count], params), modulation))[0]
-    for i, params in enumerate(block_params(blocks, count) if apart is None else apart):
+    for i, params in enumerate(take_apart(blocks, count) if apart is None else apart):
         x, _ = run(x, (params, jax.tree.map(lambda m, i=i: m[i], modulation)))
     return x

@@ -37,8 +37,7 @@ class Layout:
     def takes_apart(self) -> bool:
         """Whether a loop of passes should take the blocks apart before it.
 
-        Not on TPUs, which read a slice of a stack where it lies, nor where devices share the parameters and gather one
-        block's at a time.
+        Not where devices share the parameters and gather one block's at a time, nor on TPUs, where it was not tried.
         """
         return self.alone and self.platform != "tpu"
 

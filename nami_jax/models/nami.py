@@ -16,10 +16,10 @@ from nami_jax.models.blocks import (
     BlockInputs,
     DoubleBlock,
     SingleBlock,
-    block_params,
     modulate_prefix,
     run_prefix,
     stack,
+    take_apart,
 )
 from nami_jax.models.layers import TIME_CHANNELS, Embedder, Modulation, linear, modulate, time_waves
 from nami_jax.models.layout import ONE_DEVICE, Layout
@@ -80,7 +80,7 @@ class Nami(nnx.Module):
             pooled: (B, pooled_dim).
             stage: k in 1..K; chooses how many single blocks run.
             layout: how the pass is spread over devices.
-            params: `block_params` of the stage, if the blocks were taken apart before.
+            params: what `take_apart` made of the stage's blocks before, if anything.
 
         Returns:
             (B, H, W, C) float32.
@@ -115,12 +115,12 @@ class Nami(nnx.Module):
             self.modulation(conditioning),
         )
 
-    def block_params(self, stage: int) -> BlockParams:
+    def take_apart(self, stage: int) -> BlockParams:
         """Takes the blocks that a stage k in 1..K runs apart, for many passes by `velocity`."""
         cfg = self.cfg
         return BlockParams(
-            block_params(self.double_blocks, cfg.double_blocks),
-            block_params(self.single_blocks, cfg.stage_single_blocks[stage - 1]),
+            take_apart(self.double_blocks, cfg.double_blocks),
+            take_apart(self.single_blocks, cfg.stage_single_blocks[stage - 1]),
         )
 
     def velocity(
@@ -141,7 +141,7 @@ class Nami(nnx.Module):
             conditions: of the time and the pooled text.
             stage: k in 1..K; chooses how many single blocks run.
             layout: how the pass is spread over devices.
-            params: `block_params` of the stage, if the blocks were taken apart before.
+            params: what `take_apart` made of the stage's blocks before, if anything.
 
         Returns:
             (B, H, W, C) float32.

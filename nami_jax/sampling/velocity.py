@@ -77,7 +77,7 @@ def stage_velocity(model: Nami, guidance: Guidance, program: StageProgram, guide
     stage, layout = program.stage.number, program.layout
     embeds, pooled = guidance.text if guided else (states[: len(states) // 2] for states in guidance.text)
     text, pooled = model.text_in(layout.latents(embeds)), model.pooled_in(layout.latents(pooled))
-    params = model.block_params(stage) if layout.takes_apart else None
+    params = model.take_apart(stage) if layout.takes_apart else None
 
     def prepare(times):
         return jax.vmap(lambda t: model.conditions(t[None], pooled, stage=stage, layout=layout))(jnp.asarray(times))

@@ -161,7 +161,7 @@ def test_every_platform_computes_the_same(platform, alone, lora_rank, scan_block
     def velocity(layout, apart):
         model = awake(dataclasses.replace(MODEL, scan_blocks=scan_blocks, lora_rank=lora_rank))
         return jax.jit(
-            lambda model, *given: model(*given, stage=2, layout=layout, params=model.block_params(2) if apart else None)
+            lambda model, *given: model(*given, stage=2, layout=layout, params=model.take_apart(2) if apart else None)
         )(model, *inputs(2))
 
     expected = velocity(As("tpu", alone=False), apart=False)
