@@ -161,17 +161,17 @@ def modulate_prefix(
     Args:
         modulation: the stack's, whose parameters have a leading axis.
         count: of how many blocks.
-        cfg: its `scan_blocks` chooses how, as in `run_prefix`, where the blocks' come one after another.
+        cfg: its `scan_blocks` chooses how, as in `run_prefix`, where one block's comes after another's.
         conditioning: (B, D).
         layout: a GPU that is alone computes all of them by one product. Devices that share the parameters need gather
-            no more than one block's at a time, and CPUs train more slowly so.
+            no more than one block's at a time; CPUs gain nothing by it.
 
     Returns:
         (count, B, vectors D).
     """
     graphdef, params = nnx.split(modulation)
 
-    def one(block_params, conditioning=conditioning):
+    def one(block_params, conditioning):
         return nnx.merge(graphdef, block_params)(conditioning)  # pyright: ignore[reportCallIssue]
 
     prefix = jax.tree.map(lambda p: p[:count], params)
@@ -179,8 +179,8 @@ def modulate_prefix(
         # Of a vector that all blocks share XLA would make a product with all kernels side by side, which it transposes.
         return jax.vmap(one)(prefix, jnp.broadcast_to(conditioning, (count, *conditioning.shape)))
     if cfg.scan_blocks:
-        return jax.lax.map(one, prefix)
-    return jnp.stack([one(jax.tree.map(lambda p, i=i: p[i], params)) for i in range(count)])
+        return jax.lax.map(lambda block_params: one(block_params, conditioning), prefix)
+    return jnp.stack([one(jax.tree.map(lambda p, i=i: p[i], params), conditioning) for i in range(count)])
 
 
 def take_apart(blocks: nnx.Module | None, count: int) -> list[nnx.State]:
