@@ -95,7 +95,7 @@ notebooks:  ## run all notebooks in a new environment, and leave them with their
 	"$(NOTEBOOKS_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
 	  -r requirements-build.txt -r requirements-notebooks.txt
 	PIP_CONSTRAINT="$(addprefix $(CURDIR)/,requirements.txt requirements-prepare.txt)" \
-	  "$(NOTEBOOKS_VENV)/bin/jupyter-execute" --inplace --startup_timeout=600 --timeout=600 build/notebooks/*.ipynb
+	  "$(NOTEBOOKS_VENV)/bin/python" notebooks/execute.py build/notebooks/*.ipynb
 
 docs: $(READY_DOCS)  ## build these pages as a site into build/docs; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)

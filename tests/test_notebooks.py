@@ -97,17 +97,30 @@ def folder():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("raised", "said"), [("1 / 0", "ZeroDivisionError"), ("interact(lambda k: 1 / k, k=0)", "a widget shows an error")]
+)
+def test_a_notebook_that_fails_says_how_and_keeps_what_it_shows(raised, said, folder):
+    cells = [nbformat.v4.new_code_cell(source) for source in ("from ipywidgets import interact\n'before'", raised)]
+    path = folder / "fails.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    ran = patience.run([sys.executable, ROOT / "notebooks" / "execute.py", path], 600)
+    assert ran.returncode == 1
+    assert said in ran.stderr
+    assert "division by zero" in ran.stderr
+    assert read(path).cells[0].outputs[0]["data"] == {"text/plain": "'before'"}
+
+
+@pytest.mark.slow
 @each_notebook
 def test_a_notebook_runs_within_two_minutes_of_two_cores(path, folder):
     # As a reader has it: one device, and none of what is said to jax for the other tests but to compile fast.
     ours = ("JAX_NUMPY_RANK_PROMOTION", "TQDM_MININTERVAL")
     env = {name: value for name, value in os.environ.items() if name not in ours}
     env |= {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla.flags(devices=1)}
-    execute = Path(sys.executable).with_name("jupyter-execute")
+    command = [sys.executable, ROOT / "notebooks" / "execute.py", shutil.copy(path, folder)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ran = patience.run(
-        [execute, "--inplace", "--startup_timeout=600", shutil.copy(path, folder)], 600, cwd=folder, env=env
-    )
+    ran = patience.run(command, 600, cwd=folder, env=env)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert ran.returncode == 0, ran.stderr
     # Of the processor, which counts alike on a busy machine: what no cell may take, all of them together do not.
