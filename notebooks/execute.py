@@ -7,7 +7,7 @@ socket where it waits for the cell's end, and may miss that (https://github.com/
 passes over an error that a widget shows.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import nbformat
@@ -46,6 +46,11 @@ def execute(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(f"Running {name}", flush=True)
-        execute(Path(name).resolve())
+    parser = argparse.ArgumentParser(description="Runs notebooks and leaves them with what they show.")
+    parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
+    arguments = parser.parse_args()
+    if missing := [str(path) for path in arguments.notebooks if not path.is_file()]:
+        parser.error(f"no such notebook: {', '.join(missing)}")
+    for path in arguments.notebooks:
+        print(f"Running {path}", flush=True)
+        execute(path.resolve())

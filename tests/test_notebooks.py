@@ -24,6 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 REPOSITORY = PROJECT["project"]["urls"]["Repository"]
 IN_COLAB = REPOSITORY.replace("https://github.com/", "https://colab.research.google.com/github/")
 BADGE = re.compile(r"\]\((https://colab\.research\.google\.com/github/\S+)\)")
+EXECUTE = (sys.executable, ROOT / "notebooks" / "execute.py")
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -96,19 +97,41 @@ def folder():
         yield Path(made)
 
 
+def written(folder: Path, *sources: str) -> Path:
+    cells = [nbformat.v4.new_code_cell(source) for source in ("from ipywidgets import interact", *sources)]
+    path = folder / "written.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("raised", "said"), [("1 / 0", "ZeroDivisionError"), ("interact(lambda k: 1 / k, k=0)", "a widget shows an error")]
 )
 def test_a_notebook_that_fails_says_how_and_keeps_what_it_shows(raised, said, folder):
-    cells = [nbformat.v4.new_code_cell(source) for source in ("from ipywidgets import interact\n'before'", raised)]
-    path = folder / "fails.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    ran = patience.run([sys.executable, ROOT / "notebooks" / "execute.py", path], 600)
+    path = written(folder, "'before'", raised)
+    ran = patience.run([*EXECUTE, path], 600)
     assert ran.returncode == 1
     assert said in ran.stderr
     assert "division by zero" in ran.stderr
-    assert read(path).cells[0].outputs[0]["data"] == {"text/plain": "'before'"}
+    assert read(path).cells[1].outputs[0]["data"] == {"text/plain": "'before'"}
+
+
+@pytest.mark.slow
+def test_what_a_widget_shows_is_kept_and_the_kernel_told_nothing_of_it(folder):
+    # Telling it is what makes a notebook hang, once in some five runs: too seldom for a test of that.
+    path = written(folder, "shown = interact(lambda k: f'{k} is shown', k=1)", "shown.widget.out.outputs")
+    ran = patience.run([*EXECUTE, path], 600)
+    assert ran.returncode == 0, ran.stderr
+    notebook = read(path)
+    assert "1 is shown" in str(notebook.metadata.widgets)
+    assert notebook.cells[2].outputs[0]["data"] == {"text/plain": "()"}
+
+
+def test_a_notebook_that_is_not_there_is_named(tmp_path):
+    ran = patience.run([*EXECUTE, tmp_path / "absent.ipynb"], 60)
+    assert ran.returncode == 2
+    assert f"no such notebook: {tmp_path / 'absent.ipynb'}" in ran.stderr
 
 
 @pytest.mark.slow
@@ -118,7 +141,7 @@ def test_a_notebook_runs_within_two_minutes_of_two_cores(path, folder):
     ours = ("JAX_NUMPY_RANK_PROMOTION", "TQDM_MININTERVAL")
     env = {name: value for name, value in os.environ.items() if name not in ours}
     env |= {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla.flags(devices=1)}
-    command = [sys.executable, ROOT / "notebooks" / "execute.py", shutil.copy(path, folder)]
+    command = [*EXECUTE, shutil.copy(path, folder)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ran = patience.run(command, 600, cwd=folder, env=env)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
