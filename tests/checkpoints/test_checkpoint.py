@@ -275,7 +275,7 @@ def test_a_run_in_progress_that_keeps_one_checkpoint_can_be_read_at_any_time(tmp
     try:
         while not list(tmp_path.glob("checkpoints/2")):
             assert run.poll() is None
-        while len(read) < 100:
+        while len(read) < 100 or len(set(read)) <= 10:  # however slowly the run saves beside it
             assert run.poll() is None
             with Checkpoints(tmp_path) as reader:
                 step, ema = reader.latest_valid(lambda step: (step, reader.item(step, "ema", make_state(0).ema)))
@@ -284,7 +284,6 @@ def test_a_run_in_progress_that_keeps_one_checkpoint_can_be_read_at_any_time(tmp
     finally:
         run.kill()
         run.wait()
-    assert len(set(read)) > 10  # it went on meanwhile
     assert not warnings_in(caplog)
 
 

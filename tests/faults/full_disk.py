@@ -77,7 +77,7 @@ def command(disk: pathlib.Path, folder: pathlib.Path) -> None:
     commands = Commands(folder, checkpoint_every=1)
     workdir = disk / "run"
     commands.run(workdir, "--stop_after=1")
-    for name, cadence, free in (("grid", "sample_every=1", 8), ("save", "checkpoint_every=20", 60)):
+    for name, cadence, free in (("grid", "sample_every=1", 8), ("save", "checkpoint_every=100", 60)):
         with Ballast(disk, free):
             say(name=name, output=commands.run(workdir, f"--config.train.{cadence}", status=1))
     say(name="after", output=commands.run(workdir, "--stop_after=3"))

@@ -28,7 +28,7 @@ def test_a_full_disk_stops_votes_loses_none_and_is_got_over(tmp_path):
     inside = Path(f"/proc/{files.process.pid}/root{disk}")
     link = "/r/" + (inside / "votes.db.links.txt").read_text().split("/r/")[1].strip()
     try:
-        with httpx.Client(base_url=address) as client:
+        with httpx.Client(base_url=address, timeout=300) as client:
             client.get(link)
             stored = 0
             while True:

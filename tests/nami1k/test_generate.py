@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 
 import pytest
 
 from nami_jax.nami1k.picture_folders import check_folder
 from nami_jax.nami1k.prompt_set import read_prompts
+from tests.support import patience
 from tests.support.paths import ROOT
 from tests.support.pipelines import small_pipeline
 
@@ -27,7 +27,7 @@ def prompts(tmp_path):
 
 def generate(*arguments):
     command = [sys.executable, "-m", "nami_jax.nami1k", "generate", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return patience.run(command, 300, cwd=ROOT)
 
 
 @pytest.mark.slow

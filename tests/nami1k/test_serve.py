@@ -32,7 +32,7 @@ def test_links_last_over_restarts_and_no_log_has_a_token(files):
     assert list(links) == ["rater-01", "rater-02"]
     path = Path(f"{files.votes}.links.txt")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with httpx.Client(base_url=address, follow_redirects=True) as client:
+    with httpx.Client(base_url=address, timeout=300, follow_redirects=True) as client:
         assert "<title>" in client.get(links["rater-01"]).text
         task = client.get("/api/tasks").json()["waiting"][0]
         vote = {"id": task["id"], "revision": 0, "answers": ANSWERS, "language": "en", "milliseconds": 5}
@@ -44,7 +44,7 @@ def test_links_last_over_restarts_and_no_log_has_a_token(files):
     address = files.start("--raters=3", "--renew=rater-02", "--port=0")
     again = files.links()
     assert list(again) == ["rater-01", "rater-02", "rater-03"]
-    with httpx.Client(base_url=address) as client:
+    with httpx.Client(base_url=address, timeout=300) as client:
         assert client.get(links["rater-01"]).status_code == 303
         assert client.get("/api/tasks").json()["done"] == 1
         assert client.get(links["rater-02"]).status_code == 401  # renewed

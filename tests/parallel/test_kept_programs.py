@@ -1,6 +1,5 @@
 import os
 import pathlib
-import subprocess
 import sys
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from nami_jax.parallel.kept_programs import BoundedJit, compilations
-from tests.support import xla
+from tests.support import patience, xla
 from tests.support.paths import ROOT
 
 
@@ -78,7 +77,7 @@ def compile_in_a_process(devices: int = 1, **env: str) -> tuple[int, str, str]:
     """Returns how many programs a new process compiled, where it keeps them, and what it said on standard error."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     env = clean | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla.flags(devices), "PYTHONPATH": str(ROOT)} | env
-    run = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=120)
+    run = patience.run([sys.executable, "-c", PROGRAM], 120, env=env)
     assert run.returncode == 0, run.stderr
     count, where = run.stdout.split(maxsplit=1)
     return int(count), where.strip(), run.stderr

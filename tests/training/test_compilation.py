@@ -1,6 +1,5 @@
 import dataclasses
 import os
-import subprocess
 import sys
 import threading
 
@@ -18,6 +17,7 @@ from nami_jax.training.compilation import (
     phase_shapes,
     step_shapes,
 )
+from tests.support import patience
 from tests.support.paths import ROOT
 from tests.support.sizes import make_config
 
@@ -122,7 +122,7 @@ import sys, time
 from nami_jax.training.compilation import CompilingAhead, Program, not_waiting_for_programs
 
 with not_waiting_for_programs():
-    with CompilingAhead([Program(0, "one", "", lambda: None), Program(1, "another", "", lambda: time.sleep(100))]):
+    with CompilingAhead([Program(0, "one", "", lambda: None), Program(1, "another", "", lambda: time.sleep(2000))]):
         {end}
 """
 
@@ -138,7 +138,7 @@ with not_waiting_for_programs():
 )
 def test_a_command_ends_with_its_status_while_a_program_still_compiles(end, status, said):
     command = [sys.executable, "-c", LEAVING.format(end=end)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = patience.run(command, 60, cwd=ROOT)
     assert run.returncode == status, run.stderr
     assert said in run.stdout + run.stderr
 
@@ -153,5 +153,5 @@ answers = iter([True, False])
 compilation._leaves = lambda: next(answers)
 """
     code = LEAVING.format(end=end).replace("\nwith", answers + "\nwith", 1)
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = patience.run([sys.executable, "-c", code], 60, cwd=ROOT)
     assert run.returncode == status, run.stderr

@@ -1,5 +1,4 @@
 import os
-import subprocess
 import sys
 
 import jax
@@ -10,7 +9,7 @@ from nami_jax.parallel.kept_programs import compilations
 from nami_jax.parallel.sharding import shard_batch
 from nami_jax.training.compilation import CompilingAhead
 from nami_jax.training.flow_task import FlowTask
-from tests.support import xla
+from tests.support import patience, xla
 from tests.support.paths import ROOT
 from tests.support.runs import card_config
 from tests.support.sizes import make_config
@@ -96,7 +95,7 @@ def test_a_run_that_is_continued_in_another_process_compiles_nothing(tmp_path):
     counts = []
     for stop in (2, 4, 6):
         command = [sys.executable, "-c", RUN, str(tmp_path), str(stop)]
-        run = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+        run = patience.run(command, 500, env=env, cwd=tmp_path)
         assert run.returncode == 0, run.stderr
         counts.append(int(run.stdout.split("compiled ")[-1]))
     assert counts[0] > 5
